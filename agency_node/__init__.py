@@ -1,0 +1,1 @@
+"""The program of an agency: requester, holder and custodian by configuration."""

@@ -1,0 +1,96 @@
+"""The requester's step: open an answer with the search key and hand the result on as `Y16`, the one form in which it may leave the process.
+
+y = b'' + a'' s. Every y is masked, so it is uniform to the requester. Invariants: the exact y is never returned by a public function,
+sent, stored, logged or hashed, because with a'' it **is** the secret key: s = (y - b'') / a''. `Y16` keeps the top 16 bits, an error of
+standard deviation 591, which makes it one more ring-LWE sample (`tests/test_adversary_custodian_requester.py` runs the attack on both).
+Sealing to the custodian is left to `envelope`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from crypto import ring
+from crypto.answer import A_BITS, B_BITS, MAX_CHUNKS, Answer, OrderSeed, answer_order
+from crypto.binary import Kind, Reader, Writer, sha256
+from crypto.embedding import HASH_BYTES
+from crypto.errors import AnswerError, MisuseError
+from crypto.parameters import SEALMATCH_1
+from crypto.probe import Probe, SearchKey
+from crypto.ring import U32, N
+
+Y_BITS: Final = SEALMATCH_1.opened_bits
+
+
+@dataclass(frozen=True, eq=False)
+class Y16:
+    """Opened and still masked values, top 16 bits, in the answer's secret order; uint16[slots], read-only."""
+
+    answer_digest: bytes
+    values: npt.NDArray[np.uint16]
+
+    def __post_init__(self) -> None:
+        if self.values.dtype != np.uint16 or self.values.ndim != 1 or self.values.size % N or not self.values.size:
+            raise MisuseError("Y16 holds uint16 of whole chunks")
+        if len(self.answer_digest) != HASH_BYTES:
+            raise MisuseError("an answer digest has 32 bytes")
+        self.values.flags.writeable = False
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes, two a slot; seal them to the custodian."""
+        head = Writer(Kind.OPENED_SCORES).fixed(self.answer_digest, HASH_BYTES).integer(self.values.size // N, 4).finish()
+        return head + self.values.astype("<u2").tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Y16:
+        """Inverse of `to_bytes`; `EncodingError` for anything else."""
+        reader = Reader(data, Kind.OPENED_SCORES, max_bytes=64 + 2 * MAX_CHUNKS * N)
+        digest = reader.fixed(HASH_BYTES)
+        chunks = reader.integer(4, low=2, high=MAX_CHUNKS)
+        values = np.frombuffer(reader.fixed(2 * chunks * N), "<u2").astype(np.uint16)
+        reader.finish()
+        return cls(digest, values)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical bytes, for the log's commitment and the audit."""
+        return sha256(self.to_bytes())
+
+    def __repr__(self) -> str:
+        return f"Y16(slots={self.values.size}, values=<redacted>)"
+
+
+def open_answer(answer: Answer, order: OrderSeed, probe: Probe, key: SearchKey) -> Y16:
+    """Open with the search key, round to 16 bits, put in the answer's order.
+
+    Raises `AnswerError` when the answer is not to this probe, or the order's seed is not this answer's.
+    """
+    if answer.probe_digest != probe.digest or (answer.epoch, answer.model_hash) != (probe.epoch, probe.model_hash):
+        raise AnswerError("the answer is to another probe")
+    if order.answer_digest != answer.digest:
+        raise AnswerError("the order's seed belongs to another answer")
+    a, b = (middle(words, bits).reshape(-1, N) for words, bits in ((answer.a_rounded, A_BITS), (answer.b_rounded, B_BITS)))
+    kept = (_open_exact(a, b, key) >> np.uint32(SEALMATCH_1.dropped_bits(Y_BITS))).astype(np.uint16).reshape(-1)
+    values = np.empty_like(kept)
+    values[answer_order(order.seed, kept.size)] = kept
+    return Y16(answer.digest, values)
+
+
+def middle(rounded: npt.NDArray[np.unsignedinteger], bits: int) -> U32:
+    """The residue in the middle of the interval that the kept top `bits` stand for; uint32 of the same shape.
+
+    The topmost interval of `sealmatch-1` is cut short by 2,047; its middle is brought below q.
+    """
+    dropped = SEALMATCH_1.dropped_bits(bits)
+    residues: U32 = (rounded.astype(np.uint32) << np.uint32(dropped)) + np.uint32(1 << (dropped - 1))
+    return np.asarray(np.minimum(residues, np.uint32(ring.Q - 1)))
+
+
+def _open_exact(a_coeff: U32, b_coeff: U32, key: SearchKey) -> U32:
+    """b + a s mod q, exact, in coeff form; uint32[chunks, N]. **With a this is the secret key**: it stays inside this process."""
+    products = ring.inverse(ring.multiply_add(ring.forward(a_coeff), key.secret_eval(), np.zeros_like(a_coeff)))
+    return ring.add(products, b_coeff)

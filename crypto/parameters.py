@@ -1,0 +1,206 @@
+"""The one parameter set, `sealmatch-1`, and the fixed-point scales that follow from it for an embedding model.
+
+Invariants: every number below is a bound that is derived in a docstring, checked when the object is built and tested at its edge. No other
+ring, modulus or scale can be constructed, so overflow cannot be configured. What the numbers are used for is left to `ring`, `probe`,
+`gallery` and `release`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Final
+
+from crypto.errors import MisuseError, UnsupportedParametersError
+
+FRESH_NOISE_SD: Final = math.sqrt(10.5)
+"""Standard deviation of SEAL's fresh error: a centred binomial of 21 coin pairs, variance 21/2 (SEAL 4, `util/clipnormal` and
+`sample_poly_cbd`); 3.24, where the homomorphic-encryption standard asks for 3.2."""
+
+BLINDING_ERROR_SD: Final = math.sqrt(3 * (128**2 - 1) / 12)
+"""Standard deviation of the error e_c of a re-randomised answer: the sum of three uniform 7-bit numbers, 63.998."""
+
+MAX_SCORE: Final = 1.2
+"""Largest cosine, plus or minus, that still has its own residue. An honest score is at most 1; the room above it lets the custodian see an
+impossible score as impossible instead of having it wrap around to a possible one."""
+
+MAX_CLIPPED_SHARE: Final = 1e-6
+"""A template coordinate reaches the int8 limit more rarely than this (PROTOCOL section 2)."""
+
+
+@dataclass(frozen=True)
+class SecurityEstimate:
+    """One published or computed estimate of the classical cost of breaking the ring-LWE instance, in bits."""
+
+    what: str
+    bits: float
+    model: str
+    source: str
+    date: str
+
+
+SECURITY_TABLE: Final = (
+    SecurityEstimate(
+        "probe", 128.0, "table 1, ternary secret, N = 1024, log2 q <= 27", "Homomorphic Encryption Security Standard", "2018-11"
+    ),
+    SecurityEstimate("probe", 126.4, "MATZOV", "lattice-estimator, figures of the protocol page", "2026-11"),
+    SecurityEstimate("probe", 128.2, "BDGL16", "lattice-estimator, figures of the protocol page", "2026-11"),
+    SecurityEstimate("probe", 99.9, "core-SVP (counts no memory, no polynomial factor)", "figures of the protocol page", "2026-11"),
+    SecurityEstimate("gallery", 151.0, "error of standard deviation 64", "lattice-estimator, figures of the protocol page", "2026-11"),
+)
+"""What the parameters are worth. Samples beyond about a thousand and bases shared by all searches of a month change none of them."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The ring, the plain modulus and how many low bits an answer drops. Only `sealmatch-1` can be built.
+
+    Bounds, each checked in `__post_init__`:
+
+    1. *Ring.* q is prime and q = 1 mod 2N, so X^N + 1 splits and the negacyclic transform exists; q = 2^27 - 2047 makes reduction two
+       shifts and a multiplication by 2047.
+    2. *Sums in 64 bits.* A scan adds D products of two residues below q: D (q - 1)^2 < 2^64 holds for D <= 1024; `max_dimensions` = 632
+       stays below it and leaves the calibration chunk 392 places that must come out empty.
+    3. *Truncation.* A word below q shifted right by k bits is below 2^(27-k), so 12, 17 and 16 bits hold b'', a'' and y.
+    """
+
+    name: str = "sealmatch-1"
+    ring_degree: int = 1024
+    modulus: int = 134215681
+    plain_modulus: int = 1 << 20
+    max_dimensions: int = 632
+    answer_b_bits: int = 12
+    answer_a_bits: int = 17
+    opened_bits: int = 16
+
+    def __post_init__(self) -> None:
+        given = (
+            self.name,
+            self.ring_degree,
+            self.modulus,
+            self.plain_modulus,
+            self.max_dimensions,
+            self.answer_b_bits,
+            self.answer_a_bits,
+            self.opened_bits,
+        )
+        if given != ("sealmatch-1", 1024, 134215681, 1 << 20, 632, 12, 17, 16):
+            raise UnsupportedParametersError("only the parameter set sealmatch-1 can be built; another set needs another name and version")
+        q, n = self.modulus, self.ring_degree
+        holds = (
+            q % (2 * n) == 1 and all(q % divisor for divisor in range(2, math.isqrt(q) + 1)),  # 1
+            self.max_dimensions * (q - 1) ** 2 < 1 << 64 and self.max_dimensions < n,  # 2
+            all(1 << (27 - bits) << bits >= q for bits in (self.answer_b_bits, self.answer_a_bits, self.opened_bits)),  # 3
+        )
+        if not all(holds):
+            raise UnsupportedParametersError("a bound of sealmatch-1 does not hold")
+
+    @property
+    def modulus_bits(self) -> int:
+        """Bits of a residue: 27."""
+        return self.modulus.bit_length()
+
+    def dropped_bits(self, kept_bits: int) -> int:
+        """How many low bits of a 27-bit residue go when `kept_bits` stay."""
+        return self.modulus_bits - kept_bits
+
+    def truncation_sd(self, kept_bits: int) -> float:
+        """Standard deviation of the error of keeping the top `kept_bits` of a uniform residue and reading the middle of the interval."""
+        return 2.0 ** self.dropped_bits(kept_bits) / math.sqrt(12)
+
+
+SEALMATCH_1: Final = Parameters()
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Fixed-point scales of one embedding model: templates become int8 at scale gamma, probes integers at scale mu.
+
+    `spread_milli` is the largest standard deviation of any coordinate of the model's centred unit embeddings, times sqrt(D), in
+    thousandths: 1000 for an isotropic model. gamma and mu are derived from it and cannot be set.
+
+    **Noise**, in units of q, of one opened score (all terms independent, variances add; |s|^2 = |u|^2 = 2N/3 on average):
+
+    - fresh errors of the D encryptions times the N templates of a chunk: 10.5 N gamma^2
+    - re-randomisation, e_z u and e_c s: 10.5 (2N/3) and 4095.75 (2N/3)
+    - dropped bits of a'' (times s), of b'' and of y: (2^10)^2/12 (2N/3), (2^15)^2/12 and (2^11)^2/12
+
+    **Score.** A cosine of 1 is `unit` = gamma mu q/t units of q. *No wrap*: rounding moves a vector of norm mu by at most sqrt(D)/2, so by
+    Cauchy-Schwarz |<m, g>| <= (mu + sqrt(D)/2)(gamma + sqrt(D)/2); times `MAX_SCORE`, plus six standard deviations of noise, it must stay
+    below t/2.
+
+    **Choice.** Noise costs 1/mu, rounding of templates 1/gamma, and the bound fixes their product: gamma is the integer with the smallest
+    total error among those whose clipping, erfc(127.5 sqrt(D) / (sqrt(2) gamma spread)), is rarer than 1e-6; mu is then as large as the
+    bound allows. For D = 512 that gives 16.8 and 48.7 times sqrt(D); for D = 128 clipping is what limits gamma.
+
+    Raises `MisuseError` when D is not a multiple of 8 between 8 and 632 or the spread is not between 1 and sqrt(D).
+    """
+
+    dimensions: int
+    spread_milli: int = 1000
+    gamma: int = field(init=False)
+    mu: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.dimensions % 8 or not 8 <= self.dimensions <= SEALMATCH_1.max_dimensions:
+            raise MisuseError(f"dimensions must be a multiple of 8 from 8 to {SEALMATCH_1.max_dimensions}")
+        if not 1000 <= self.spread_milli <= 1000 * math.sqrt(self.dimensions):
+            raise MisuseError("spread must lie between 1 and sqrt(dimensions)")
+        candidates = [
+            (total_error(gamma, mu), gamma, mu)
+            for gamma in range(8, 128 * math.isqrt(self.dimensions))
+            if (mu := largest_mu(self.dimensions, gamma)) > 0
+            and clipped_share(self.dimensions, gamma, self.spread_milli) <= MAX_CLIPPED_SHARE
+        ]
+        _, gamma, mu = min(candidates)
+        object.__setattr__(self, "gamma", gamma)
+        object.__setattr__(self, "mu", mu)
+
+    @property
+    def unit(self) -> float:
+        """A cosine of 1 in units of q."""
+        return self.gamma * self.mu * SEALMATCH_1.modulus / SEALMATCH_1.plain_modulus
+
+    @property
+    def noise_sd(self) -> float:
+        """Standard deviation of the noise of one opened score, as a cosine, against the quantised vectors' own product."""
+        return noise_sd(self.gamma) / self.unit
+
+    @property
+    def error_sd(self) -> float:
+        """Standard deviation of one opened score against the cosine of the embeddings in floating point: noise and rounding."""
+        return total_error(self.gamma, self.mu)
+
+
+def noise_sd(gamma: float) -> float:
+    """Standard deviation of the noise of one opened score in units of q; the sum that `Scales` derives."""
+    p = SEALMATCH_1
+    ternary = 2 * p.ring_degree / 3
+    return math.sqrt(
+        FRESH_NOISE_SD**2 * p.ring_degree * gamma**2
+        + (FRESH_NOISE_SD**2 + BLINDING_ERROR_SD**2 + p.truncation_sd(p.answer_a_bits) ** 2) * ternary
+        + p.truncation_sd(p.answer_b_bits) ** 2
+        + p.truncation_sd(p.opened_bits) ** 2
+    )
+
+
+def largest_mu(dimensions: int, gamma: int) -> int:
+    """The largest integer probe scale at which no score up to `MAX_SCORE` wraps; zero or less when there is none."""
+    p = SEALMATCH_1
+    rounding = math.sqrt(dimensions) / 2
+    room = p.plain_modulus / 2 - 6 * noise_sd(gamma) * p.plain_modulus / p.modulus
+    return math.floor(room / (MAX_SCORE * (gamma + rounding)) - rounding)
+
+
+def clipped_share(dimensions: int, gamma: int, spread_milli: int) -> float:
+    """Share of Gaussian coordinates of the widest dimension that lie beyond the int8 limit."""
+    return math.erfc(127.5 * math.sqrt(dimensions / 2) / (gamma * spread_milli / 1000))
+
+
+def total_error(gamma: int, mu: int) -> float:
+    """Standard deviation of a score against floating point, as a cosine: noise, rounding of the template, rounding of the probe.
+
+    Rounding errors are uniform with variance 1/12 and meet a unit vector, hence 1/(12 gamma^2) and 1/(12 mu^2) whatever D is.
+    """
+    unit = gamma * mu * SEALMATCH_1.modulus / SEALMATCH_1.plain_modulus
+    return math.sqrt((noise_sd(gamma) / unit) ** 2 + 1 / (12 * gamma**2) + 1 / (12 * mu**2))

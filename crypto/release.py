@@ -1,0 +1,333 @@
+"""The custodian's step: from masked scores without names to the few leads that the grant covers.
+
+Subtract each holder's masks, check its calibration chunk, set one threshold for the sum of all galleries that answered, take at most `cap`
+scores over all holders together, and write three releases: positions to every holder in one batch, ranks and bands to the requester, scores
+to the discovery key alone.
+
+Invariants: everything is done once, at the grant's deadline, over the holders that answered; every release has exactly `cap` slots, so
+that its size says nothing; holders see no rank, the requester no score, and the index that joins the two is random. Scores live in this
+module's objects only; `HolderScores.destroy` and the seeds' own end them. That the grant and the log were checked before anything was
+opened is left to the custodian's service.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn, TypeVar
+
+import numpy as np
+
+from crypto import ring
+from crypto.answer import GRANT_DIGEST_BYTES, MaskShare, mask_total
+from crypto.binary import Kind, Reader, Writer
+from crypto.canonical import AgencyId
+from crypto.errors import AnswerError, FieldError, KeyDestroyedError, MisuseError, NotCanonicalError, ReleaseError
+from crypto.impostors import ImpostorTable
+from crypto.opening import Y16, Y_BITS, middle
+from crypto.parameters import Scales
+from crypto.ring import F64
+from crypto.seed import Seed, permutation
+
+MAX_CAP: Final = 50
+DEFAULT_CAP: Final = 20
+EMPTY: Final = 0xFFFF
+TAIL_SHARE: Final = 1e-5
+MAX_TAIL_FALSE_ALARM: Final = 1e-6
+TAIL_ALLOWANCE: Final = 3
+"""Scores above the impostor quantile that true matches may add: one person's repeated bookings."""
+SPREAD_RANGE: Final = (0.5, 2.0)
+Row = TypeVar("Row", bound=tuple[int, ...])
+
+
+class Band(enum.IntEnum):
+    """How a lead's score compares with the threshold, in expected false candidates of the whole search; never a percentage (R35)."""
+
+    WEAK = 1
+    MODERATE = 2
+    STRONG = 3
+
+
+@dataclass(frozen=True)
+class ReleaseTerms:
+    """What the grant says about the release: over all holders together (R32, R33)."""
+
+    grant_digest: bytes
+    cap: int
+    false_positives_per_million: int
+
+    def __post_init__(self) -> None:
+        if len(self.grant_digest) != GRANT_DIGEST_BYTES or not 1 <= self.cap <= MAX_CAP:
+            raise MisuseError(f"a grant digest has 32 bytes and a cap is 1 to {MAX_CAP}")
+
+
+@dataclass(frozen=True)
+class Alarms:
+    """What looks wrong in one holder's scores without showing any of them; reported with the release.
+
+    `spread`: the scores' deviation is not the model's. `impossible`: cosines beyond 1 and six deviations of error. `planted`: more scores
+    above the impostors' 1e-5 quantile than chance and one person's bookings explain.
+    """
+
+    spread: bool
+    impossible: bool
+    planted: bool
+
+    @property
+    def any(self) -> bool:
+        """Whether there is any."""
+        return self.spread or self.impossible or self.planted
+
+
+class HolderScores:
+    """Nameless cosines of one holder's answer, calibration places left out; float64[slots - N]. No pickle, no text form."""
+
+    __slots__ = ("_cosines", "_positions", "holder", "records")
+
+    def __init__(self, holder: AgencyId, records: int, cosines: F64, positions: ring.U32) -> None:
+        self.holder = holder
+        self.records = records
+        self._cosines = cosines
+        self._positions = positions
+
+    def alarms(self, table: ImpostorTable, scales: Scales) -> Alarms:
+        """The alarms of this holder's scores."""
+        cosines = self.cosines()
+        tail_limit = _poisson_limit(TAIL_SHARE * cosines.size, MAX_TAIL_FALSE_ALARM) + TAIL_ALLOWANCE
+        spread = float(np.std(cosines)) / table.deviation
+        return Alarms(
+            spread=not SPREAD_RANGE[0] <= spread <= SPREAD_RANGE[1],
+            impossible=bool(np.abs(cosines).max() > 1 + 6 * scales.error_sd),
+            planted=int((cosines > table.cosine_at(TAIL_SHARE)).sum()) > tail_limit,
+        )
+
+    def cosines(self) -> F64:
+        """The scores, for this module and its tests."""
+        if not self._cosines.size:
+            raise KeyDestroyedError("these scores were destroyed")
+        return self._cosines
+
+    def positions(self) -> ring.U32:
+        """The position in the answer of each score; uint32, the same length as `cosines`."""
+        return self._positions
+
+    def destroy(self) -> None:
+        """Overwrite the scores; every later use raises `KeyDestroyedError`."""
+        self._cosines.fill(0)
+        self._cosines = np.empty(0, np.float64)
+
+    def __repr__(self) -> str:
+        return f"HolderScores(holder={self.holder!s}, scores=<redacted>)"
+
+    def __reduce__(self) -> NoReturn:
+        raise MisuseError("scores are not pickled")
+
+
+def unmask(holder: AgencyId, records: int, scales: Scales, opened: Y16, shares: Sequence[MaskShare]) -> HolderScores:
+    """Take the masks off one holder's opened values and check its calibration chunk.
+
+    `shares` are the seeds of all the search's custodians for this holder; `records` comes from the holder's signed manifest. Raises
+    `AnswerError` when the parts do not name one answer, `CalibrationError` when the probe was not one unit vector.
+    """
+    if not shares or any((share.answer_digest, share.slots) != (opened.answer_digest, opened.values.size) for share in shares):
+        raise AnswerError("seeds and opened values name different answers")
+    first = shares[0].places
+    if any(
+        (share.places.basis.tobytes(), share.places.zeros.tobytes()) != (first.basis.tobytes(), first.zeros.tobytes()) for share in shares
+    ):
+        raise AnswerError("custodians were told different calibration places")
+    if not 1 <= records <= opened.values.size:
+        raise AnswerError("the manifest names more records than the answer has slots")
+    masked = middle(opened.values, Y_BITS)
+    cosines = ring.centred(ring.subtract(masked, mask_total([share.seed for share in shares], masked.size))) / scales.unit
+    first.check(cosines)
+    is_record = np.ones(cosines.size, np.bool_)
+    is_record[first.basis] = False
+    is_record[first.zeros] = False
+    return HolderScores(holder, records, cosines[is_record], np.flatnonzero(is_record).astype(np.uint32))
+
+
+@dataclass(frozen=True)
+class HolderRelease:
+    """To one holder: (release index, position) of its leads, ascending by position; filled up to `cap` slots on the wire."""
+
+    cap: int
+    leads: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        positions = [position for _, position in self.leads]
+        _check_leads(self.cap, [index for index, _ in self.leads])
+        if positions != sorted(set(positions)):
+            raise ReleaseError("a release names ascending positions, each once")
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes; one length for every holder of the grant."""
+        writer = Writer(Kind.HOLDER_RELEASE).integer(self.cap, 2).integer(len(self.leads), 2)
+        for index, position in _padded(self.leads, self.cap, (EMPTY, 0)):
+            writer.integer(index, 2).integer(position, 4)
+        return writer.finish()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> HolderRelease:
+        """Inverse of `to_bytes`; `EncodingError` or `ReleaseError` for anything else."""
+        reader, cap, count = _release_reader(data, Kind.HOLDER_RELEASE)
+        rows = [(_index(reader), reader.integer(4, low=0, high=0xFFFFFFFF)) for _ in range(cap)]
+        reader.finish()
+        return cls(cap, _unpadded(rows, count, (EMPTY, 0)))
+
+
+@dataclass(frozen=True)
+class RequesterRelease:
+    """To the requester: (release index, rank over all holders, band), ascending by index; filled up to `cap` slots on the wire."""
+
+    cap: int
+    leads: tuple[tuple[int, int, Band], ...]
+
+    def __post_init__(self) -> None:
+        indexes = [index for index, _, _ in self.leads]
+        _check_leads(self.cap, indexes)
+        if indexes != sorted(indexes) or sorted(rank for _, rank, _ in self.leads) != list(range(1, len(self.leads) + 1)):
+            raise ReleaseError("a release names ascending indexes and ranks from one, each once")
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes; one length for every release of this cap."""
+        writer = Writer(Kind.REQUESTER_RELEASE).integer(self.cap, 2).integer(len(self.leads), 2)
+        for index, rank, band in _padded(self.leads, self.cap, (EMPTY, 0, 0)):
+            writer.integer(index, 2).integer(rank, 2).integer(band, 1)
+        return writer.finish()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RequesterRelease:
+        """Inverse of `to_bytes`; `EncodingError` or `ReleaseError` for anything else."""
+        reader, cap, count = _release_reader(data, Kind.REQUESTER_RELEASE)
+        rows = [(_index(reader), reader.integer(2, low=0, high=cap), reader.integer(1, low=0, high=max(Band))) for _ in range(cap)]
+        reader.finish()
+        leads = _unpadded(rows, count, (EMPTY, 0, 0))
+        if any(band == 0 for _, _, band in leads):
+            raise FieldError("a lead has no band")
+        return cls(cap, tuple((index, rank, Band(band)) for index, rank, band in leads))
+
+
+@dataclass(frozen=True)
+class DiscoveryRelease:
+    """To the requesting agency's discovery key (legal office, not investigators): scores and threshold in thousandths, and N."""
+
+    cap: int
+    records: int
+    threshold_milli: int
+    leads: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        indexes = [index for index, _ in self.leads]
+        _check_leads(self.cap, indexes)
+        if indexes != sorted(indexes):
+            raise ReleaseError("a release names ascending indexes")
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes; one length for every release of this cap."""
+        writer = Writer(Kind.DISCOVERY_RELEASE).integer(self.cap, 2).integer(len(self.leads), 2).integer(self.records, 8)
+        writer.integer(self.threshold_milli, 2)
+        for index, milli in _padded(self.leads, self.cap, (EMPTY, 0)):
+            writer.integer(index, 2).integer(milli, 2)
+        return writer.finish()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> DiscoveryRelease:
+        """Inverse of `to_bytes`; `EncodingError` or `ReleaseError` for anything else."""
+        reader, cap, count = _release_reader(data, Kind.DISCOVERY_RELEASE)
+        records, threshold = reader.integer(8, low=1, high=1 << 53), reader.integer(2, low=0, high=2000)
+        rows = [(_index(reader), reader.integer(2, low=0, high=2000)) for _ in range(cap)]
+        reader.finish()
+        return cls(cap, records, threshold, _unpadded(rows, count, (EMPTY, 0)))
+
+    def __repr__(self) -> str:
+        return f"DiscoveryRelease(cap={self.cap}, leads=<redacted>)"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One search's whole release: a part for every holder of the grant that answered, one for the requester, one for discovery."""
+
+    to_holders: dict[AgencyId, HolderRelease]
+    to_requester: RequesterRelease
+    to_discovery: DiscoveryRelease
+
+
+def release(terms: ReleaseTerms, table: ImpostorTable, answered: Sequence[HolderScores]) -> Release:
+    """Threshold, cap and join over all holders that answered; called once, at the grant's deadline.
+
+    Raises `ReleaseError` when nobody answered, a holder stands twice, or the calibration table does not reach this far.
+    """
+    holders = [scores.holder for scores in answered]
+    if not holders or len(set(holders)) != len(holders):
+        raise ReleaseError("a release needs at least one holder's answer, and each holder's once")
+    records = sum(scores.records for scores in answered)
+    threshold = table.threshold(records, terms.false_positives_per_million)
+    cosines = np.concatenate([scores.cosines() for scores in answered])
+    positions = np.concatenate([scores.positions() for scores in answered])
+    owners = np.repeat(np.arange(len(answered)), [scores.cosines().size for scores in answered])
+    reached = np.flatnonzero(cosines >= threshold)
+    ranked = reached[np.argsort(-cosines[reached], kind="stable")][: terms.cap]
+
+    seed = Seed.fresh()
+    indexes = [int(index) for index in permutation(seed, "release-index", terms.cap)[: ranked.size]]
+    seed.destroy()
+    per_holder: dict[AgencyId, list[tuple[int, int]]] = {holder: [] for holder in holders}
+    to_requester, to_discovery = [], []
+    for rank, (index, place) in enumerate(zip(indexes, ranked, strict=True), start=1):
+        cosine = float(cosines[place])
+        per_holder[holders[owners[place]]].append((index, int(positions[place])))
+        to_requester.append((index, rank, _band(records * table.share_at(cosine), terms.false_positives_per_million)))
+        to_discovery.append((index, round(cosine * 1000)))
+    return Release(
+        {holder: HolderRelease(terms.cap, tuple(sorted(leads, key=lambda lead: lead[1]))) for holder, leads in per_holder.items()},
+        RequesterRelease(terms.cap, tuple(sorted(to_requester))),
+        DiscoveryRelease(terms.cap, records, round(threshold * 1000), tuple(sorted(to_discovery))),
+    )
+
+
+def _band(expected_false: float, false_positives_per_million: int) -> Band:
+    """A tenth and a hundredth of the expected false candidates that the threshold itself admits separate the bands."""
+    admitted = false_positives_per_million / 1_000_000
+    if expected_false <= admitted / 100:
+        return Band.STRONG
+    return Band.MODERATE if expected_false <= admitted / 10 else Band.WEAK
+
+
+def _poisson_limit(mean: float, share: float) -> int:
+    """The smallest count that a Poisson variable of this mean exceeds with probability below `share`."""
+    count, term = 0, float(np.exp(-mean))
+    below = term
+    while 1 - below >= share:
+        count += 1
+        term *= mean / count
+        below += term
+    return count
+
+
+def _check_leads(cap: int, indexes: Sequence[int]) -> None:
+    if not 1 <= cap <= MAX_CAP or len(indexes) > cap:
+        raise ReleaseError("a release holds more leads than its cap")
+    if len(set(indexes)) != len(indexes) or any(not 0 <= index < cap for index in indexes):
+        raise ReleaseError("release indexes are below the cap, each once")
+
+
+def _padded(leads: Sequence[tuple[int, ...]], cap: int, empty: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [*leads, *[empty] * (cap - len(leads))]
+
+
+def _unpadded(rows: Sequence[Row], count: int, empty: Row) -> tuple[Row, ...]:
+    if any(row != empty for row in rows[count:]):
+        raise NotCanonicalError("a slot beyond the leads is not empty")
+    return tuple(rows[:count])
+
+
+def _release_reader(data: bytes, kind: Kind) -> tuple[Reader, int, int]:
+    reader = Reader(data, kind, max_bytes=32 + 8 * MAX_CAP)
+    cap = reader.integer(2, low=1, high=MAX_CAP)
+    return reader, cap, reader.integer(2, low=0, high=cap)
+
+
+def _index(reader: Reader) -> int:
+    return reader.integer(2, low=0, high=EMPTY)

@@ -1,0 +1,184 @@
+"""Seeds: 32 bytes from the operating system, and everything that is expanded from them under labels.
+
+Invariants: one seed and one label give one stream, the same on every machine, so that an auditor who is given the seed replays an answer
+word for word. Streams of two labels, or of one label under two contexts, are independent. All sampling here is exact integer work; the one
+exception, Gaussian directions, says so. Where a seed is drawn, what it is bound to and when it is destroyed is left to its owner.
+
+A child seed is SHAKE256("sealmatch-1|seed|" || label || "|" || SHA-256(context) || parent); a stream is AES-256 in counter mode (NIST SP
+800-38A) under the child seed as key, counter from zero, which no two streams share because no two have one key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from typing import Final, NoReturn, Self
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from crypto.errors import KeyDestroyedError, LocalError, MisuseError
+from crypto.jit import kernel
+from crypto.ring import F64, U8, U32, U64, Q
+
+SEED_BYTES: Final = 32
+_ALL_ONES = np.uint64((1 << 64) - 1)
+_SPARE: Final = 64
+"""Draws beyond the expected number; exact samplers reject words, and each states how rarely."""
+
+
+class Seed:
+    """Thirty-two secret bytes. No equality, no pickle, no text form; `destroy()` overwrites them."""
+
+    __slots__ = ("_secret",)
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) != SEED_BYTES:
+            raise MisuseError(f"a seed has {SEED_BYTES} bytes")
+        self._secret = bytearray(secret)
+
+    @classmethod
+    def fresh(cls) -> Self:
+        """A new seed from the operating system's generator."""
+        return cls(os.urandom(SEED_BYTES))
+
+    def child(self, label: str, context: bytes = b"") -> Seed:
+        """The seed for one purpose in one context."""
+        framed = b"sealmatch-1|seed|" + label.encode("ascii") + b"|" + hashlib.sha256(context).digest()
+        return Seed(hashlib.shake_256(framed + self.export_secret()).digest(SEED_BYTES))
+
+    def export_secret(self) -> bytes:
+        """The secret itself, for sealing it to its one recipient. Never log, store or send it in another form."""
+        if not self._secret:
+            raise KeyDestroyedError("this seed was destroyed")
+        return bytes(self._secret)
+
+    def destroy(self) -> None:
+        """Overwrite the secret; every later use raises `KeyDestroyedError`."""
+        self._secret[:] = bytes(len(self._secret))
+        self._secret.clear()
+
+    def __repr__(self) -> str:
+        return "Seed(<redacted>)"
+
+    def __reduce__(self) -> NoReturn:
+        raise MisuseError("a seed is not pickled; use export_secret")
+
+
+def stream_bytes(seed: Seed, label: str, count: int) -> U8:
+    """The first `count` bytes of the stream of `label`; uint8[count]."""
+    cipher = Cipher(algorithms.AES256(seed.child(label).export_secret()), modes.CTR(bytes(16))).encryptor()
+    return np.frombuffer(cipher.update(bytes(count)) + cipher.finalize(), np.uint8)
+
+
+def uniform_residues(seed: Seed, label: str, count: int) -> U32:
+    """`count` independent residues, exactly uniform below q; uint32[count].
+
+    The low 27 bits of each 32-bit word, words not below q rejected: one in 65,568, so the spare (64 words and one in 4,096) runs short with
+    probability below 2^-100.
+    """
+    words = stream_bytes(seed, label, 4 * (count + count // 4096 + _SPARE)).view("<u4") & np.uint32((1 << 27) - 1)
+    out = np.empty(count, np.uint32)
+    _check_filled(_take_below(words, np.uint32(Q), out), count)
+    return out
+
+
+def ternary(seed: Seed, label: str, count: int) -> U32:
+    """`count` independent values of -1, 0, 1, exactly uniform, as residues; uint32[count].
+
+    Each byte below 255 modulo 3; the byte 255 is rejected.
+    """
+    data = stream_bytes(seed, label, count + count // 64 + 8 * _SPARE)
+    out = np.empty(count, np.uint32)
+    _check_filled(_take_ternary(data, np.uint32(Q), out), count)
+    return out
+
+
+def blinding_errors(seed: Seed, label: str, count: int) -> U32:
+    """`count` independent errors of standard deviation 64 as residues: three uniform 7-bit numbers added, less 190; uint32[count].
+
+    Support -190..191, mean 1/2. Bounded and exact, so that replay never depends on a floating-point library; the estimate of
+    `parameters.SECURITY_TABLE` depends on the standard deviation, and 1,024 samples a secret are far too few to use the bounded support.
+    """
+    data = stream_bytes(seed, label, 3 * count).reshape(count, 3) & np.uint8(127)
+    errors = data.sum(axis=1, dtype=np.int32) - np.int32(190)
+    residues: U32 = np.where(errors < 0, errors + np.int32(Q), errors).astype(np.uint32)
+    return residues
+
+
+def permutation(seed: Seed, label: str, count: int) -> U32:
+    """An exactly uniform order of 0..count-1 (Fisher and Yates; bounded draws by Lemire's multiplication with rejection); uint32[count]."""
+    if count >= 1 << 32:
+        raise MisuseError("an order has fewer than 2^32 places")
+    words = stream_bytes(seed, label, 8 * (count + _SPARE)).view("<u8")
+    order = np.arange(count, dtype=np.uint32)
+    _check_filled(_shuffle(words, order), count)
+    return order
+
+
+def gaussians(seed: Seed, label: str, count: int) -> F64:
+    """`count` standard normal numbers (Box and Muller) for random directions; float64[count].
+
+    Floating point: another mathematics library may differ in the last bit. What is quantised from them differs with probability below
+    1e-7 a gallery; the auditor who meets that sees the digest differ and is given the quantised basis.
+    """
+    words = stream_bytes(seed, label, 16 * ((count + 1) // 2)).view("<u8").reshape(2, -1)
+    radius = np.sqrt(-2 * np.log((words[0] >> np.uint64(11)).astype(np.float64) * 2.0**-53 + 2.0**-54))
+    angle = 2 * math.pi * ((words[1] >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+
+
+@kernel
+def _take_below(words: U32, bound: np.uint32, out: U32) -> int:
+    """Copy the words below `bound` until `out` is full; how many were found."""
+    found = 0
+    for word in words:
+        if word < bound and found < out.size:
+            out[found] = word
+            found += 1
+    return found
+
+
+@kernel
+def _take_ternary(data: U8, modulus: np.uint32, out: U32) -> int:
+    """Fill `out` from the bytes below 255; how many were found."""
+    found = 0
+    for byte in data:
+        if byte < 255 and found < out.size:
+            digit = np.uint32(byte) % np.uint32(3)
+            out[found] = modulus - np.uint32(1) if digit == 2 else digit
+            found += 1
+    return found
+
+
+@kernel
+def _shuffle(words: U64, order: U32) -> int:
+    """Shuffle `order` in place; how many places were settled (all, unless the words ran out)."""
+    low_half = np.uint64(0xFFFFFFFF)
+    half = np.uint64(32)
+    taken = 0
+    for settled in range(order.size):
+        bound = np.uint64(order.size - settled)
+        # high and low half of the 96-bit product word * bound; a word whose low 64 bits fall below 2^64 mod bound is rejected
+        threshold = (_ALL_ONES - bound + np.uint64(1)) % bound
+        while True:
+            if taken == words.size:
+                return settled
+            word = words[taken]
+            taken += 1
+            below = (word & low_half) * bound
+            above = (word >> half) * bound + (below >> half)
+            if ((above << half) | (below & low_half)) >= threshold:
+                break
+        last = order.size - 1 - settled
+        chosen = np.int64(above >> half)
+        kept = order[last]
+        order[last] = order[chosen]
+        order[chosen] = kept
+    return order.size
+
+
+def _check_filled(found: int, count: int) -> None:
+    if found < count:
+        raise LocalError("a sampler rejected more words than its spare: the stream is not random")
