@@ -1,8 +1,8 @@
 """How often two different persons reach a cosine: the calibration table of an embedding model, and the threshold that follows from it.
 
-A federation multiplies false candidates: the threshold is therefore derived from the *sum* of the galleries that answered and the target
-false-positive identification rate of the grant (R33). Invariants: shares fall as cosines rise; nothing is extrapolated beyond the table. A
-table that was not measured is marked synthetic for ever; refusing it in production is left to the node.
+A federation multiplies false candidates: the threshold is therefore derived from the *sum* of the galleries that answered (their slots,
+fillers among them) and the target false-positive identification rate of the grant (R33). Invariants: shares fall as cosines rise; nothing
+is extrapolated beyond the table. A table that was not measured is marked synthetic for ever; refusing it in production is left to the node.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ class ImpostorTable:
     def isotropic(cls, model_hash: bytes, dimensions: int, *, points: int = 2049) -> Self:
         """The synthetic table: the exact tail of the cosine of two independent uniform directions of R^D.
 
-        Its density is Gamma(D/2) / (sqrt(pi) Gamma((D-1)/2)) (1 - x^2)^((D-3)/2); the tail is summed by the trapezoid rule from 0.98 down
-        to 0, and cut where the share falls below 1e-18.
+        Its density is Gamma(D/2) / (sqrt(pi) Gamma((D-1)/2)) (1 - x^2)^((D-3)/2); the tail is summed by the trapezoid rule from 1 down to
+        0, and cut where the share falls below 1e-18.
         """
-        grid = np.linspace(0.0, 0.98, points)
+        grid = np.linspace(0.0, 1.0, points)
         constant = math.lgamma(dimensions / 2) - math.lgamma((dimensions - 1) / 2) - math.log(math.pi) / 2
-        density = np.exp(constant + (dimensions - 3) / 2 * np.log1p(-(grid**2)))
+        density = np.zeros(points)
+        density[:-1] = np.exp(constant + (dimensions - 3) / 2 * np.log1p(-(grid[:-1] ** 2)))
         steps = (density[1:] + density[:-1]) / 2 * (grid[1] - grid[0])
         tail = np.append(np.cumsum(steps[::-1])[::-1], 0.0)
         kept = tail > 1e-18
@@ -67,8 +68,8 @@ class ImpostorTable:
             )
         return float(np.interp(-log_share, -self.log_shares, self.cosines))
 
-    def threshold(self, records: int, false_positives_per_million: int) -> float:
-        """The cosine at which a search of `records` others shows anybody with the target probability: 1 - (1 - share)^N = rate."""
-        if records < 1 or not 1 <= false_positives_per_million < MILLION:
-            raise ReleaseError("a threshold needs records and a false-positive rate from one to 999,999 in a million searches")
-        return self.cosine_at(-math.expm1(math.log1p(-false_positives_per_million / MILLION) / records))
+    def threshold(self, compared: int, false_positives_per_million: int) -> float:
+        """The cosine at which a search that compares N others shows anybody with the target probability: 1 - (1 - share)^N = rate."""
+        if compared < 1 or not 1 <= false_positives_per_million < MILLION:
+            raise ReleaseError("a threshold needs comparisons and a false-positive rate from one to 999,999 in a million searches")
+        return self.cosine_at(-math.expm1(math.log1p(-false_positives_per_million / MILLION) / compared))

@@ -27,7 +27,7 @@ from crypto.errors import AnswerError, FieldError, KeyDestroyedError, MisuseErro
 from crypto.impostors import ImpostorTable
 from crypto.opening import Y16, Y_BITS, middle
 from crypto.parameters import Scales
-from crypto.ring import F64
+from crypto.ring import F64, N
 from crypto.seed import Seed, permutation
 
 MAX_CAP: Final = 50
@@ -124,10 +124,11 @@ class HolderScores:
         raise MisuseError("scores are not pickled")
 
 
-def unmask(holder: AgencyId, records: int, scales: Scales, opened: Y16, shares: Sequence[MaskShare]) -> HolderScores:
+def unmask(holder: AgencyId, records: int, chunks: int, scales: Scales, opened: Y16, shares: Sequence[MaskShare]) -> HolderScores:
     """Take the masks off one holder's opened values and check its calibration chunk.
 
-    `shares` are the seeds of all the search's custodians for this holder; `records` comes from the holder's signed manifest. Raises
+    `shares` are the seeds of all the search's custodians for this holder; `records` and `chunks` come from the holder's
+    signed manifest. Raises
     `AnswerError` when the parts do not name one answer, `CalibrationError` when the probe was not one unit vector.
     """
     if not shares or any((share.answer_digest, share.slots) != (opened.answer_digest, opened.values.size) for share in shares):
@@ -137,8 +138,8 @@ def unmask(holder: AgencyId, records: int, scales: Scales, opened: Y16, shares: 
         (share.places.basis.tobytes(), share.places.zeros.tobytes()) != (first.basis.tobytes(), first.zeros.tobytes()) for share in shares
     ):
         raise AnswerError("custodians were told different calibration places")
-    if not 1 <= records <= opened.values.size:
-        raise AnswerError("the manifest names more records than the answer has slots")
+    if opened.values.size != (chunks + 1) * N or not 1 <= records <= chunks * N:
+        raise AnswerError("the answer's size is not that of the manifest's gallery")
     masked = middle(opened.values, Y_BITS)
     cosines = ring.centred(ring.subtract(masked, mask_total([share.seed for share in shares], masked.size))) / scales.unit
     first.check(cosines)
@@ -211,10 +212,14 @@ class RequesterRelease:
 
 @dataclass(frozen=True)
 class DiscoveryRelease:
-    """To the requesting agency's discovery key (legal office, not investigators): scores and threshold in thousandths, and N."""
+    """To the requesting agency's discovery key (legal office, not investigators): scores and threshold in thousandths, and N.
+
+    `records` counts the galleries' records, `compared` their slots, fillers among them: the N of the threshold.
+    """
 
     cap: int
     records: int
+    compared: int
     threshold_milli: int
     leads: tuple[tuple[int, int], ...]
 
@@ -226,7 +231,13 @@ class DiscoveryRelease:
 
     def to_bytes(self) -> bytes:
         """The canonical bytes; one length for every release of this cap."""
-        writer = Writer(Kind.DISCOVERY_RELEASE).integer(self.cap, 2).integer(len(self.leads), 2).integer(self.records, 8)
+        writer = (
+            Writer(Kind.DISCOVERY_RELEASE)
+            .integer(self.cap, 2)
+            .integer(len(self.leads), 2)
+            .integer(self.records, 8)
+            .integer(self.compared, 8)
+        )
         writer.integer(self.threshold_milli, 2)
         for index, milli in _padded(self.leads, self.cap, (EMPTY, 0)):
             writer.integer(index, 2).integer(milli, 2)
@@ -236,10 +247,11 @@ class DiscoveryRelease:
     def from_bytes(cls, data: bytes) -> DiscoveryRelease:
         """Inverse of `to_bytes`; `EncodingError` or `ReleaseError` for anything else."""
         reader, cap, count = _release_reader(data, Kind.DISCOVERY_RELEASE)
-        records, threshold = reader.integer(8, low=1, high=1 << 53), reader.integer(2, low=0, high=2000)
+        records, compared = reader.integer(8, low=1, high=1 << 53), reader.integer(8, low=1, high=1 << 53)
+        threshold = reader.integer(2, low=0, high=2000)
         rows = [(_index(reader), reader.integer(2, low=0, high=2000)) for _ in range(cap)]
         reader.finish()
-        return cls(cap, records, threshold, _unpadded(rows, count, (EMPTY, 0)))
+        return cls(cap, records, compared, threshold, _unpadded(rows, count, (EMPTY, 0)))
 
     def __repr__(self) -> str:
         return f"DiscoveryRelease(cap={self.cap}, leads=<redacted>)"
@@ -257,14 +269,16 @@ class Release:
 def release(terms: ReleaseTerms, table: ImpostorTable, answered: Sequence[HolderScores]) -> Release:
     """Threshold, cap and join over all holders that answered; called once, at the grant's deadline.
 
-    Raises `ReleaseError` when nobody answered, a holder stands twice, or the calibration table does not reach this far.
+    The threshold's N is the number of slots compared, a little more than the records: fillers are never leads, but one above the
+    threshold would take a lead's place under the cap. Raises `ReleaseError` when nobody answered, a holder stands twice, or the calibration
+    table does not reach this far.
     """
     holders = [scores.holder for scores in answered]
     if not holders or len(set(holders)) != len(holders):
         raise ReleaseError("a release needs at least one holder's answer, and each holder's once")
     records = sum(scores.records for scores in answered)
-    threshold = table.threshold(records, terms.false_positives_per_million)
     cosines = np.concatenate([scores.cosines() for scores in answered])
+    threshold = table.threshold(cosines.size, terms.false_positives_per_million)
     positions = np.concatenate([scores.positions() for scores in answered])
     owners = np.repeat(np.arange(len(answered)), [scores.cosines().size for scores in answered])
     reached = np.flatnonzero(cosines >= threshold)
@@ -278,12 +292,12 @@ def release(terms: ReleaseTerms, table: ImpostorTable, answered: Sequence[Holder
     for rank, (index, place) in enumerate(zip(indexes, ranked, strict=True), start=1):
         cosine = float(cosines[place])
         per_holder[holders[owners[place]]].append((index, int(positions[place])))
-        to_requester.append((index, rank, _band(records * table.share_at(cosine), terms.false_positives_per_million)))
+        to_requester.append((index, rank, _band(cosines.size * table.share_at(cosine), terms.false_positives_per_million)))
         to_discovery.append((index, round(cosine * 1000)))
     return Release(
         {holder: HolderRelease(terms.cap, tuple(sorted(leads, key=lambda lead: lead[1]))) for holder, leads in per_holder.items()},
         RequesterRelease(terms.cap, tuple(sorted(to_requester))),
-        DiscoveryRelease(terms.cap, records, round(threshold * 1000), tuple(sorted(to_discovery))),
+        DiscoveryRelease(terms.cap, records, cosines.size, round(threshold * 1000), tuple(sorted(to_discovery))),
     )
 
 

@@ -1,0 +1,101 @@
+"""The parameter set and its bounds, each at its edge."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crypto.errors import MisuseError, UnsupportedParametersError
+from crypto.parameters import (
+    MAX_CLIPPED_SHARE,
+    MAX_SCORE,
+    SEALMATCH_1,
+    SECURITY_TABLE,
+    Parameters,
+    Scales,
+    clipped_share,
+    largest_mu,
+    noise_sd,
+    total_error,
+)
+from crypto.ring import N, Q
+from crypto.scan import scan_words
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "sealmatch-2"},
+        {"ring_degree": 2048},
+        {"modulus": 132120577},
+        {"plain_modulus": 1 << 19},
+        {"max_dimensions": 640},
+        {"answer_b_bits": 11},
+        {"answer_a_bits": 16},
+        {"opened_bits": 17},
+    ],
+)
+def test_no_other_set_can_be_built(change: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedParametersError):
+        dataclasses.replace(SEALMATCH_1, **change)
+
+
+def test_the_named_set_is_the_default() -> None:
+    assert Parameters() == SEALMATCH_1
+    assert SEALMATCH_1.modulus == 2**27 - 2047
+
+
+def test_security_table_names_source_and_date() -> None:
+    assert {row.bits for row in SECURITY_TABLE} == {128.0, 126.4, 128.2, 99.9, 151.0}
+    assert all(row.source and row.model and row.date[:2] == "20" for row in SECURITY_TABLE)
+
+
+def test_sums_fit_sixty_four_bits_at_the_edge() -> None:
+    """Every word q - 1 at the largest dimension: the sum the kernel forms is the largest there is, and it is exact."""
+    dimensions = SEALMATCH_1.max_dimensions
+    assert dimensions * (Q - 1) ** 2 < 2**64 <= 1025 * (Q - 1) ** 2
+    words = np.full((1, dimensions, N), Q - 1, np.uint32)
+    assert (scan_words(words, words) == dimensions * (Q - 1) ** 2 % Q).all()
+
+
+@pytest.mark.parametrize("dimensions", [8, 64, 128, 256, 512, 632])
+def test_scales_sit_on_their_bounds(dimensions: int) -> None:
+    scales = Scales(dimensions)
+    rounding = math.sqrt(dimensions) / 2
+
+    def worst(mu: int) -> float:
+        product = MAX_SCORE * (scales.gamma + rounding) * (mu + rounding)
+        return product + 6 * noise_sd(scales.gamma) * SEALMATCH_1.plain_modulus / SEALMATCH_1.modulus
+
+    assert worst(scales.mu) <= SEALMATCH_1.plain_modulus / 2 < worst(scales.mu + 1)
+    assert clipped_share(dimensions, scales.gamma, 1000) <= MAX_CLIPPED_SHARE
+    # gamma is the best: one less or one more costs error, or clips too often
+    for other in (scales.gamma - 1, scales.gamma + 1):
+        clips = clipped_share(dimensions, other, 1000) > MAX_CLIPPED_SHARE
+        assert clips or total_error(other, largest_mu(dimensions, other)) >= scales.error_sd
+
+
+def test_scales_are_derived_and_cannot_be_set() -> None:
+    with pytest.raises(TypeError):
+        Scales(512, gamma=407)  # type: ignore[call-arg]
+    assert (Scales(512).gamma, Scales(512).mu) == (380, 1101)
+    assert (Scales(128).gamma, Scales(128).mu) == (294, 1448)
+    assert Scales(128, 2000).gamma == Scales(128).gamma // 2  # a wider coordinate clips earlier
+
+
+@pytest.mark.parametrize(("dimensions", "spread"), [(0, 1000), (4, 1000), (100, 1000), (636, 1000), (640, 1000), (128, 999), (128, 11314)])
+def test_scales_refuse(dimensions: int, spread: int) -> None:
+    with pytest.raises(MisuseError):
+        Scales(dimensions, spread)
+
+
+def test_stated_errors() -> None:
+    """The figures that docs/protocol.md and the README state."""
+    assert Scales(512).noise_sd == pytest.approx(0.00077, abs=5e-6)
+    assert Scales(512).error_sd == pytest.approx(0.00111, abs=5e-6)
+    assert Scales(128).noise_sd == pytest.approx(0.00060, abs=5e-6)
+    assert Scales(128).error_sd == pytest.approx(0.00117, abs=5e-6)

@@ -1,0 +1,258 @@
+"""The custodian's step: threshold, cap, ranks over all holders, releases of one size, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crypto.canonical import AgencyId
+from crypto.errors import AnswerError, EncodingError, FieldError, KeyDestroyedError, MisuseError, NotCanonicalError, PeerError, ReleaseError
+from crypto.impostors import ImpostorTable
+from crypto.release import (
+    MAX_CAP,
+    Band,
+    DiscoveryRelease,
+    HolderRelease,
+    HolderScores,
+    Release,
+    ReleaseTerms,
+    RequesterRelease,
+    _poisson_limit,
+    release,
+    unmask,
+)
+from tests.simulation import GRANT_DIGEST, at_cosine, directions, gallery_of, isotropic_model, search
+
+TABLE = ImpostorTable.isotropic(bytes(32), 128)
+NORTH, SOUTH, EAST = AgencyId("north-pd"), AgencyId("south-pd"), AgencyId("east-pd")
+
+
+def scores(holder: AgencyId, values: list[float], *, impostors: int = 5000, seed: int = 1) -> HolderScores:
+    """One holder's nameless scores: the given ones at positions 0, 10, 20, ..., impostors elsewhere."""
+    rng = np.random.default_rng(seed)
+    cosines = np.clip(rng.standard_normal(impostors) / math.sqrt(128), -0.3, 0.3)
+    cosines[: 10 * len(values) : 10] = values
+    return HolderScores(holder, impostors - 100, cosines, np.arange(impostors, dtype=np.uint32))
+
+
+def joined(released: Release) -> list[tuple[int, AgencyId, int, Band]]:
+    """(rank, holder, position, band) of each lead, by joining the parts on the release index."""
+    where = {index: (holder, position) for holder, part in released.to_holders.items() for index, position in part.leads}
+    return sorted((rank, *where[index], band) for index, rank, band in released.to_requester.leads)
+
+
+TERMS = ReleaseTerms(GRANT_DIGEST, 5, 10_000)
+
+
+def test_one_threshold_one_cap_and_ranks_over_all_holders() -> None:
+    answered = [scores(NORTH, [0.9, 0.6, 0.55]), scores(SOUTH, [0.8, 0.7, 0.52]), scores(EAST, [])]
+    released = release(TERMS, TABLE, answered)
+    assert [(rank, holder, position) for rank, holder, position, _ in joined(released)] == [
+        (1, NORTH, 0),
+        (2, SOUTH, 0),
+        (3, SOUTH, 10),
+        (4, NORTH, 10),
+        (5, NORTH, 20),
+    ]
+    assert released.to_holders[EAST].leads == ()
+    assert len(joined(release(ReleaseTerms(GRANT_DIGEST, 2, 10_000), TABLE, answered))) == 2
+    assert len(joined(release(ReleaseTerms(GRANT_DIGEST, 50, 10_000), TABLE, answered))) == 6
+
+
+def test_threshold_moves_with_n_and_rate() -> None:
+    """At the threshold itself: just above is a lead, just below is not, and more galleries raise it."""
+    one, three = TABLE.threshold(5000, 10_000), TABLE.threshold(15_000, 10_000)
+    assert one < three
+    others = [scores(SOUTH, []), scores(EAST, [])]
+    assert len(joined(release(TERMS, TABLE, [scores(NORTH, [one + 1e-6, one - 1e-6])]))) == 1
+    assert joined(release(TERMS, TABLE, [scores(NORTH, [one + 1e-6]), *others])) == []
+    assert len(joined(release(TERMS, TABLE, [scores(NORTH, [three + 1e-6, three - 1e-6]), *others]))) == 1
+    assert release(ReleaseTerms(GRANT_DIGEST, 5, 1), TABLE, [scores(NORTH, [one + 1e-6])]).to_requester.leads == ()
+
+
+def test_bands_follow_expected_false_candidates() -> None:
+    admitted = 0.01
+    at = [TABLE.cosine_at(admitted / 5000 / factor) for factor in (1.01, 9, 11, 99, 101)]
+    bands = [band for _, _, _, band in joined(release(TERMS, TABLE, [scores(NORTH, at[::-1])]))]
+    assert bands == [Band.STRONG, Band.MODERATE, Band.MODERATE, Band.WEAK, Band.WEAK]
+
+
+def test_every_release_of_a_cap_has_one_size() -> None:
+    full = release(TERMS, TABLE, [scores(NORTH, [0.9, 0.8, 0.7, 0.6, 0.55]), scores(SOUTH, [])])
+    empty = release(TERMS, TABLE, [scores(NORTH, []), scores(SOUTH, [])])
+    holder_sizes = {len(part.to_bytes()) for one in (full, empty) for part in one.to_holders.values()}
+    assert len(holder_sizes) == 1
+    assert len({len(one.to_requester.to_bytes()) for one in (full, empty)}) == 1
+    assert len({len(one.to_discovery.to_bytes()) for one in (full, empty)}) == 1
+
+
+def test_holders_learn_no_rank_and_the_requester_no_score() -> None:
+    """Indexes are random: over many releases each of five leads gets each index; positions ascend whatever the ranks."""
+    seen: set[tuple[int, int]] = set()
+    for _ in range(200):
+        released = release(TERMS, TABLE, [scores(NORTH, [0.5, 0.9, 0.6, 0.8, 0.7])])
+        leads = released.to_holders[NORTH].leads
+        assert [position for _, position in leads] == [0, 10, 20, 30, 40]
+        seen.update((index, rank) for index, rank, _ in released.to_requester.leads)
+    assert len(seen) == 25
+    assert not set(RequesterRelease.__dataclass_fields__) - {"cap", "leads"}
+
+
+def test_discovery_gets_scores_to_a_thousandth() -> None:
+    released = release(TERMS, TABLE, [scores(NORTH, [0.91249, 0.7])])
+    assert sorted(milli for _, milli in released.to_discovery.leads) == [700, 912]
+    assert released.to_discovery.threshold_milli == round(1000 * TABLE.threshold(5000, 10_000))
+    assert (released.to_discovery.records, released.to_discovery.compared) == (4900, 5000)
+    assert "912" not in repr(released.to_discovery)
+
+
+def test_release_needs_answers_each_once() -> None:
+    with pytest.raises(ReleaseError):
+        release(TERMS, TABLE, [])
+    with pytest.raises(ReleaseError):
+        release(TERMS, TABLE, [scores(NORTH, []), scores(NORTH, [])])
+    with pytest.raises(ReleaseError, match="does not reach"):
+        release(ReleaseTerms(GRANT_DIGEST, 5, 1), ImpostorTable(bytes(32), *two_points(), 0.1, synthetic=True), [scores(NORTH, [])])
+
+
+def two_points() -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], np.ndarray[tuple[int], np.dtype[np.float64]]]:
+    return np.array([0.0, 0.4]), np.log([0.5, 1e-6])
+
+
+@pytest.mark.parametrize(("digest", "cap"), [(bytes(31), 5), (bytes(32), 0), (bytes(32), MAX_CAP + 1)])
+def test_terms_are_checked(digest: bytes, cap: int) -> None:
+    with pytest.raises(MisuseError):
+        ReleaseTerms(digest, cap, 100)
+
+
+def test_destroyed_scores_are_gone() -> None:
+    one = scores(NORTH, [0.9])
+    values = one.cosines()
+    one.destroy()
+    assert not values.any()
+    with pytest.raises(KeyDestroyedError):
+        release(TERMS, TABLE, [one])
+
+
+# --- alarms ---
+
+
+def test_an_honest_gallery_raises_no_alarm() -> None:
+    model = isotropic_model(128)
+    rng = np.random.default_rng(3)
+    vectors = directions(rng, 20_000, 128)
+    vectors[:3] = [at_cosine(rng, vectors[0], 0.8) for _ in range(3)]  # one person, booked more than once
+    found = search(gallery_of(model, model.templates(vectors)), model.probe_vector(vectors[0]))
+    alarms = found.holder_scores(20_000).alarms(TABLE, model.scales)
+    assert not alarms.any
+
+
+@pytest.mark.parametrize(("name", "values"), [("impossible", [1.02]), ("impossible", [-1.02]), ("planted", [0.45] * 12)])
+def test_each_alarm(name: str, values: list[float]) -> None:
+    alarms = scores(NORTH, values, impostors=20_000).alarms(TABLE, isotropic_model(128).scales)
+    assert alarms.any
+    assert getattr(alarms, name)
+
+
+def test_spread_alarm() -> None:
+    wide = HolderScores(NORTH, 5000, np.random.default_rng(1).standard_normal(5000) * 0.2, np.arange(5000, dtype=np.uint32))
+    flat = HolderScores(NORTH, 5000, np.zeros(5000), np.arange(5000, dtype=np.uint32))
+    assert wide.alarms(TABLE, isotropic_model(128).scales).spread
+    assert flat.alarms(TABLE, isotropic_model(128).scales).spread
+
+
+@pytest.mark.parametrize("mean", [0.01, 0.2, 5.0, 25.0])
+def test_poisson_limit(mean: float) -> None:
+    limit = _poisson_limit(mean, 1e-6)
+    tail = 1 - sum(math.exp(-mean) * mean**k / math.factorial(k) for k in range(limit + 1))
+    above = 1 - sum(math.exp(-mean) * mean**k / math.factorial(k) for k in range(limit))
+    assert tail < 1e-6 <= above + 1e-12
+
+
+# --- parts that do not belong together ---
+
+
+def test_unmask_refuses_parts_of_different_answers() -> None:
+    model = isotropic_model(64)
+    rng = np.random.default_rng(4)
+    gallery = gallery_of(model, model.templates(directions(rng, 500, 64)))
+    one, other = (search(gallery, model.probe_vector(directions(rng, 1, 64)[0]), custodians=2) for _ in range(2))
+    for opened, shares, chunks, records in (
+        (one.opened, other.shares, 1, 500),
+        (one.opened, [one.shares[0], other.shares[1]], 1, 500),
+        (one.opened, [], 1, 500),
+        (one.opened, one.shares, 2, 500),
+        (one.opened, one.shares, 1, 1025),
+        (one.opened, one.shares, 1, 0),
+    ):
+        with pytest.raises(AnswerError):
+            unmask(NORTH, records, chunks, model.scales, opened, shares)
+
+
+# --- bytes ---
+
+LEADS = st.integers(1, MAX_CAP).flatmap(
+    lambda cap: st.tuples(st.just(cap), st.lists(st.integers(0, cap - 1), unique=True, max_size=cap), st.randoms(use_true_random=False))
+)
+
+
+@given(LEADS)
+def test_releases_round_trip(drawn: tuple[int, list[int], np.random.Generator]) -> None:
+    cap, indexes, random = drawn
+    positions = sorted(random.sample(range(1 << 20), len(indexes)))  # type: ignore[attr-defined]
+    to_holder = HolderRelease(cap, tuple(zip(indexes, positions, strict=True)))
+    assert HolderRelease.from_bytes(to_holder.to_bytes()) == to_holder
+    ranks = list(range(1, len(indexes) + 1))
+    to_requester = RequesterRelease(
+        cap, tuple((index, rank, Band(1 + rank % 3)) for index, rank in zip(sorted(indexes), ranks, strict=True))
+    )
+    assert RequesterRelease.from_bytes(to_requester.to_bytes()) == to_requester
+    to_discovery = DiscoveryRelease(cap, 5000, 5120, 420, tuple((index, 500 + index) for index in sorted(indexes)))
+    assert DiscoveryRelease.from_bytes(to_discovery.to_bytes()) == to_discovery
+
+
+@pytest.mark.parametrize("parse", [HolderRelease.from_bytes, RequesterRelease.from_bytes, DiscoveryRelease.from_bytes])
+@given(data=st.binary(max_size=300))
+def test_garbage_gives_only_our_errors(parse: Callable[[bytes], object], data: bytes) -> None:
+    for prefix in (b"", b"SM\6\1\1", b"SM\7\1\1", b"SM\x08\1\1", b"SM\6\1\1\0\5\0\2"):
+        with pytest.raises(PeerError):
+            parse(prefix + data + b"\xff")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"leads": ((0, 5), (0, 6))},
+        {"leads": ((5, 5),)},
+        {"leads": ((-1, 5),)},
+        {"leads": ((0, 6), (1, 5))},
+        {"leads": ((0, 5), (1, 5))},
+        {"leads": tuple((i, i) for i in range(6))},
+        {"cap": 0},
+        {"cap": 51},
+    ],
+)
+def test_a_custodian_cannot_release_beside_the_rules(change: dict[str, object]) -> None:
+    with pytest.raises(ReleaseError):
+        HolderRelease(**{"cap": 5, "leads": (), **change})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("leads", [((0, 2, Band.WEAK),), ((0, 1, Band.WEAK), (1, 1, Band.WEAK)), ((1, 1, Band.WEAK), (0, 2, Band.WEAK))])
+def test_ranks_run_from_one(leads: tuple[tuple[int, int, Band], ...]) -> None:
+    with pytest.raises(ReleaseError):
+        RequesterRelease(5, leads)
+
+
+def test_a_slot_beyond_the_leads_is_empty() -> None:
+    data = HolderRelease(5, ((2, 7),)).to_bytes()
+    with pytest.raises(NotCanonicalError):
+        HolderRelease.from_bytes(data[:-1] + b"\1")
+    with pytest.raises(FieldError):
+        RequesterRelease.from_bytes(RequesterRelease(2, ((0, 1, Band.WEAK),)).to_bytes()[:13] + b"\0" + b"\xff\xff\0\0\0")
+    with pytest.raises(EncodingError):
+        HolderRelease.from_bytes(data[:-1])

@@ -1,0 +1,112 @@
+"""Seeds and samplers: exact distributions, fixed vectors, no way to read a seed by accident."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+from crypto import ring
+from crypto.errors import KeyDestroyedError, LocalError, MisuseError
+from crypto.ring import Q
+from crypto.seed import (
+    Seed,
+    _check_filled,
+    _take_below,
+    blinding_errors,
+    gaussians,
+    permutation,
+    stream_bytes,
+    ternary,
+    uniform_residues,
+)
+
+FIXED = Seed(bytes(range(32)))
+
+
+def test_vectors() -> None:
+    """The expansion is part of the format: an answer made today must replay in ten years."""
+    assert FIXED.child("order", b"ctx").export_secret().hex() == "399306101b3602207155e79236f2962f85bad1e2b2a43c509a0810532bb8f57c"
+    assert uniform_residues(FIXED, "mask", 4).tolist() == [55185949, 42778802, 17957948, 44832342]
+    assert ring.centred(ternary(FIXED, "u", 12)).tolist() == [-1, 0, 1, 0, 0, 0, 1, -1, -1, 0, 1, 0]
+    assert ring.centred(blinding_errors(FIXED, "e", 6)).tolist() == [-46, 91, -142, -63, -73, -6]
+    assert permutation(FIXED, "order", 10).tolist() == [6, 0, 4, 2, 9, 3, 8, 7, 5, 1]
+    assert gaussians(FIXED, "basis", 2) == pytest.approx([0.24705198596389144, -0.04240479286683147])
+
+
+def test_labels_contexts_and_parents_separate() -> None:
+    children = [FIXED, FIXED.child("a"), FIXED.child("b"), FIXED.child("a", b"x"), FIXED.child("a").child("a"), Seed.fresh().child("a")]
+    streams = [stream_bytes(seed, label, 32).tobytes() for seed in children for label in ("mask", "u")]
+    assert len(set(streams)) == len(streams)
+
+
+def chi_square(counts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
+    """Standardised chi-square statistic of equal expectations: about normal, mean 0, deviation 1."""
+    expected = counts.sum() / counts.size
+    freedom = counts.size - 1
+    return float((((counts - expected) ** 2 / expected).sum() - freedom) / math.sqrt(2 * freedom))
+
+
+def test_samplers_are_uniform() -> None:
+    seed, count = Seed(b"u" * 32), 1_000_000
+    residues = uniform_residues(seed, "mask", count)
+    assert int(residues.max()) < Q
+    assert abs(chi_square(np.bincount(residues % 1000, minlength=1000))) < 5
+    assert abs(chi_square(np.bincount(residues * np.uint64(1000) // np.uint64(Q), minlength=1000))) < 5
+    assert abs(chi_square(np.bincount(ring.centred(ternary(seed, "u", count)) + 1))) < 5
+    first = np.array([permutation(seed, f"p{i}", 10) for i in range(3000)])
+    for place in range(10):
+        assert abs(chi_square(np.bincount(first[:, place], minlength=10))) < 5
+    assert abs(chi_square(np.bincount(first[:, 0] * 10 + first[:, 1], minlength=100)[[i for i in range(100) if i // 10 != i % 10]])) < 5
+
+
+def test_blinding_errors_have_their_deviation() -> None:
+    errors = ring.centred(blinding_errors(Seed(b"e" * 32), "e", 1_000_000))
+    assert errors.min() >= -190
+    assert errors.max() <= 191
+    assert errors.std() == pytest.approx(64, rel=0.005)
+    assert errors.mean() == pytest.approx(0.5, abs=0.4)
+
+
+def test_gaussians_are_normal() -> None:
+    values = gaussians(Seed(b"g" * 32), "basis", 400_001)
+    assert values.size == 400_001
+    assert np.isfinite(values).all()
+    assert values.mean() == pytest.approx(0, abs=0.01)
+    assert values.std() == pytest.approx(1, abs=0.01)
+    assert (values**4).mean() == pytest.approx(3, abs=0.1)
+    assert abs(np.corrcoef(values[:-1:2], values[1::2])[0, 1]) < 0.01
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 1023, 1024, 100_000])
+def test_permutation_is_a_permutation(count: int) -> None:
+    assert (np.sort(permutation(FIXED, "order", count)) == np.arange(count)).all()
+
+
+def test_a_stream_that_runs_short_is_an_error() -> None:
+    out = np.empty(10, np.uint32)
+    with pytest.raises(LocalError):
+        _check_filled(_take_below(np.full(20, Q, np.uint32), np.uint32(Q), out), 10)
+
+
+def test_seed_keeps_its_secret() -> None:
+    seed = Seed(b"secret-secret-secret-secret-1234")
+    assert repr(seed) == str(seed) == f"{seed}" == "Seed(<redacted>)"
+    for leak in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(MisuseError):
+            leak(seed)  # type: ignore[operator]
+    assert seed != Seed(seed.export_secret())
+    seed.destroy()
+    with pytest.raises(KeyDestroyedError):
+        seed.export_secret()
+    with pytest.raises(KeyDestroyedError):
+        uniform_residues(seed, "mask", 1)
+
+
+@pytest.mark.parametrize("length", [0, 31, 33])
+def test_a_seed_has_32_bytes(length: int) -> None:
+    with pytest.raises(MisuseError):
+        Seed(bytes(length))
