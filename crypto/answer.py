@@ -42,7 +42,8 @@ from crypto.seed import SEED_BYTES, Seed, blinding_errors, permutation, ternary,
 
 A_BITS: Final = SEALMATCH_1.answer_a_bits
 B_BITS: Final = SEALMATCH_1.answer_b_bits
-MAX_CHUNKS: Final = 1 << 16
+MAX_CHUNKS: Final = 1 << 14
+"""16.8 million slots; a larger gallery is several holders' nodes. Its answer fits one envelope."""
 MAX_ANSWER_BYTES: Final = 128 + packed_size(MAX_CHUNKS * N, A_BITS) + packed_size(MAX_CHUNKS * N, B_BITS)
 MAX_CUSTODIANS: Final = 16
 GRANT_DIGEST_BYTES: Final = 32
@@ -66,8 +67,10 @@ class Answer:
     def __post_init__(self) -> None:
         if self.a_rounded.shape != self.b_rounded.shape or self.a_rounded.ndim != 1 or self.a_rounded.size % N or not self.a_rounded.size:
             raise MisuseError("an answer has whole chunks in both parts")
-        if self.tag_groups:
-            raise MisuseError("format version 1 carries no tags")
+        if self.tag_groups or self.slots > MAX_CHUNKS * N:
+            raise MisuseError(f"format version 1 carries no tags and at most {MAX_CHUNKS} chunks")
+        if len(self.model_hash) != HASH_BYTES or len(self.probe_digest) != HASH_BYTES:
+            raise MisuseError("model hash and probe digest have 32 bytes")
 
     @property
     def slots(self) -> int:
@@ -226,6 +229,9 @@ class OrderSeed:
     answer_digest: bytes
     seed: Seed
 
+    def __post_init__(self) -> None:
+        _check_digest(self.answer_digest)
+
     def to_bytes(self) -> bytes:
         """The canonical bytes; seal them, they are a secret of holder and requester."""
         return Writer(Kind.ORDER_SEED).fixed(self.answer_digest, HASH_BYTES).fixed(self.seed.export_secret(), SEED_BYTES).finish()
@@ -247,6 +253,13 @@ class MaskShare:
     slots: int
     seed: Seed
     places: CalibrationPlaces
+
+    def __post_init__(self) -> None:
+        _check_digest(self.answer_digest)
+        if self.slots % N or not 2 * N <= self.slots <= MAX_CHUNKS * N:
+            raise MisuseError("an answer has whole chunks, the calibration chunk among them")
+        if max(int(self.places.basis[-1]), int(self.places.zeros[-1])) >= self.slots:
+            raise MisuseError("calibration places lie outside the answer")
 
     def to_bytes(self) -> bytes:
         """The canonical bytes; seal them, they are a secret of holder and custodian."""
@@ -270,12 +283,14 @@ class MaskShare:
         basis, zeros = reader.words(dimensions, 32), reader.words(N - dimensions, 32)
         reader.finish()
         try:
-            places = CalibrationPlaces(basis, zeros)
+            return cls(digest, slots, seed, CalibrationPlaces(basis, zeros))
         except MisuseError as error:
-            raise AnswerError("calibration places are not one chunk's") from error
-        if slots % N or max(int(basis[-1]), int(zeros[-1])) >= slots:
-            raise AnswerError("calibration places lie outside the answer")
-        return cls(digest, slots, seed, places)
+            raise AnswerError("calibration places are not one chunk's of this answer") from error
 
     def __repr__(self) -> str:
         return f"MaskShare(slots={self.slots}, seed=<redacted>)"
+
+
+def _check_digest(digest: bytes) -> None:
+    if len(digest) != HASH_BYTES:
+        raise MisuseError("an answer digest has 32 bytes")

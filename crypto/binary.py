@@ -38,6 +38,17 @@ class Kind(enum.IntEnum):
     STUBS = 9
     ENVELOPE = 10
     MESSAGE = 11
+    PART = 12
+    GRANT_BODY = 13
+    ANSWER_BODY = 14
+    OPENED_BODY = 15
+    MASK_HANDOVER = 16
+    DISCLOSURE_REQUEST = 17
+    DISCLOSURE = 18
+    REFUSAL = 19
+    DELETION_RECEIPT = 20
+    REVOCATION_QUERY = 21
+    REVOCATION_STATEMENT = 22
 
 
 class Writer:

@@ -35,7 +35,8 @@ Three branches answer the question "whose fault is it?", because that decides wh
     │   │   ├── AgencyRoleError        an agency or person in a place that the roster does not give it
     │   │   ├── CustodianError         of the requester's own jurisdiction, or trusted by no manifest of a holder
     │   │   ├── CourtOrderError        the warrant or order does not cover the grant's whole life (R3)
-    │   │   └── GrantMismatchError     the grant is for another probe, search, holder or custodian
+    │   │   ├── GrantMismatchError     the grant is for another probe, search, holder or custodian
+    │   │   └── StaleStatementError    a statement that the grant stands is too old, or answers another query
     │   ├── LogError               a proof about the public log that does not hold
     │   │   ├── InclusionError         the entry is not under that root
     │   │   ├── ConsistencyError       the two checkpoints are not one history: a fork
@@ -221,6 +222,10 @@ class CourtOrderError(GrantError):
 
 class GrantMismatchError(GrantError):
     """The grant is for another probe, search, holder or custodian."""
+
+
+class StaleStatementError(GrantError):
+    """A statement that the grant stands is too old, or answers another query."""
 
 
 # --- log -----------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from crypto.probe import Probe, SearchKey
 from crypto.ring import U32, N
 
 Y_BITS: Final = SEALMATCH_1.opened_bits
+MAX_OPENED_BYTES: Final = 64 + 2 * MAX_CHUNKS * N
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +37,8 @@ class Y16:
     def __post_init__(self) -> None:
         if self.values.dtype != np.uint16 or self.values.ndim != 1 or self.values.size % N or not self.values.size:
             raise MisuseError("Y16 holds uint16 of whole chunks")
-        if len(self.answer_digest) != HASH_BYTES:
-            raise MisuseError("an answer digest has 32 bytes")
+        if len(self.answer_digest) != HASH_BYTES or self.values.size > MAX_CHUNKS * N:
+            raise MisuseError(f"an answer has a digest of 32 bytes and at most {MAX_CHUNKS} chunks")
         self.values.flags.writeable = False
 
     def to_bytes(self) -> bytes:
@@ -48,7 +49,7 @@ class Y16:
     @classmethod
     def from_bytes(cls, data: bytes) -> Y16:
         """Inverse of `to_bytes`; `EncodingError` for anything else."""
-        reader = Reader(data, Kind.OPENED_SCORES, max_bytes=64 + 2 * MAX_CHUNKS * N)
+        reader = Reader(data, Kind.OPENED_SCORES, max_bytes=MAX_OPENED_BYTES)
         digest = reader.fixed(HASH_BYTES)
         chunks = reader.integer(4, low=2, high=MAX_CHUNKS)
         values = np.frombuffer(reader.fixed(2 * chunks * N), "<u2").astype(np.uint16)

@@ -20,7 +20,7 @@ from typing import Final, NoReturn, TypeVar
 import numpy as np
 
 from crypto import ring
-from crypto.answer import GRANT_DIGEST_BYTES, MaskShare, mask_total
+from crypto.answer import GRANT_DIGEST_BYTES, MAX_CHUNKS, MaskShare, mask_total
 from crypto.binary import Kind, Reader, Writer
 from crypto.canonical import AgencyId
 from crypto.errors import AnswerError, FieldError, KeyDestroyedError, MisuseError, NotCanonicalError, ReleaseError
@@ -37,6 +37,7 @@ TAIL_SHARE: Final = 1e-5
 MAX_TAIL_FALSE_ALARM: Final = 1e-6
 TAIL_ALLOWANCE: Final = 3
 """Scores above the impostor quantile that true matches may add: one person's repeated bookings."""
+MAX_MILLI: Final = 2000
 SPREAD_RANGE: Final = (0.5, 2.0)
 Row = TypeVar("Row", bound=tuple[int, ...])
 
@@ -159,7 +160,7 @@ class HolderRelease:
     def __post_init__(self) -> None:
         positions = [position for _, position in self.leads]
         _check_leads(self.cap, [index for index, _ in self.leads])
-        if positions != sorted(set(positions)):
+        if positions != sorted(set(positions)) or any(not 0 <= position < MAX_CHUNKS * N for position in positions):
             raise ReleaseError("a release names ascending positions, each once")
 
     def to_bytes(self) -> bytes:
@@ -228,6 +229,10 @@ class DiscoveryRelease:
         _check_leads(self.cap, indexes)
         if indexes != sorted(indexes):
             raise ReleaseError("a release names ascending indexes")
+        if not 1 <= self.records <= self.compared or any(
+            not 0 <= milli <= MAX_MILLI for milli in (self.threshold_milli, *dict(self.leads).values())
+        ):
+            raise ReleaseError("a discovery release counts records and slots and holds cosines from 0 to 2")
 
     def to_bytes(self) -> bytes:
         """The canonical bytes; one length for every release of this cap."""
@@ -248,8 +253,8 @@ class DiscoveryRelease:
         """Inverse of `to_bytes`; `EncodingError` or `ReleaseError` for anything else."""
         reader, cap, count = _release_reader(data, Kind.DISCOVERY_RELEASE)
         records, compared = reader.integer(8, low=1, high=1 << 53), reader.integer(8, low=1, high=1 << 53)
-        threshold = reader.integer(2, low=0, high=2000)
-        rows = [(_index(reader), reader.integer(2, low=0, high=2000)) for _ in range(cap)]
+        threshold = reader.integer(2, low=0, high=MAX_MILLI)
+        rows = [(_index(reader), reader.integer(2, low=0, high=MAX_MILLI)) for _ in range(cap)]
         reader.finish()
         return cls(cap, records, compared, threshold, _unpadded(rows, count, (EMPTY, 0)))
 

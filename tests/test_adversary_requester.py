@@ -44,7 +44,7 @@ OTHER = MODEL.probe_vector(FACES[1])
 
 
 def scaled(factor: float) -> I32:
-    return np.rint(HONEST * factor).astype(np.int32)
+    return np.asarray(np.rint(HONEST * factor), np.int32)
 
 
 # --- calibration: what the custodian refuses ---
@@ -223,6 +223,17 @@ def test_rerandomisation_hides_a_planted_change() -> None:
     zero, mask = np.zeros((1, N), np.uint32), np.zeros(N, np.uint32)
     a = [ring.forward(blind(part, zero, bases[-1], zero[0], Seed.fresh(), mask)[0]) for part in (before, after)]
     assert solve_for_one_record(ring.subtract(a[1][0], a[0][0]), 16) == []
+
+
+def test_the_same_query_independent_part_differs_uniformly_between_answers() -> None:
+    """Not by a small error only, which a lattice would remove: both halves of an answer, mask left out, are new in every answer."""
+    zero = np.zeros((GALLERY.layout.chunks, N), np.uint32)
+    probe, _ = forged(HONEST)
+    bases = public_bases(EPOCH, 64)
+    fixed = GALLERY.fixed_part(EPOCH)
+    a, b = zip(*(blind(fixed, zero, bases[-1], probe.words_eval[-1], Seed.fresh(), zero) for _ in range(2)), strict=True)
+    assert uniformity(ring.subtract(a[1], a[0])) < 6
+    assert uniformity(ring.subtract(b[1], b[0])) < 6
 
 
 # --- what the requester sees is uniform ---

@@ -121,7 +121,7 @@ def test_scan_refuses_what_does_not_fit() -> None:
         (words, np.full((1, 16, N), Q, np.uint32)),
     ):
         with pytest.raises(MisuseError):
-            scan_words(bad_words, bad_probes)
+            scan_words(bad_words, bad_probes)  # type: ignore[arg-type]
 
 
 def test_a_failing_part_of_a_split_is_not_swallowed() -> None:

@@ -24,8 +24,9 @@ from crypto.errors import (
     VersionError,
 )
 from crypto.parameters import SEALMATCH_1
-from crypto.probe import MAX_PROBE_BYTES, Probe, SearchKey, make_probe
+from crypto.probe import MAX_PROBE_BYTES, Probe, SearchKey, _encrypt, make_probe
 from crypto.ring import N, Q
+from crypto.seal import KeyPair
 from tests.simulation import EPOCH, directions, isotropic_model
 
 MODEL = isotropic_model(64)
@@ -41,6 +42,24 @@ def test_same_message_and_fresh_noise_on_public_bases() -> None:
     assert np.abs(opened).max() <= 22
     assert opened.std() == pytest.approx(3.24, rel=0.02)
     assert (open_probe(PROBE, KEY) == VECTOR).all()
+
+
+class RecordingPair(KeyPair):
+    """Keeps hold of what `_encrypt` promises to destroy."""
+
+    def encrypt_constants(self, constants: ring.I32) -> tuple[ring.U32, ring.U32]:
+        self.kept = super().encrypt_constants(constants)
+        return self.kept
+
+
+def test_seals_ciphertexts_are_overwritten() -> None:
+    """Either of them with the probe gives the key by one division; nothing of them is left."""
+    pair = RecordingPair()
+    words = _encrypt(pair, MODEL.model_hash, VECTOR, EPOCH).words_eval
+    c0, c1 = pair.kept
+    assert not c0.any()
+    assert not c1.any()
+    assert words.any()
 
 
 def test_two_probes_of_one_face_share_nothing() -> None:

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,7 @@ def test_errors_of_a_search_name_the_rule_and_no_value(caplog: pytest.LogCapture
     other = search(GALLERY, VECTOR)
     intruder = Seed.fresh()
     share = FOUND.shares[0]
-    attempts = [
+    attempts: list[Callable[[], object]] = [
         lambda: open_answer(FOUND.answer, OrderSeed(bytes(32), FOUND.secrets.order_seed), FOUND.probe, FOUND.key),
         lambda: open_answer(FOUND.answer, OrderSeed(FOUND.answer.digest, Seed.fresh()), other.probe, other.key),
         lambda: unmask(AgencyId("x"), 1000, 1, MODEL.scales, FOUND.opened, other.shares),

@@ -144,7 +144,7 @@ print(binary.pack_bits(rows[0], 27).hex()[:64], binary.unpack_bits(binary.pack_b
 def test_kernels_agree_without_the_jit() -> None:
     """The same program as plain Python and compiled: same checks pass, same numbers come out; warnings (wrapped integers) are errors."""
     outputs = [
-        subprocess.run(
+        subprocess.run(  # noqa: S603 - this interpreter, a program of our own
             [sys.executable, "-W", "error::RuntimeWarning", "-c", JIT_OFF_PROGRAM.replace("assert not compiled", check)],
             env={**os.environ, "NUMBA_DISABLE_JIT": disabled},
             check=True,

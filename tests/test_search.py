@@ -8,7 +8,6 @@ import pytest
 
 from crypto import ring
 from crypto.answer import A_BITS, B_BITS, Answer, AnswerRequest, MaskShare, OrderSeed, answer, replay_answer
-from crypto.canonical import AgencyId
 from crypto.embedding import EmbeddingModel
 from crypto.errors import AnswerError, EncodingError, FieldError, MisuseError, ModelError, NotCanonicalError, TruncatedError, VersionError
 from crypto.gallery import PackedGallery
@@ -239,13 +238,14 @@ def test_seed_messages_round_trip(found: Search) -> None:
 
 @pytest.mark.parametrize("what", ["answer", "opened", "order", "share"])
 def test_malformed_parts(found: Search, what: str) -> None:
-    made = {
-        "answer": (found.answer, Answer.from_bytes),
-        "opened": (found.opened, Y16.from_bytes),
-        "order": (OrderSeed(found.answer.digest, found.secrets.order_seed), OrderSeed.from_bytes),
-        "share": (found.shares[0], MaskShare.from_bytes),
-    }[what]
-    data, parse = made[0].to_bytes(), made[1]
+    parts: dict[str, Answer | Y16 | OrderSeed | MaskShare] = {
+        "answer": found.answer,
+        "opened": found.opened,
+        "order": OrderSeed(found.answer.digest, found.secrets.order_seed),
+        "share": found.shares[0],
+    }
+    made = parts[what]
+    data, parse = made.to_bytes(), type(made).from_bytes
     for change, error in (
         (data[:-1], TruncatedError),
         (data[:3], TruncatedError),
