@@ -1,0 +1,268 @@
+"""Justified-use grants: whether a token, held against the roster, authorises its search at this moment (PROTOCOL 5).
+
+The algorithm of a signature is what the roster says of its key; a header that says otherwise is refused, not obeyed. A role is what the
+roster gives the key; distinct persons are asked for, not distinct keys.
+
+Invariants: a `VerifiedGrant` passed every check of `verify_grant` at one moment. What it authorises is in its claims and nowhere else. Time
+goes on: every later step calls `check_in_force` again.
+
+Left to others: the token's form and making one (`grant_token`), what claims must say (`grant_claims`), custodians that holders trust
+(`manifest`), log and revocation (`entries`, `witness`), policy packs, and refusing replays: broker, holder and custodian each keep
+`GrantClaims.replay_key` under a unique constraint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Final
+
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+from joserfc.jws import JWSRegistry
+from joserfc.registry import HeaderParameter
+
+from crypto.assertion import WebAuthnAssertion, WebAuthnKey
+from crypto.canonical import AgencyId, KeyId, PersonId, SearchId, b64url_encode
+from crypto.epoch import Epoch
+from crypto.errors import (
+    AgencyRoleError,
+    BadSignatureError,
+    CourtOrderError,
+    CustodianError,
+    EncodingError,
+    FieldError,
+    GrantAlgorithmError,
+    GrantExpiredError,
+    GrantMismatchError,
+    GrantNotYetValidError,
+    GrantSignatureError,
+    MissingRoleError,
+    MisuseError,
+    SamePersonError,
+    UnknownAgencyError,
+    UnknownKeyError,
+)
+from crypto.grant_basis import CourtOrder
+from crypto.grant_claims import GrantClaims, GrantRole
+from crypto.grant_token import WEBAUTHN_ALGORITHMS, GrantToken, SignatureAlgorithm, TokenHeader, TokenSignature
+from crypto.keys import VerifyingKey
+from crypto.moments import check_now
+from crypto.roster import Roster, Signatory, TrustedRoster
+from crypto.roster_entries import AgencyRole, Credential, PersonRole
+
+PERSON_ROLE: Final[Mapping[GrantRole, PersonRole]] = MappingProxyType(
+    {
+        GrantRole.INVESTIGATOR: PersonRole.INVESTIGATOR,
+        GrantRole.ORIGINATOR: PersonRole.REVIEWER,
+        GrantRole.REVIEWER: PersonRole.REVIEWER,
+        GrantRole.SECOND_REVIEWER: PersonRole.REVIEWER,
+    }
+)
+"""Which of a person's keys signs in which capacity. For an originating agency its legal staff signs, not its investigators (R6)."""
+_REGISTRY: Final = JWSRegistry(
+    header_registry={"role": HeaderParameter("Role of the signer in the grant", "str", required=True)},
+    algorithms=[SignatureAlgorithm.ED25519.value],
+)
+
+
+@dataclass(frozen=True)
+class GrantSigner:
+    """One signature that was verified: who, for whom, in which capacity, with which key."""
+
+    role: GrantRole
+    person: PersonId
+    agency: AgencyId
+    key_id: KeyId
+
+
+@dataclass(frozen=True)
+class VerifiedGrant:
+    """What `verify_grant` returns; nothing else builds one. `digest` is the grant digest, `roster_version` what it was held against."""
+
+    claims: GrantClaims
+    digest: bytes = field(repr=False)
+    signers: tuple[GrantSigner, ...] = field(repr=False)
+    roster_version: int
+
+
+def verify_grant(data: bytes, roster: TrustedRoster, now: datetime) -> VerifiedGrant:
+    """The grant in `data` if it authorises its search at `now`, an aware moment; else an exception.
+
+    1. the roster has not expired (`RosterExpiredError`)
+    2. size, before anything is parsed (`OversizedError`)
+    3. form: canonical JSON, exactly the members of general JSON, no unprotected header (`NotCanonicalError`, `FieldError`)
+    4. protected headers: exactly `alg`, `kid`, `role`, `typ`, each of a known value (`VersionError`, `GrantAlgorithmError`, `FieldError`);
+        each role once, in ascending order (`FieldError`)
+    5. payload: canonical, and claims that hold together, the deadline before the expiry among them (`EncodingError`, `SamePersonError`)
+    6. each key is a person's in the roster, for that role (`UnknownKeyError`), and of the header's algorithm (`GrantAlgorithmError`)
+    7. each signature verifies (`GrantSignatureError`)
+    8. the signers are distinct persons, however many keys they have (R5, `SamePersonError`)
+    9. every role that the claims name has signed (R6, `MissingRoleError`), by the person named (`UnknownKeyError`), and no other role
+        (`FieldError`)
+    10. every signer's training is valid (R14, `TrainingExpiredError`)
+    11. agencies stand where the roster puts them; the investigator is the requesting agency's, the deciding reviewer its legal office's,
+        the originator the originating agency's legal office's (R6, `AgencyRoleError`)
+    12. no custodian is of the requester's or originator's own jurisdiction (PROTOCOL 1, `CustodianError`)
+    13. `now` is within the grant's life (`GrantNotYetValidError`, `GrantExpiredError`)
+    14. a warrant or order covers all of that life (R3, `CourtOrderError`)
+
+    That a grant is for *this* probe, holder or custodian is `check_names`; that holders trust a custodian is `manifest.check_custodians`.
+    """
+    trusted = roster.at(now)  # 1
+    token = GrantToken.from_bytes(data)  # 2, 3, 4
+    claims = token.unverified_claims()  # 5
+    signers = {}
+    for entry in token.signatures:
+        signatory = _signatory(entry.header, trusted)  # 6
+        _check_signature(token, entry, signatory.credential)  # 7
+        signers[entry.header.role] = signatory
+    _check_persons(claims, signers)  # 8, 9
+    for signatory in signers.values():
+        signatory.person.check_trained(now)  # 10
+    _check_agencies(claims, signers, trusted)  # 11
+    check_jurisdictions(claims, trusted)  # 12
+    check_in_force(claims, now)  # 13
+    _check_order(claims)  # 14
+    verified = tuple(
+        GrantSigner(role, signatory.person.person_id, signatory.agency.agency_id, signatory.credential.key_id)
+        for role, signatory in signers.items()
+    )
+    return VerifiedGrant(claims, hashlib.sha256(token.payload).digest(), verified, trusted.version)
+
+
+def check_in_force(claims: GrantClaims, now: datetime) -> None:
+    """Raise `GrantNotYetValidError` or `GrantExpiredError` unless `not_before <= now < expires`; asked again before every step."""
+    check_now(now)
+    if now < claims.not_before:
+        raise GrantNotYetValidError("grant is not valid yet")
+    if now >= claims.expires:
+        raise GrantExpiredError("grant has expired")
+
+
+def check_jurisdictions(claims: GrantClaims, roster: Roster) -> None:
+    """Raise `CustodianError` if a custodian is of the requesting or originating agency's own jurisdiction (PROTOCOL 1)."""
+    own = {roster.agency(claims.requesting_agency).jurisdiction, roster.agency(claims.originating_agency).jurisdiction}
+    if any(roster.agency(custodian).jurisdiction in own for custodian in claims.custodians):
+        raise CustodianError("a custodian is of the jurisdiction of an agency that asks")
+
+
+def check_names(
+    grant: VerifiedGrant,
+    *,
+    search_id: SearchId | None = None,
+    probe_digest: bytes | None = None,
+    face_commit: bytes | None = None,
+    epoch: Epoch | None = None,
+    model_hash: bytes | None = None,
+    requester: AgencyId | None = None,
+    holder: AgencyId | None = None,
+    custodian: AgencyId | None = None,
+) -> None:
+    """Raise `GrantMismatchError` unless the grant is for all that is given: the very probe, and parties that it names.
+
+    A party gives everything that it has at hand; `MisuseError` if that is nothing, since such a call would check nothing.
+    """
+    claims = grant.claims
+    pairs = {
+        "search": (search_id, (claims.search_id,)),
+        "probe": (probe_digest, (claims.probe_digest,)),
+        "face": (face_commit, (claims.face_commit,)),
+        "epoch": (epoch, (claims.epoch,)),
+        "model": (model_hash, (claims.model_hash,)),
+        "requester": (requester, (claims.requesting_agency,)),
+        "holder": (holder, claims.holders),
+        "custodian": (custodian, claims.custodians),
+    }
+    if all(given is None for given, _ in pairs.values()):
+        raise MisuseError("nothing to compare the grant with")
+    for name, (given, granted) in pairs.items():
+        if given is not None and given not in granted:
+            raise GrantMismatchError(f"grant is for another {name}")
+
+
+def check_jws_signature(protected: str, payload: bytes, signature: bytes, key: VerifyingKey, registry: JWSRegistry = _REGISTRY) -> None:
+    """Raise `GrantSignatureError` unless `signature` is `key`'s over the protected header (a base64url segment) and the payload.
+
+    joserfc sees only what passed the strict reader, and only algorithms of `registry`: Ed25519 alone, except in the test with the vector of
+    RFC 8037 appendix A.4, which says `EdDSA`.
+    """
+    jwk = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": b64url_encode(key.raw)})
+    encoded, segment = b64url_encode(signature), b64url_encode(payload)
+    try:
+        jws.deserialize_json({"payload": segment, "signatures": [{"protected": protected, "signature": encoded}]}, jwk, registry=registry)
+    except (JoseError, ValueError) as error:
+        raise GrantSignatureError("a signature does not verify over header and payload") from error
+
+
+def _algorithm(credential: Credential) -> SignatureAlgorithm:
+    return WEBAUTHN_ALGORITHMS[credential.key.algorithm] if isinstance(credential.key, WebAuthnKey) else SignatureAlgorithm.ED25519
+
+
+def _signatory(header: TokenHeader, roster: Roster) -> Signatory:
+    signatory = roster.signatory(header.key_id)
+    if signatory.credential.role is not PERSON_ROLE[header.role]:
+        raise UnknownKeyError("key is not for the role that it signs in")
+    if header.algorithm is not _algorithm(signatory.credential):
+        raise GrantAlgorithmError("protected header names another algorithm than the roster does for its key")
+    return signatory
+
+
+def _check_signature(token: GrantToken, entry: TokenSignature, credential: Credential) -> None:
+    if not isinstance(credential.key, WebAuthnKey):
+        check_jws_signature(entry.header.segment, token.payload, entry.signature, credential.key)
+        return
+    try:
+        credential.key.check_assertion(WebAuthnAssertion.from_bytes(entry.signature), token.challenge(entry.header))
+    except (BadSignatureError, EncodingError) as error:
+        raise GrantSignatureError("an assertion does not verify over header and payload") from error
+
+
+def _check_persons(claims: GrantClaims, signers: Mapping[GrantRole, Signatory]) -> None:
+    # 8
+    persons = [signatory.person.person_id for signatory in signers.values()]
+    if len(set(persons)) != len(persons):
+        raise SamePersonError("one person signed in two roles")
+    # 9
+    for role, person in claims.signatories.items():
+        if role not in signers:
+            raise MissingRoleError(f"the {role.value} has not signed")
+        if signers[role].person.person_id != person:
+            raise UnknownKeyError(f"the key is not that of the {role.value} whom the grant names")
+    if len(signers) != len(claims.signatories):
+        raise FieldError("token bears a signature in a role that the grant does not name")
+
+
+def _check_agencies(claims: GrantClaims, signers: Mapping[GrantRole, Signatory], roster: Roster) -> None:
+    try:
+        requesting = roster.agency_as(claims.requesting_agency, AgencyRole.REQUESTER)
+        originating = roster.agency(claims.originating_agency)
+        _check_all(roster, claims.holders, AgencyRole.HOLDER)
+        _check_all(roster, claims.custodians, AgencyRole.CUSTODIAN)
+    except UnknownAgencyError as error:
+        raise AgencyRoleError("an agency of the grant has no such role in the roster") from error
+    agencies = {role: signatory.agency.agency_id for role, signatory in signers.items()}
+    if agencies[GrantRole.INVESTIGATOR] != requesting.agency_id:
+        raise AgencyRoleError("the investigator is not of the requesting agency")
+    if agencies[GrantRole.REVIEWER] != requesting.legal_office:
+        raise AgencyRoleError("the reviewer is not of the requesting agency's legal office")
+    if agencies.get(GrantRole.ORIGINATOR, originating.legal_office) != originating.legal_office:
+        raise AgencyRoleError("the originator is not of the originating agency's legal office")
+
+
+def _check_all(roster: Roster, agencies: Sequence[AgencyId], role: AgencyRole) -> None:
+    for agency in agencies:
+        roster.agency_as(agency, role)
+
+
+def _check_order(claims: GrantClaims) -> None:
+    """A court's days are read in UTC. West of Greenwich that ends an order some hours early, which is the safe side."""
+    order = claims.basis
+    if not isinstance(order, CourtOrder):
+        return
+    if claims.not_before.astimezone(UTC).date() < order.issued or claims.expires.astimezone(UTC).date() > order.expires:
+        raise CourtOrderError("the warrant or order does not cover the grant's whole life")

@@ -1,0 +1,75 @@
+"""A node's copy of the whole log, read leaf by leaf, and the question that it answers before every act: does the grant still stand?
+
+"Scan, release, stubs and disclosure each happen only on a cosigned checkpoint younger than 10 minutes, read to its end, without a
+revocation" (PROTOCOL 5). The mirror reads *all* leaves, not only those since the grant. Were the grant's place in the log taken from
+a message, a grant could be entered a second time after its revocation, and the log read from there.
+
+Invariants: a leaf that cannot be read stops the mirror, because it might be a revocation in a format of tomorrow; a mirror never
+forgets a revocation, also one beyond the checkpoint in question. Silence means no: without leaves up to the checkpoint, no answer.
+
+Left to others: storing leaves and asking for them (services), signatures and freshness of the checkpoint (`witness`). Memory is about 200
+bytes a leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from crypto.checkpoint import Checkpoint
+from crypto.entries import ENDING_KINDS, EntryKind, LogEntry, entry_subject
+from crypto.errors import InclusionError, MirrorError, RevokedError
+from crypto.ledger import MerkleTree
+
+
+class LogMirror:
+    """All leaves of one log from the first on, as a tree and as the subjects that matter."""
+
+    def __init__(self, leaves: Iterable[bytes] = ()) -> None:
+        self._tree = MerkleTree()
+        self._grants: dict[bytes, int] = {}
+        self._endings: set[bytes] = set()
+        for data in leaves:
+            self.append(data)
+
+    @property
+    def tree(self) -> MerkleTree:
+        """The tree of the leaves, for proofs."""
+        return self._tree
+
+    def append(self, data: bytes) -> LogEntry:
+        """Reads the next leaf's data. An `EncodingError` leaves the mirror where it was: from then on it answers nothing newer."""
+        entry = LogEntry.from_bytes(data)
+        index = self._tree.append(entry.leaf_hash())
+        if entry.kind is EntryKind.GRANT:
+            self._grants.setdefault(entry.subject, index)
+        elif entry.kind in ENDING_KINDS:
+            self._endings.add(entry.subject)
+        return entry
+
+    def check_at(self, checkpoint: Checkpoint) -> None:
+        """Raises `MirrorError` unless the mirror was read up to `checkpoint` and its leaves are those under the checkpoint's root.
+
+        The mirror may have been read further. A wrong root is a fork or a broken store: stop and report.
+        """
+        if self._tree.size < checkpoint.size:
+            raise MirrorError("mirror is not read to the checkpoint's end")
+        if self._tree.root(checkpoint.size) != checkpoint.root:
+            raise MirrorError("mirror has not the checkpoint's root")
+
+    def check_not_revoked(self, grant_digest: bytes, checkpoint: Checkpoint) -> None:
+        """Raises unless the log up to `checkpoint` holds the grant (32-byte digest) and nothing that ends it. In this order:
+
+        1. the mirror reaches the checkpoint and agrees with it (`MirrorError`);
+        2. the grant's entry stands under it: no log entry, no search (`InclusionError`);
+        3. neither revocation nor lapse of the grant stands anywhere in the mirror (`RevokedError`).
+
+        The caller asks `witness.check_checkpoint` first, with the same checkpoint.
+        """
+        # 1
+        self.check_at(checkpoint)
+        # 2
+        if self._grants.get(entry_subject(EntryKind.GRANT, grant_digest), checkpoint.size) >= checkpoint.size:
+            raise InclusionError("the log under this checkpoint does not hold the grant")
+        # 3
+        if any(entry_subject(kind, grant_digest) in self._endings for kind in ENDING_KINDS):
+            raise RevokedError("the log holds a revocation or lapse of this grant")

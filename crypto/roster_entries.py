@@ -1,0 +1,226 @@
+"""What the roster says of one agency: class, jurisdiction, roles, keys, and the persons who may sign for it.
+
+Values only: each is valid once built (the constructors raise `FieldError`) and has one JSON form. What must hold between agencies, such as
+distinct keys and distinct persons, is checked by `roster.Roster`; who signed it all is checked by `roster.TrustedRoster`.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import ClassVar, Final, Self
+
+from crypto.assertion import WebAuthnAlgorithm, WebAuthnKey
+from crypto.canonical import AgencyId, JsonObject, JsonValue, KeyId, Name, PersonId, b64url_encode
+from crypto.errors import FieldError, TrainingExpiredError
+from crypto.fields import Fields, check_ascending, check_text
+from crypto.keys import SealingPublicKey, VerifyingKey
+from crypto.moments import check_day, utc_day
+from crypto.signed import key_id
+from crypto.witness import WitnessKey
+
+MAX_PERSONS: Final = 4096
+"""In one agency."""
+MAX_CREDENTIALS: Final = 8
+"""Of one person: some roles, and a spare key for each."""
+_MAX_DISPLAY_CHARS: Final = 200
+
+
+class Jurisdiction(Name):
+    """Whose laws and whose council an agency answers to, e.g. `us-wi-milwaukee`. Equal or not is all that is asked of it."""
+
+    __slots__ = ()
+    pattern: ClassVar[re.Pattern[str]] = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
+
+
+class AgencyClass(enum.StrEnum):
+    """Federal, foreign and private access is off by default and counted (R9); the packs decide, the roster says which it is."""
+
+    STATE = "state"
+    LOCAL = "local"
+    TRIBAL = "tribal"
+    FEDERAL = "federal"
+    FOREIGN = "foreign"
+    PRIVATE = "private"
+
+
+class AgencyRole(enum.StrEnum):
+    """What an agency may be in a search. One node may have several; `grant` refuses the combinations that one search must not have."""
+
+    REQUESTER = "requester"
+    HOLDER = "holder"
+    CUSTODIAN = "custodian"
+    WITNESS = "witness"
+    LEGAL_OFFICE = "legal_office"
+    DISCOVERY = "discovery"
+
+
+class PersonRole(enum.StrEnum):
+    """What a person's key may sign. The responsible officer (R16) is a name of the agency, not a key."""
+
+    INVESTIGATOR = "investigator"
+    REVIEWER = "reviewer"
+    EXAMINER = "examiner"
+
+
+class CredentialKind(enum.StrEnum):
+    """How a credential signs."""
+
+    ED25519 = "ed25519"
+    WEBAUTHN = "webauthn"
+
+
+@dataclass(frozen=True)
+class Credential:
+    """One key of one person in one role."""
+
+    role: PersonRole
+    key: VerifyingKey | WebAuthnKey
+
+    @property
+    def kind(self) -> CredentialKind:
+        """Which of the two kinds of key it is."""
+        return CredentialKind.WEBAUTHN if isinstance(self.key, WebAuthnKey) else CredentialKind.ED25519
+
+    @property
+    def key_id(self) -> KeyId:
+        """Derived from the raw key."""
+        return key_id(self.key.raw)
+
+    def to_json(self) -> JsonObject:
+        """Its JSON form."""
+        form: JsonObject = {"role": self.role.value, "kind": self.kind.value, "key": b64url_encode(self.key.raw)}
+        if isinstance(self.key, WebAuthnKey):
+            form |= {"algorithm": self.key.algorithm.value, "rp_id": self.key.rp_id, "origin": self.key.origin}
+        return form
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Inverse of `to_json`."""
+        role, kind, raw = fields.choice("role", PersonRole), fields.choice("kind", CredentialKind), fields.data("key")
+        key: VerifyingKey | WebAuthnKey
+        if kind is CredentialKind.WEBAUTHN:
+            key = WebAuthnKey(fields.choice("algorithm", WebAuthnAlgorithm), raw, fields.text("rp_id"), fields.text("origin"))
+        else:
+            key = VerifyingKey(raw)
+        fields.close()
+        return cls(role, key)
+
+
+@dataclass(frozen=True)
+class Person:
+    """A person who signs: credentials in ascending order of key id, and the last day of the training certificate (R14)."""
+
+    person_id: PersonId
+    trained_until: date
+    credentials: tuple[Credential, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_day(self.trained_until, "person.trained_until")
+        check_ascending([credential.key_id for credential in self.credentials], 1, MAX_CREDENTIALS, "person.credentials")
+
+    def check_trained(self, now: datetime) -> None:
+        """Raise `TrainingExpiredError` if the UTC day of `now` is after the certificate's last (R14: expired = cannot sign)."""
+        if utc_day(now) > self.trained_until:
+            raise TrainingExpiredError("a signer's training has lapsed")
+
+    def to_json(self) -> JsonObject:
+        """Its JSON form."""
+        credentials: list[JsonValue] = [credential.to_json() for credential in self.credentials]
+        return {"id": str(self.person_id), "trained_until": self.trained_until.isoformat(), "credentials": credentials}
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Inverse of `to_json`."""
+        credentials = tuple(Credential.from_fields(child) for child in fields.children("credentials"))
+        person = cls(fields.name("id", PersonId), fields.day("trained_until"), credentials)
+        fields.close()
+        return person
+
+
+@dataclass(frozen=True)
+class Agency:
+    """One agency. Roles and persons stand in ascending order; a key stands exactly where a role needs it.
+
+    `node_key` signs the agency's envelopes, manifests and sealing keys. `legal_office` is the agency (often itself) whose reviewers
+    decide for this one and to whose discovery key the scores go; requesters and holders must have one. `responsible_officer` is published
+    (R16).
+    """
+
+    agency_id: AgencyId
+    display_name: str
+    agency_class: AgencyClass
+    jurisdiction: Jurisdiction
+    roles: tuple[AgencyRole, ...]
+    responsible_officer: str
+    node_key: VerifyingKey = field(repr=False)
+    legal_office: AgencyId | None = None
+    discovery_key: SealingPublicKey | None = field(default=None, repr=False)
+    witness: WitnessKey | None = field(default=None, repr=False)
+    persons: tuple[Person, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        check_text(self.display_name, _MAX_DISPLAY_CHARS, "agency.name")
+        check_text(self.responsible_officer, _MAX_DISPLAY_CHARS, "agency.responsible_officer")
+        check_ascending(self.roles, 1, len(AgencyRole), "agency.roles")
+        check_ascending([person.person_id for person in self.persons], 0, MAX_PERSONS, "agency.persons")
+        if (self.discovery_key is not None) != (AgencyRole.DISCOVERY in self.roles):
+            raise FieldError("an agency has a discovery key exactly if it has that role")
+        if (self.witness is not None) != (AgencyRole.WITNESS in self.roles):
+            raise FieldError("an agency has a witness key exactly if it has that role")
+        if self.witness is not None and self.witness.agency != self.agency_id:
+            raise FieldError("an agency's witness key names that agency")
+        if AgencyRole.CUSTODIAN in self.roles and AgencyRole.WITNESS not in self.roles:
+            raise FieldError("a custodian is a witness: a checkpoint counts only with a custodian's cosignature")
+        if self.legal_office is None and (AgencyRole.REQUESTER in self.roles or AgencyRole.HOLDER in self.roles):
+            raise FieldError("a requester or holder names its legal office")
+        if AgencyRole.LEGAL_OFFICE not in self.roles and any(
+            credential.role is PersonRole.REVIEWER for person in self.persons for credential in person.credentials
+        ):
+            raise FieldError("reviewers belong to a legal office")
+
+    def to_json(self) -> JsonObject:
+        """Its JSON form."""
+        roles: list[JsonValue] = [role.value for role in self.roles]
+        persons: list[JsonValue] = [person.to_json() for person in self.persons]
+        return {
+            "id": str(self.agency_id),
+            "name": self.display_name,
+            "class": self.agency_class.value,
+            "jurisdiction": str(self.jurisdiction),
+            "roles": roles,
+            "responsible_officer": self.responsible_officer,
+            "node_key": b64url_encode(self.node_key.raw),
+            "legal_office": None if self.legal_office is None else str(self.legal_office),
+            "discovery_key": None if self.discovery_key is None else b64url_encode(self.discovery_key.raw),
+            "witness": None if self.witness is None else {"name": self.witness.name, "key": b64url_encode(self.witness.key.raw)},
+            "persons": persons,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Inverse of `to_json`."""
+        agency_id = fields.name("id", AgencyId)
+        agency = cls(
+            agency_id=agency_id,
+            display_name=fields.text("name"),
+            agency_class=fields.choice("class", AgencyClass),
+            jurisdiction=fields.name("jurisdiction", Jurisdiction),
+            roles=fields.choices("roles", AgencyRole),
+            responsible_officer=fields.text("responsible_officer"),
+            node_key=VerifyingKey(fields.data("node_key")),
+            legal_office=None if fields.is_null("legal_office") else fields.name("legal_office", AgencyId),
+            discovery_key=None if fields.is_null("discovery_key") else SealingPublicKey(fields.data("discovery_key")),
+            witness=None if fields.is_null("witness") else _witness(fields.child("witness"), agency_id),
+            persons=tuple(Person.from_fields(child) for child in fields.children("persons")),
+        )
+        fields.close()
+        return agency
+
+
+def _witness(fields: Fields, agency_id: AgencyId) -> WitnessKey:
+    witness = WitnessKey(fields.text("name"), VerifyingKey(fields.data("key")), agency_id)
+    fields.close()
+    return witness
