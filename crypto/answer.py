@@ -34,6 +34,7 @@ from crypto.epoch import Epoch, public_bases
 from crypto.errors import AnswerError, MisuseError, ModelError
 from crypto.gallery import PackedGallery, pack_templates
 from crypto.layout import FILLER
+from crypto.limits import MAX_CHUNKS, MAX_CUSTODIANS
 from crypto.parameters import SEALMATCH_1
 from crypto.probe import Probe, read_epoch
 from crypto.ring import I64, U32, N
@@ -42,10 +43,7 @@ from crypto.seed import SEED_BYTES, Seed, blinding_errors, permutation, ternary,
 
 A_BITS: Final = SEALMATCH_1.answer_a_bits
 B_BITS: Final = SEALMATCH_1.answer_b_bits
-MAX_CHUNKS: Final = 1 << 14
-"""16.8 million slots; a larger gallery is several holders' nodes. Its answer fits one envelope."""
 MAX_ANSWER_BYTES: Final = 128 + packed_size(MAX_CHUNKS * N, A_BITS) + packed_size(MAX_CHUNKS * N, B_BITS)
-MAX_CUSTODIANS: Final = 16
 GRANT_DIGEST_BYTES: Final = 32
 
 
@@ -119,10 +117,11 @@ class AnswerSecrets:
     places: CalibrationPlaces
     calibration_place: int
 
-    def rows_at(self, rows: I64, positions: U32) -> I64:
-        """Rows of the table at released positions, int64; `FILLER` where a filler or the calibration chunk lies ("withdrawn").
+    def rows_at(self, rows: I64, positions: U32, *, still_held: I64) -> I64:
+        """Rows of the table at released positions, int64; `FILLER` ("withdrawn") for a filler, the calibration chunk or a removed row.
 
-        `rows` is the layout's as it was when the answer was made. Raises `AnswerError` for a position that the answer does not have.
+        `rows` is the layout's as it was when the answer was made: with today's, a slot filled since would name an innocent record.
+        `still_held` are the rows that the table holds today. Raises `AnswerError` for a position that the answer does not have.
         """
         slots = rows.size + N
         if positions.size and int(positions.max()) >= slots:
@@ -130,7 +129,8 @@ class AnswerSecrets:
         slot_at = np.empty(slots, np.int64)
         slot_at[answer_order(self.order_seed, slots)] = np.arange(slots)
         answered = np.insert(rows.reshape(-1, N), self.calibration_place, np.full(N, FILLER), axis=0).reshape(-1)
-        return np.asarray(answered[slot_at[positions]])
+        found = answered[slot_at[positions]]
+        return np.where(np.isin(found, still_held), found, FILLER)
 
     def __repr__(self) -> str:
         return "AnswerSecrets(<redacted>)"
@@ -247,15 +247,17 @@ class OrderSeed:
 
 @dataclass(frozen=True, eq=False)
 class MaskShare:
-    """The body that travels to one custodian: its mask seed, the calibration places, the digest and size of the answer they belong to."""
+    """The body that travels to one custodian: its mask seed, the calibration places, and which answer of what size to which probe."""
 
     answer_digest: bytes
+    probe_digest: bytes
     slots: int
     seed: Seed
     places: CalibrationPlaces
 
     def __post_init__(self) -> None:
         _check_digest(self.answer_digest)
+        _check_digest(self.probe_digest)
         if self.slots % N or not 2 * N <= self.slots <= MAX_CHUNKS * N:
             raise MisuseError("an answer has whole chunks, the calibration chunk among them")
         if max(int(self.places.basis[-1]), int(self.places.zeros[-1])) >= self.slots:
@@ -266,6 +268,7 @@ class MaskShare:
         writer = (
             Writer(Kind.MASK_SHARE)
             .fixed(self.answer_digest, HASH_BYTES)
+            .fixed(self.probe_digest, HASH_BYTES)
             .integer(self.slots, 4)
             .fixed(self.seed.export_secret(), SEED_BYTES)
         )
@@ -275,15 +278,15 @@ class MaskShare:
     @classmethod
     def from_bytes(cls, data: bytes) -> MaskShare:
         """Inverse of `to_bytes`; `EncodingError` for anything else, `AnswerError` for places outside the answer."""
-        reader = Reader(data, Kind.MASK_SHARE, max_bytes=128 + 4 * N)
-        digest = reader.fixed(HASH_BYTES)
+        reader = Reader(data, Kind.MASK_SHARE, max_bytes=160 + 4 * N)
+        digest, probe_digest = reader.fixed(HASH_BYTES), reader.fixed(HASH_BYTES)
         slots = reader.integer(4, low=2 * N, high=MAX_CHUNKS * N)
         seed = Seed(reader.fixed(SEED_BYTES))
         dimensions = reader.integer(2, low=8, high=SEALMATCH_1.max_dimensions)
         basis, zeros = reader.words(dimensions, 32), reader.words(N - dimensions, 32)
         reader.finish()
         try:
-            return cls(digest, slots, seed, CalibrationPlaces(basis, zeros))
+            return cls(digest, probe_digest, slots, seed, CalibrationPlaces(basis, zeros))
         except MisuseError as error:
             raise AnswerError("calibration places are not one chunk's of this answer") from error
 
@@ -293,4 +296,4 @@ class MaskShare:
 
 def _check_digest(digest: bytes) -> None:
     if len(digest) != HASH_BYTES:
-        raise MisuseError("an answer digest has 32 bytes")
+        raise MisuseError("a digest has 32 bytes")

@@ -24,7 +24,8 @@ from crypto.binary import Kind, Reader, Writer
 from crypto.canonical import AgencyId
 from crypto.errors import FieldError, NotCanonicalError
 from crypto.fields import DIGEST_BYTES, check_digest, check_range, check_text
-from crypto.release import EMPTY, MAX_CAP
+from crypto.limits import MAX_CAP
+from crypto.release import EMPTY
 from crypto.wire import (
     DAY_BYTES,
     MAX_NAME_BYTES,

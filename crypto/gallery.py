@@ -71,7 +71,7 @@ class PackedGallery:
         return self._fixed_parts[epoch]
 
     def add(self, row: int, template: I8) -> int:
-        """Put a new row's template, int8[D], into a free slot by rewriting one chunk; the slot."""
+        """Put a new row's template, int8[D], into a free slot by rewriting one chunk, its fillers too; the slot."""
         if row < 0 or (self.layout.rows == row).any():
             raise MisuseError("a new row has a new number, not below zero")
         slot = self.layout.free_slot()
@@ -80,9 +80,9 @@ class PackedGallery:
         return slot
 
     def remove(self, row: int) -> int:
-        """Replace a row's template by a fresh filler by rewriting one chunk; the slot, which from now on answers as withdrawn."""
+        """Replace a row's template by a fresh filler by rewriting one chunk, its other fillers too; the slot, from now on withdrawn."""
         slot = self.layout.slot_of(row)
-        self._rewrite(slot, filler_templates(self.layout.change_seed(), 1, self.model.scales)[0])
+        self._rewrite(slot, None)
         self.layout.put(slot, FILLER)
         return slot
 
@@ -90,13 +90,18 @@ class PackedGallery:
         """A chunk brought back to coefficient form: its templates slot by slot, int8[N, D]."""
         return ring.centred(ring.inverse(self.words_eval[chunk])).astype(np.int8).T
 
-    def _rewrite(self, slot: int, template: I8) -> None:
-        """Replace one coefficient in every polynomial of the slot's chunk and recompute what depends on the chunk."""
-        if template.dtype != np.int8 or template.shape != (self.model.dimensions,):
-            raise MisuseError("a template is int8[D]")
+    def _rewrite(self, slot: int, template: I8 | None) -> None:
+        """Put a template, or a filler for None, into a slot, replace all fillers of its chunk, and recompute what depends on the chunk."""
         chunk, place = divmod(slot, N)
+        fresh = self.layout.rows[chunk * N : (chunk + 1) * N] == FILLER
+        fresh[place] = template is None
         coefficients = ring.inverse(self.words_eval[chunk])
-        coefficients[:, place] = ring.from_signed(template.astype(np.int32))
+        if template is not None:
+            if template.dtype != np.int8 or template.shape != (self.model.dimensions,):
+                raise MisuseError("a template is int8[D]")
+            coefficients[:, place] = ring.from_signed(template.astype(np.int32))
+        fillers = filler_templates(self.layout.change_seed(), int(fresh.sum()), self.model.scales)
+        coefficients[:, fresh] = ring.from_signed(fillers.astype(np.int32)).T
         self.words_eval[chunk] = ring.forward(coefficients)
         coefficients.fill(0)
         for epoch, part in self._fixed_parts.items():

@@ -26,19 +26,16 @@ from crypto.epoch import Epoch
 from crypto.errors import FieldError, SamePersonError, VersionError
 from crypto.fields import Fields, check_ascending, check_digest, check_range
 from crypto.grant_basis import PURPOSE_OF, Event, LegalBasis, Offence, ProbeSource, Purpose, basis_from_fields
+from crypto.limits import DEFAULT_CAP, MAX_CAP, MAX_CUSTODIANS
 from crypto.moments import check_moment, format_moment
 
 GRANT_TYPE: Final = "sealmatch-1/grant"
 MAX_PAYLOAD_BYTES: Final = 32 << 10
 """Bytes; 256 holders and 64 packs take 22 thousand."""
 MAX_HOLDERS: Final = 256
-MAX_CUSTODIANS: Final = 16
 MAX_POLICY_PACKS: Final = 64
-DEFAULT_CAP: Final = 20
-MAX_CAP: Final = 50
-"""Leads of one search, over all holders together (R32)."""
 MAX_LIFETIME: Final = timedelta(days=31)
-"""Holders serve the current and the previous month's epoch; a grant that lived longer could outlive its own."""
+"""No search needs longer. Holders serve the current and the previous month's epoch, which is checked by itself."""
 _MILLION: Final = 1_000_000
 
 
@@ -238,3 +235,6 @@ class GrantClaims:
             raise FieldError("grant.answer_deadline lies between not_before and expires")
         if self.expires - self.not_before > MAX_LIFETIME:
             raise FieldError(f"grant lives at most {MAX_LIFETIME.days} days")
+        last = Epoch.at(self.expires)
+        if self.epoch not in (last, last.previous()) or self.epoch > Epoch.at(self.not_before):
+            raise FieldError("grant.epoch is a month that holders serve for the grant's whole life: its own or, at the end, the one before")

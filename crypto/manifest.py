@@ -21,6 +21,7 @@ from crypto.fields import MAX_INTEGER, check_ascending, check_digest, check_rang
 from crypto.grant import check_jurisdictions
 from crypto.grant_claims import GrantClaims
 from crypto.keys import SigningKey
+from crypto.limits import MAX_CHUNKS
 from crypto.moments import check_moment, check_now, format_moment
 from crypto.parameters import SEALMATCH_1
 from crypto.roster import Roster
@@ -29,8 +30,6 @@ from crypto.signed import DocumentKind, read_document, sign_document
 
 MANIFEST_KIND: Final = DocumentKind("sealmatch-1/gallery-manifest", 16 << 10)
 MAX_TRUSTED_CUSTODIANS: Final = 64
-MAX_CHUNKS: Final = 1 << 20
-"""A thousand million records: no gallery of a police department, and no overflow anywhere."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,10 @@ class GalleryManifest:
         check_range(self.version, 1, MAX_INTEGER, "manifest.version")
         check_digest(self.model_hash, "manifest.model_hash")
         check_digest(self.gallery_root, "manifest.gallery_root")
-        check_range(self.dimensions, 1, SEALMATCH_1.max_dimensions, "manifest.dimensions")
-        check_range(self.chunks, 1, MAX_CHUNKS, "manifest.chunks")
+        check_range(self.dimensions, 8, SEALMATCH_1.max_dimensions, "manifest.dimensions")
+        if self.dimensions % 8:
+            raise FieldError("manifest.dimensions is a multiple of 8")
+        check_range(self.chunks, 1, MAX_CHUNKS - 1, "manifest.chunks")  # an answer adds its calibration chunk
         check_range(self.records, 1, self.chunks * SEALMATCH_1.ring_degree, "manifest.records")
         check_ascending(self.trusted_custodians, 1, MAX_TRUSTED_CUSTODIANS, "manifest.trusted_custodians")
         if self.agency in self.trusted_custodians:

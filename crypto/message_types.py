@@ -23,8 +23,9 @@ from crypto.envelope import MAX_ENVELOPE_BYTES, MAX_PLAINTEXT_BYTES
 from crypto.envelope import MessageType as MessageTypeName
 from crypto.errors import VersionError
 from crypto.keys import SIGNATURE_BYTES
+from crypto.limits import MAX_CAP
 from crypto.probe import MAX_PROBE_BYTES, Probe
-from crypto.release import MAX_CAP, DiscoveryRelease, HolderRelease, RequesterRelease
+from crypto.release import DiscoveryRelease, HolderRelease, RequesterRelease
 from crypto.wire import MAX_NAME_BYTES, MOMENT_BYTES
 
 MAX_CHECKPOINT_BYTES: Final = MAX_NOTE_BYTES

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from crypto import ring
-from crypto.answer import A_BITS, B_BITS, MAX_CHUNKS, Answer, OrderSeed, answer_order
+from crypto.answer import A_BITS, B_BITS, Answer, OrderSeed, answer_order
 from crypto.binary import Kind, Reader, Writer, sha256
 from crypto.embedding import HASH_BYTES
 from crypto.errors import AnswerError, MisuseError
+from crypto.limits import MAX_CHUNKS
 from crypto.parameters import SEALMATCH_1
 from crypto.probe import Probe, SearchKey
 from crypto.ring import U32, N

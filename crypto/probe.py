@@ -4,7 +4,7 @@ For each dimension d SEAL encrypts the constant m_d: c0 + c1 s = round(q m_d / t
 b_d = c0 + (c1 - A_d) s, encrypts the same constant with the same noise and is distributed as a fresh encryption whose random part came out
 as A_d; only b_d has to travel. b_z encrypts zero on A_z and lets a holder re-randomise its answer.
 
-Invariants: c0 and c1 are overwritten before `make_probe` returns, since b_d with either gives the secret by one division. A probe from
+Invariants: c0 and c1 are overwritten before `make_probe` returns, since b_d with the two gives the secret by one division. A probe from
 outside is trusted for nothing but its form: its norm and constancy are seen by the custodian's calibration. The secret key lives for one
 search. Which epoch and holders a probe may be used with is left to the grant.
 """

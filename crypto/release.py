@@ -20,18 +20,17 @@ from typing import Final, NoReturn, TypeVar
 import numpy as np
 
 from crypto import ring
-from crypto.answer import GRANT_DIGEST_BYTES, MAX_CHUNKS, MaskShare, mask_total
+from crypto.answer import GRANT_DIGEST_BYTES, MaskShare, mask_total
 from crypto.binary import Kind, Reader, Writer
 from crypto.canonical import AgencyId
 from crypto.errors import AnswerError, FieldError, KeyDestroyedError, MisuseError, NotCanonicalError, ReleaseError
 from crypto.impostors import ImpostorTable
+from crypto.limits import MAX_CAP, MAX_CHUNKS
 from crypto.opening import Y16, Y_BITS, middle
 from crypto.parameters import Scales
 from crypto.ring import F64, N
 from crypto.seed import Seed, permutation
 
-MAX_CAP: Final = 50
-DEFAULT_CAP: Final = 20
 EMPTY: Final = 0xFFFF
 TAIL_SHARE: Final = 1e-5
 MAX_TAIL_FALSE_ALARM: Final = 1e-6
@@ -84,10 +83,11 @@ class Alarms:
 class HolderScores:
     """Nameless cosines of one holder's answer, calibration places left out; float64[slots - N]. No pickle, no text form."""
 
-    __slots__ = ("_cosines", "_positions", "holder", "records")
+    __slots__ = ("_cosines", "_positions", "holder", "probe_digest", "records")
 
-    def __init__(self, holder: AgencyId, records: int, cosines: F64, positions: ring.U32) -> None:
+    def __init__(self, holder: AgencyId, probe_digest: bytes, records: int, cosines: F64, positions: ring.U32) -> None:
         self.holder = holder
+        self.probe_digest = probe_digest
         self.records = records
         self._cosines = cosines
         self._positions = positions
@@ -134,6 +134,8 @@ def unmask(holder: AgencyId, records: int, chunks: int, scales: Scales, opened: 
     """
     if not shares or any((share.answer_digest, share.slots) != (opened.answer_digest, opened.values.size) for share in shares):
         raise AnswerError("seeds and opened values name different answers")
+    if any(share.probe_digest != shares[0].probe_digest for share in shares):
+        raise AnswerError("custodians were told different probes")
     first = shares[0].places
     if any(
         (share.places.basis.tobytes(), share.places.zeros.tobytes()) != (first.basis.tobytes(), first.zeros.tobytes()) for share in shares
@@ -147,7 +149,7 @@ def unmask(holder: AgencyId, records: int, chunks: int, scales: Scales, opened: 
     is_record = np.ones(cosines.size, np.bool_)
     is_record[first.basis] = False
     is_record[first.zeros] = False
-    return HolderScores(holder, records, cosines[is_record], np.flatnonzero(is_record).astype(np.uint32))
+    return HolderScores(holder, shares[0].probe_digest, records, cosines[is_record], np.flatnonzero(is_record).astype(np.uint32))
 
 
 @dataclass(frozen=True)
@@ -264,23 +266,28 @@ class DiscoveryRelease:
 
 @dataclass(frozen=True)
 class Release:
-    """One search's whole release: a part for every holder of the grant that answered, one for the requester, one for discovery."""
+    """One search's whole release: a part for every holder of the grant, one for the requester, one for discovery."""
 
     to_holders: dict[AgencyId, HolderRelease]
     to_requester: RequesterRelease
     to_discovery: DiscoveryRelease
 
 
-def release(terms: ReleaseTerms, table: ImpostorTable, answered: Sequence[HolderScores]) -> Release:
+def release(terms: ReleaseTerms, table: ImpostorTable, answered: Sequence[HolderScores], *, silent: Sequence[AgencyId] = ()) -> Release:
     """Threshold, cap and join over all holders that answered; called once, at the grant's deadline.
 
     The threshold's N is the number of slots compared, a little more than the records: fillers are never leads, but one above the
-    threshold would take a lead's place under the cap. Raises `ReleaseError` when nobody answered, a holder stands twice, or the calibration
-    table does not reach this far.
+    threshold would take a lead's place under the cap. `silent` are the grant's holders that did not answer in time: they get an empty
+    release of the same size, in the same batch.
+
+    Raises `ReleaseError` when the holders answered different probes, nobody answered, a holder stands twice, or the calibration table
+    does not reach this far.
     """
     holders = [scores.holder for scores in answered]
-    if not holders or len(set(holders)) != len(holders):
+    if not holders or len({*holders, *silent}) != len(holders) + len(silent):
         raise ReleaseError("a release needs at least one holder's answer, and each holder's once")
+    if len({scores.probe_digest for scores in answered}) != 1:
+        raise ReleaseError("holders answered different probes: refuse the search and report it")
     records = sum(scores.records for scores in answered)
     cosines = np.concatenate([scores.cosines() for scores in answered])
     threshold = table.threshold(cosines.size, terms.false_positives_per_million)
@@ -292,7 +299,7 @@ def release(terms: ReleaseTerms, table: ImpostorTable, answered: Sequence[Holder
     seed = Seed.fresh()
     indexes = [int(index) for index in permutation(seed, "release-index", terms.cap)[: ranked.size]]
     seed.destroy()
-    per_holder: dict[AgencyId, list[tuple[int, int]]] = {holder: [] for holder in holders}
+    per_holder: dict[AgencyId, list[tuple[int, int]]] = {holder: [] for holder in (*holders, *silent)}
     to_requester, to_discovery = [], []
     for rank, (index, place) in enumerate(zip(indexes, ranked, strict=True), start=1):
         cosine = float(cosines[place])

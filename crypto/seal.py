@@ -60,8 +60,8 @@ class KeyPair:
     def encrypt_constants(self, constants: I32) -> tuple[U32, U32]:
         """A fresh symmetric encryption of each constant; int32[M] in, (c0, c1) out, each uint32[M, N] in coeff form.
 
-        c0 + c1 s = round(q m / t) + e. **Either of the two arrays together with the probe made from it gives the secret key by one
-        division**: destroy both at once.
+        c0 + c1 s = round(q m / t) + e. **The two arrays with the probe made from them give the secret key by one division**: s is
+        (b_d - c0) / (c1 - A_d). Destroy both at once.
         """
         half = SEALMATCH_1.plain_modulus // 2
         if constants.size and int(np.abs(constants.astype(np.int64)).max()) >= half:

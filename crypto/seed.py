@@ -121,7 +121,7 @@ def gaussians(seed: Seed, label: str, count: int) -> F64:
     """`count` standard normal numbers (Box and Muller) for random directions; float64[count].
 
     Floating point: another mathematics library may differ in the last bit. What is quantised from them differs with probability below
-    1e-7 a gallery; the auditor who meets that sees the digest differ and is given the quantised basis.
+    1e-7 a gallery; an auditor whose replay differs repeats it with the holder's own release.
     """
     words = stream_bytes(seed, label, 16 * ((count + 1) // 2)).view("<u8").reshape(2, -1)
     radius = np.sqrt(-2 * np.log((words[0] >> np.uint64(11)).astype(np.float64) * 2.0**-53 + 2.0**-54))

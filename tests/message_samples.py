@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from hypothesis import strategies as st
 
-from crypto.answer import MAX_CHUNKS, Answer, MaskShare, OrderSeed
+from crypto.answer import Answer, MaskShare, OrderSeed
 from crypto.binary import sha256
 from crypto.bodies import AnswerBody, AnswerStatement, GrantBody, MaskHandover, OpenedBody
 from crypto.calibration import CalibrationPlaces
@@ -31,12 +31,13 @@ from crypto.epoch import Epoch
 from crypto.errors import PeerError
 from crypto.grant_token import MAX_TOKEN_BYTES
 from crypto.keys import SealingPrivateKey, SigningKey
+from crypto.limits import MAX_CAP, MAX_CHUNKS
 from crypto.message_types import MESSAGES, Body, MessageType
 from crypto.messages import Message, MessageHeader, seal_message, sign_message
 from crypto.notices import MAX_RULE, Deleted, DeletionReceipt, Refusal, RefusalReason, RevocationQuery, RevocationStatement, Standing
 from crypto.opening import Y16
 from crypto.probe import Probe
-from crypto.release import MAX_CAP, Band, DiscoveryRelease, HolderRelease, RequesterRelease
+from crypto.release import Band, DiscoveryRelease, HolderRelease, RequesterRelease
 from crypto.ring import N, Q
 from crypto.seed import Seed
 from crypto.wire import MessageId
@@ -158,7 +159,7 @@ def mask_shares(draw: st.DrawFn, answer_digest: bytes | None = None, slots: int 
     """A share with random places."""
     order = draw(rngs).permutation(slots)[:N].astype(np.uint32)
     places = CalibrationPlaces(np.sort(order[:8]), np.sort(order[8:]))
-    return MaskShare(answer_digest or draw(digests), slots, Seed(draw(digests)), places)
+    return MaskShare(answer_digest or draw(digests), draw(digests), slots, Seed(draw(digests)), places)
 
 
 @st.composite

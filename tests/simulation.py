@@ -45,7 +45,7 @@ def at_cosine(rng: np.random.Generator, to: npt.NDArray[np.floating], cosine: fl
 
 def gallery_of(model: EmbeddingModel, templates: I8, *, uses: int = 16) -> PackedGallery:
     """A packed gallery of all rows under a fresh layout."""
-    return PackedGallery.pack(model, Layout.draw(np.arange(len(templates)), uses=uses), templates)
+    return PackedGallery.pack(model, Layout.draw(np.arange(len(templates)), model.scales, uses=uses), templates)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,10 @@ class Search:
     @property
     def shares(self) -> list[MaskShare]:
         """What each custodian was sent."""
-        return [MaskShare(self.answer.digest, self.answer.slots, seed, self.secrets.places) for seed in self.secrets.mask_seeds]
+        return [
+            MaskShare(self.answer.digest, self.probe.digest, self.answer.slots, seed, self.secrets.places)
+            for seed in self.secrets.mask_seeds
+        ]
 
     def cosines(self) -> F64:
         """All unmasked scores in the answer's order, calibration places included; float64[slots]."""
@@ -71,7 +74,7 @@ class Search:
 
     def rows(self, layout_rows: I64) -> I64:
         """The row behind every position; int64[slots]."""
-        return self.secrets.rows_at(layout_rows, np.arange(self.answer.slots, dtype=np.uint32))
+        return self.secrets.rows_at(layout_rows, np.arange(self.answer.slots, dtype=np.uint32), still_held=layout_rows)
 
     def row_cosines(self, layout_rows: I64) -> F64:
         """Unmasked scores by row; float64[rows]."""

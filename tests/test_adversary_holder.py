@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from crypto.answer import AnswerRequest, MaskShare, OrderSeed, answer
+from crypto.answer import AnswerRequest, OrderSeed, answer
 from crypto.calibration import CalibrationPlaces
 from crypto.errors import AnswerError, CalibrationError, MisuseError
 from crypto.impostors import ImpostorTable
@@ -45,15 +47,17 @@ def test_seeds_of_another_answer_are_refused_by_the_custodian() -> None:
     ((_, others),) = answer(GALLERY, [AnswerRequest(mine.probe, GRANT_DIGEST)])
     (share,) = mine.shares
     for forged in (
-        MaskShare(bytes(32), share.slots, share.seed, share.places),
-        MaskShare(share.answer_digest, share.slots + N, share.seed, share.places),
+        dataclasses.replace(share, answer_digest=bytes(32)),
+        dataclasses.replace(share, slots=share.slots + N),
     ):
         with pytest.raises(AnswerError, match="different answers"):
-            unmask(NORTHPORT, 3000, 3, MODEL.scales, mine.opened, [forged])
+            unmask(NORTHPORT, 3000, GALLERY.layout.chunks, MODEL.scales, mine.opened, [forged])
     # naming the right answer with the other's seed or places gives noise, which the calibration refuses
     for seed, places in ((others.mask_seeds[0], share.places), (share.seed, others.places), (Seed.fresh(), share.places)):
         with pytest.raises(CalibrationError):
-            unmask(NORTHPORT, 3000, 3, MODEL.scales, mine.opened, [MaskShare(share.answer_digest, share.slots, seed, places)])
+            unmask(
+                NORTHPORT, 3000, GALLERY.layout.chunks, MODEL.scales, mine.opened, [dataclasses.replace(share, seed=seed, places=places)]
+            )
 
 
 def test_custodians_must_be_told_the_same_places() -> None:
@@ -61,14 +65,14 @@ def test_custodians_must_be_told_the_same_places() -> None:
     first, second = found.shares
     other = CalibrationPlaces(np.arange(64, dtype=np.uint32), np.arange(64, N, dtype=np.uint32))
     with pytest.raises(AnswerError, match="different calibration places"):
-        unmask(NORTHPORT, 3000, 3, MODEL.scales, found.opened, [first, MaskShare(second.answer_digest, second.slots, second.seed, other)])
+        unmask(NORTHPORT, 3000, GALLERY.layout.chunks, MODEL.scales, found.opened, [first, dataclasses.replace(second, places=other)])
 
 
 def test_one_custodians_seed_is_not_enough() -> None:
     found = search(GALLERY, VECTOR, custodians=2)
     for share in found.shares:
         with pytest.raises(CalibrationError):
-            unmask(NORTHPORT, 3000, 3, MODEL.scales, found.opened, [share])
+            unmask(NORTHPORT, 3000, GALLERY.layout.chunks, MODEL.scales, found.opened, [share])
 
 
 @pytest.mark.parametrize(

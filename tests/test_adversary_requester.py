@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from crypto import ring
-from crypto.answer import AnswerRequest, answer_order, blind, mask_total, replay_answer
+from crypto.answer import B_BITS, AnswerRequest, answer_order, blind, mask_total, replay_answer
 from crypto.epoch import public_bases
 from crypto.errors import CalibrationError
-from crypto.gallery import PackedGallery
-from crypto.opening import _open_exact
+from crypto.gallery import PackedGallery, pack_templates
+from crypto.opening import _open_exact, middle
 from crypto.parameters import SEALMATCH_1
 from crypto.probe import Probe, SearchKey, _encrypt
 from crypto.ring import I32, N, Q
@@ -205,24 +205,50 @@ def solve_for_one_record(difference_eval: ring.U32, dimensions: int) -> list[tup
 
 
 def test_rerandomisation_hides_a_planted_change() -> None:
+    """Without it, one record that changes between two answers is solved for; with it, it is not."""
     model = isotropic_model(16)
     rng = np.random.default_rng(5)
-    templates = model.templates(directions(rng, 501, 16))
-    gallery = gallery_of(model, templates[:500])
-    before = gallery.fixed_part(EPOCH).copy()
+    gallery = gallery_of(model, model.templates(directions(rng, 500, 16)))
     bases = public_bases(EPOCH, 16)
     slot = gallery.layout.slot_of(7)
-    gallery.remove(7)
-    changed = gallery.chunk_templates(0)[slot].astype(int) - templates[7]
-    after = gallery.fixed_part(EPOCH)
+    planted = gallery.chunk_templates(0).copy()
+    change = model.templates(directions(rng, 1, 16))[0].astype(int) - planted[slot]
+    planted[slot] += change.astype(np.int8)
+    before = gallery.fixed_part(EPOCH)
+    after = scan_words(pack_templates(planted)[None], bases[None, :-1])[0]
 
-    # attack: a holder that answers with a' itself
-    assert solve_for_one_record(ring.subtract(after[0], before[0]), 16) == [(slot, changed.tolist())]
+    # attack: a holder that answers with a' itself, and changes nothing else
+    assert solve_for_one_record(ring.subtract(after[0], before[0]), 16) == [(slot, change.tolist())]
 
     # defence: a'' = a' + A_z u + e, fresh u and e in each answer, even before rounding
     zero, mask = np.zeros((1, N), np.uint32), np.zeros(N, np.uint32)
     a = [ring.forward(blind(part, zero, bases[-1], zero[0], Seed.fresh(), mask)[0]) for part in (before, after)]
     assert solve_for_one_record(ring.subtract(a[1][0], a[0][0]), 16) == []
+
+
+def test_custodian_and_requester_who_strip_the_rerandomisation_find_no_record() -> None:
+    """With a forged b_z the two read u_c exactly; the fillers that change with every record hide it from them all the same."""
+    model = isotropic_model(16)
+    rng = np.random.default_rng(8)
+    gallery = gallery_of(model, model.templates(directions(rng, 500, 16)))
+    bases = public_bases(EPOCH, 16)
+
+    # attack: b_d = 0 and b_z = 2^20, so that b'' less the mask is 2^20 u, and its top twelve bits show u
+    loud, zero = np.full(N, 1 << 20, np.uint32), np.zeros((1, N), np.uint32)
+    a, b = blind(gallery.fixed_part(EPOCH), zero, bases[-1], loud, Seed.fresh(), zero[0])
+    read = np.rint(ring.centred(middle(b >> np.uint32(15), B_BITS)) / (1 << 20)).astype(np.int64)
+    stripped = ring.subtract(a, ring.inverse(ring.multiply(ring.forward(ring.from_signed(read)), bases[-1:])))
+    error = ring.centred(ring.subtract(stripped, ring.inverse(gallery.fixed_part(EPOCH))))
+    assert np.abs(error).max() <= 191
+
+    # defence: what a' itself changes by around a removal is no single record's doing, and looks uniform
+    differences = []
+    for row in range(40):
+        before = gallery.fixed_part(EPOCH).copy()
+        gallery.remove(row)
+        differences.append(ring.subtract(gallery.fixed_part(EPOCH)[0], before[0]))
+    assert solve_for_one_record(differences[0], 16) == []
+    assert uniformity(ring.inverse(np.array(differences))) < 6
 
 
 def test_the_same_query_independent_part_differs_uniformly_between_answers() -> None:
@@ -252,7 +278,7 @@ def test_ten_thousand_answers_look_uniform_to_a_forger() -> None:
     model = isotropic_model(8)
     rng = np.random.default_rng(6)
     vectors = directions(rng, 1000, 8)
-    gallery = gallery_of(model, model.templates(vectors))
+    gallery = gallery_of(model, model.templates(vectors[:400]))
     fixed, zero_base = gallery.fixed_part(EPOCH), public_bases(EPOCH, 8)[-1]
     pair = KeyPair()
     honest = _encrypt(pair, model.model_hash, model.probe_vector(vectors[0]), EPOCH)

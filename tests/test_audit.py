@@ -38,7 +38,7 @@ def test_an_honest_search_replays_from_what_the_parties_kept() -> None:
     """The auditor rebuilds the gallery from its templates and the layout's seed, and everything else from seeds and keys."""
     key = SearchKey.from_secret(FOUND.key.export_secret())
     audit.check_probe(FOUND.probe, key, FACE, SALT, IMAGE)
-    rebuilt = PackedGallery.pack(MODEL, Layout.draw(np.arange(2500), seed=GALLERY.layout.seed), TEMPLATES)
+    rebuilt = PackedGallery.pack(MODEL, Layout.draw(np.arange(2500), MODEL.scales, seed=GALLERY.layout.seed), TEMPLATES)
     audit.check_answer(rebuilt, REQUEST, Seed(FOUND.secrets.root.export_secret()), FOUND.answer.digest)
     audit.check_opened(FOUND.answer, ORDER, FOUND.probe, key, FOUND.opened.digest)
 
@@ -66,7 +66,7 @@ def test_a_probe_that_is_not_constant_or_another_key_shows() -> None:
 def test_another_gallery_seed_or_grant_shows() -> None:
     changed = TEMPLATES.copy()
     changed[17, 3] ^= 1
-    altered = PackedGallery.pack(MODEL, Layout.draw(np.arange(2500), seed=GALLERY.layout.seed), changed)
+    altered = PackedGallery.pack(MODEL, Layout.draw(np.arange(2500), MODEL.scales, seed=GALLERY.layout.seed), changed)
     for gallery, request, root in (
         (altered, REQUEST, FOUND.secrets.root),
         (GALLERY, REQUEST, Seed.fresh()),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crypto.answer import MAX_CHUNKS, Answer
+from crypto.answer import Answer
 from crypto.bodies import GRANT_BODY_BYTES, MAX_ANSWER_BODY_BYTES, MAX_OPENED_BODY_BYTES, AnswerBody, AnswerStatement, GrantBody, OpenedBody
 from crypto.canonical import AgencyId, SearchId
 from crypto.disclosure import (
@@ -43,6 +43,7 @@ from crypto.errors import (
 )
 from crypto.grant_token import MAX_TOKEN_BYTES
 from crypto.keys import SigningKey
+from crypto.limits import MAX_CAP, MAX_CHUNKS
 from crypto.message_types import MESSAGES, Body, MessageType
 from crypto.notices import (
     Deleted,
@@ -54,7 +55,7 @@ from crypto.notices import (
     Standing,
 )
 from crypto.opening import Y16
-from crypto.release import MAX_CAP, Band, DiscoveryRelease, HolderRelease, RequesterRelease
+from crypto.release import Band, DiscoveryRelease, HolderRelease, RequesterRelease
 from crypto.ring import N
 from crypto.wire import MessageId
 from tests.message_samples import (

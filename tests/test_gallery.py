@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from crypto import ring
+from crypto.embedding import filler_templates
 from crypto.epoch import Epoch, public_bases
 from crypto.errors import LayoutSpentError, MisuseError
 from crypto.gallery import PackedGallery, pack_templates
-from crypto.layout import FILLER, LAYOUT_USES, Layout
+from crypto.layout import FILLER, LAYOUT_USES, SPARE_SLOTS, Layout, kept_fillers
+from crypto.parameters import Scales
 from crypto.ring import N, Q
 from crypto.scan import scan_words
 from crypto.seed import Seed
@@ -25,32 +27,34 @@ TEMPLATES = MODEL.templates(directions(RNG, 3000, 64))
 # --- layouts ---
 
 
-@pytest.mark.parametrize("records", [0, 1, 1007, 1008, 1023, 1024, 1025, 5000])
+@pytest.mark.parametrize("records", [0, 1, 943, 944, 945, 1023, 1024, 1025, 5000])
 def test_every_record_has_one_slot_and_some_are_free(records: int) -> None:
-    layout = Layout.draw(np.arange(records))
+    layout = Layout.draw(np.arange(records), MODEL.scales)
     assert layout.rows.size % N == 0
     assert sorted(layout.rows[layout.rows != FILLER]) == list(range(records))
-    assert (layout.rows == FILLER).sum() >= 1 + records // 64
+    per_chunk = (layout.rows.reshape(-1, N) == FILLER).sum(axis=1)
+    assert per_chunk.min() >= kept_fillers(MODEL.scales) + SPARE_SLOTS
+    assert per_chunk.max() - per_chunk.min() <= 1
 
 
 def test_layouts_are_secret_fresh_and_replayable() -> None:
     rows = np.arange(1000)
-    first, second = Layout.draw(rows), Layout.draw(rows)
-    assert (first.rows != second.rows).mean() > 0.9
-    assert (Layout.draw(rows, seed=first.seed).rows == first.rows).all()
+    first, second = Layout.draw(rows, MODEL.scales), Layout.draw(rows, MODEL.scales)
+    assert (first.rows == second.rows)[first.rows != FILLER].mean() < 0.02
+    assert (Layout.draw(rows, MODEL.scales, seed=first.seed).rows == first.rows).all()
     assert "redacted" in repr(first)
     assert str(int(first.rows[0])) not in repr(first).replace("chunks=1", "")
 
 
 def test_order_is_uniform() -> None:
     """Where a given row lies, over many layouts: each quarter of the slots equally often."""
-    quarters = np.bincount([Layout.draw(np.arange(500)).slot_of(7) // (N // 4) for _ in range(400)], minlength=4)
+    quarters = np.bincount([Layout.draw(np.arange(500), MODEL.scales).slot_of(7) // (N // 4) for _ in range(400)], minlength=4)
     assert quarters.sum() == 400
     assert np.abs(quarters - 100).max() < 45  # five standard deviations
 
 
 def test_a_layout_serves_sixteen_searches_and_no_case_twice() -> None:
-    layout = Layout.draw(np.arange(10))
+    layout = Layout.draw(np.arange(10), MODEL.scales)
     layout.claim(b"case")
     with pytest.raises(LayoutSpentError, match="case"):
         layout.claim(b"case")
@@ -60,12 +64,31 @@ def test_a_layout_serves_sixteen_searches_and_no_case_twice() -> None:
         layout.claim(b"one too many")
 
 
+def test_fillers_hide_a_change_at_every_dimension() -> None:
+    """More min-entropy in the fillers of a chunk than one ring element holds; the figures that docs state."""
+    assert (kept_fillers(Scales(512)), kept_fillers(Scales(128))) == (11, 37)
+    for dimensions in (8, 64, 128, 512, 632):
+        scales = Scales(dimensions)
+        coordinates = filler_templates(Seed(bytes(32)), 2000, scales)
+        most_likely = np.bincount(coordinates.reshape(-1).astype(np.int64) + 127).max() / coordinates.size
+        assert kept_fillers(scales) * dimensions * -np.log2(most_likely) > 27 * N
+
+
+def test_a_layout_without_enough_fillers_is_refused() -> None:
+    rows = np.arange(N, dtype=np.int64)
+    rows[: kept_fillers(MODEL.scales)] = FILLER
+    Layout(rows.copy(), MODEL.scales, Seed.fresh())
+    rows[0] = 5000
+    with pytest.raises(MisuseError, match="fillers"):
+        Layout(rows, MODEL.scales, Seed.fresh())
+
+
 @pytest.mark.parametrize(
     "rows", [np.zeros(5, np.int64), np.full(N, -2), np.zeros(N, np.int64), np.zeros(N, np.float64), np.zeros(0, np.int64)]
 )
 def test_impossible_layouts_are_refused(rows: ring.I64) -> None:
     with pytest.raises(MisuseError):
-        Layout(rows, Seed.fresh())
+        Layout(rows, MODEL.scales, Seed.fresh())
 
 
 # --- packing and scanning ---
@@ -90,7 +113,7 @@ def test_an_auditor_rebuilds_the_gallery_from_seed_rows_and_changes() -> None:
     gallery = gallery_of(MODEL, TEMPLATES[:1500])
     gallery.remove(3)
     gallery.add(1500, TEMPLATES[1500])
-    again = PackedGallery.pack(MODEL, Layout.draw(np.arange(1500), seed=gallery.layout.seed), TEMPLATES[:1500])
+    again = PackedGallery.pack(MODEL, Layout.draw(np.arange(1500), MODEL.scales, seed=gallery.layout.seed), TEMPLATES[:1500])
     assert again.layout.state_id() != gallery.layout.state_id()
     again.remove(3)
     again.add(1500, TEMPLATES[1500])
@@ -147,7 +170,10 @@ def test_adding_and_removing_rewrites_one_chunk() -> None:
     assert changed == [slot // N]
     templates = gallery.chunk_templates(slot // N)
     old = ring.centred(ring.inverse(before[slot // N])).T
-    assert (np.flatnonzero((templates != old).any(axis=1)) == [slot % N]).all()
+    # the slot and every filler of its chunk are new, every other record is untouched
+    free = np.flatnonzero(gallery.layout.rows[slot // N * N :][:N] == FILLER)
+    assert np.flatnonzero((templates != old).any(axis=1)).tolist() == free.tolist()
+    assert slot % N in free
     assert not (templates == TEMPLATES[1234]).all(axis=1).any()
     for epoch, part in ((EPOCH, november), (Epoch("2026-12"), december)):
         assert gallery.fixed_part(epoch) is part
@@ -161,9 +187,10 @@ def test_adding_and_removing_rewrites_one_chunk() -> None:
 
 def test_records_added_find_free_slots_until_there_are_none() -> None:
     gallery = gallery_of(MODEL, TEMPLATES[:1000])
-    free = int((gallery.layout.rows == FILLER).sum())
+    free = int((gallery.layout.rows == FILLER).sum()) - gallery.layout.chunks * kept_fillers(MODEL.scales)
     slots = [gallery.add(1000 + number, TEMPLATES[number]) for number in range(free)]
     assert len(set(slots)) == free
+    assert ((gallery.layout.rows.reshape(-1, N) == FILLER).sum(axis=1) == kept_fillers(MODEL.scales)).all()
     with pytest.raises(LayoutSpentError, match="free"):
         gallery.add(1000 + free, TEMPLATES[0])
 
@@ -177,9 +204,9 @@ def test_changes_refuse_what_does_not_fit() -> None:
         with pytest.raises(MisuseError):
             gallery.remove(row)
     with pytest.raises(MisuseError):
-        PackedGallery.pack(MODEL, Layout.draw(np.arange(11)), TEMPLATES[:10])
+        PackedGallery.pack(MODEL, Layout.draw(np.arange(11), MODEL.scales), TEMPLATES[:10])
     with pytest.raises(MisuseError):
-        PackedGallery.pack(MODEL, Layout.draw(np.arange(10)), TEMPLATES[:10].astype(np.int16))
+        PackedGallery.pack(MODEL, Layout.draw(np.arange(10), MODEL.scales), TEMPLATES[:10].astype(np.int16))
 
 
 def test_old_epochs_are_forgotten() -> None:

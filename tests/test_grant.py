@@ -38,9 +38,10 @@ from crypto.errors import (
 )
 from crypto.grant import check_in_force, check_jws_signature, check_names, verify_grant
 from crypto.grant_basis import PURPOSE_OF, BasisKind, CourtOrder, StatementOfFacts
-from crypto.grant_claims import DEFAULT_CAP, GrantClaims, GrantRole
+from crypto.grant_claims import GrantClaims, GrantRole
 from crypto.grant_token import add_signature, sign_grant, unverified_claims, unverified_signers
 from crypto.keys import SigningKey, VerifyingKey
+from crypto.limits import DEFAULT_CAP
 from crypto.roster import Roster
 from crypto.roster_entries import AgencyRole, PersonRole
 from crypto.signed import key_id

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from crypto.canonical import AgencyId, GrantId, PersonId, SearchId
@@ -29,8 +29,9 @@ from crypto.grant_basis import (
     commit_case,
     commit_facts,
 )
-from crypto.grant_claims import MAX_CAP, MAX_CUSTODIANS, MAX_HOLDERS, MAX_PAYLOAD_BYTES, MAX_POLICY_PACKS, GrantClaims
+from crypto.grant_claims import MAX_HOLDERS, MAX_PAYLOAD_BYTES, MAX_POLICY_PACKS, GrantClaims
 from crypto.grant_token import unsigned_grant, unverified_claims
+from crypto.limits import MAX_CAP, MAX_CUSTODIANS
 from tests.json_mutation import Path, json_values, objects, paths, replaced
 from tests.sample_federation import (
     EASTFIELD,
@@ -99,6 +100,8 @@ IMPOSSIBLE: dict[str, Callable[[], object]] = {
     "deadline at not-before": change(answer_deadline=CLAIMS.not_before),
     "deadline at expiry": change(answer_deadline=CLAIMS.expires),
     "expiry before not-before": change(expires=CLAIMS.not_before - HOUR),
+    "an epoch that ends before the grant": change(epoch=Epoch("2026-09")),
+    "an epoch that has not begun": change(epoch=Epoch("2026-12")),
     "longer than a month": change(expires=CLAIMS.not_before + timedelta(days=31, seconds=1)),
     "time without zone": change(not_before=datetime(2026, 11, 23, 15, 0)),
     "time too fine": change(not_before=CLAIMS.not_before + timedelta(microseconds=1)),
@@ -233,8 +236,9 @@ def all_claims(draw: st.DrawFn) -> GrantClaims:
         BasisKind.INCAPACITATED: Purpose.INCAPACITATED_PERSON,
     }.get(basis.kind, draw(st.sampled_from(Purpose)))
     hundredths = draw(st.lists(st.integers(0, 31 * 24 * 360_000), min_size=3, max_size=3, unique=True).map(sorted))
-    start = datetime(2000, 1, 1, tzinfo=UTC) + timedelta(days=draw(st.integers(0, 36_000)))
+    start = datetime(2001, 1, 1, tzinfo=UTC) + timedelta(days=draw(st.integers(0, 36_000)))
     not_before, deadline, expires = (start + timedelta(milliseconds=10 * count) for count in hundredths)
+    assume(Epoch.at(not_before) >= Epoch.at(expires).previous())  # a month of 28 days between them is a month too many
     return GrantClaims(
         grant_id=GrantId(draw(hexes)),
         search_id=SearchId(draw(hexes)),
@@ -251,7 +255,7 @@ def all_claims(draw: st.DrawFn) -> GrantClaims:
         probe_source=draw(st.sampled_from(ProbeSource)),
         probe_digest=draw(digests),
         face_commit=draw(digests),
-        epoch=Epoch(f"20{draw(st.integers(0, 99)):02d}-{draw(st.integers(1, 12)):02d}"),
+        epoch=Epoch.at(not_before),
         model_hash=draw(digests),
         holders=tuple(sorted(agencies[split:])),
         custodians=custodians,

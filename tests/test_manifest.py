@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -26,8 +26,9 @@ from crypto.errors import (
     VersionError,
 )
 from crypto.keys import SealingPrivateKey
-from crypto.manifest import MANIFEST_KIND, MAX_CHUNKS, MAX_TRUSTED_CUSTODIANS, GalleryManifest, check_custodians, check_trusted_by
-from crypto.moments import check_moment, check_now, format_moment, parse_day, parse_moment, round_moment
+from crypto.limits import MAX_CHUNKS
+from crypto.manifest import MANIFEST_KIND, MAX_TRUSTED_CUSTODIANS, GalleryManifest, check_custodians, check_trusted_by
+from crypto.moments import check_day, check_moment, check_now, format_moment, parse_day, parse_moment, round_moment
 from crypto.roster_entries import AgencyRole
 from crypto.sealing_key import SEALING_KEY_KIND, SealingKeyStatement, Week
 from crypto.signed import key_id
@@ -165,10 +166,11 @@ def test_garbage_is_refused_as_ours(data: bytes) -> None:
         {"gallery_root": bytes(31)},
         {"dimensions": 0},
         {"dimensions": 633},
+        {"dimensions": 100},
         {"records": 0},
         {"records": 250 * 1024 + 1},
         {"chunks": 0},
-        {"chunks": MAX_CHUNKS + 1},
+        {"chunks": MAX_CHUNKS},
         {"trusted_custodians": ()},
         {"trusted_custodians": (OVERSIGHT, BOARD)},
         {"trusted_custodians": tuple(AgencyId(f"c{number:02d}") for number in range(MAX_TRUSTED_CUSTODIANS + 1))},
@@ -301,6 +303,19 @@ def test_a_moment_has_one_spelling(text: str) -> None:
 def test_a_day_has_one_spelling(text: str) -> None:
     with pytest.raises(FieldError):
         parse_day(text, "x")
+
+
+@pytest.mark.parametrize(("year", "fits"), [(1999, False), (2000, True), (2099, True), (2100, False)])
+def test_moments_and_days_are_of_this_century(year: int, fits: bool) -> None:
+    moment, day = datetime(year, 6, 1, tzinfo=UTC), date(year, 6, 1)
+    if fits:
+        check_moment(moment, "x")
+        check_day(day, "x")
+    else:
+        with pytest.raises(FieldError):
+            check_moment(moment, "x")
+        with pytest.raises(FieldError):
+            check_day(day, "x")
 
 
 def test_other_zones_are_rounded_into_utc_and_naive_times_are_a_mistake_of_ours() -> None:

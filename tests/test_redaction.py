@@ -129,7 +129,7 @@ def test_errors_of_a_search_name_the_rule_and_no_value(caplog: pytest.LogCapture
         lambda: unmask(AgencyId("x"), 1000, 1, MODEL.scales, FOUND.opened, [dataclasses.replace(share, seed=intruder)]),
         lambda: MODEL.probe_vector(np.full(16, np.nan)),
         lambda: GALLERY.add(0, MODEL.templates(VECTORS[1])),
-        lambda: FOUND.secrets.rows_at(GALLERY.layout.rows, np.array([99999], np.uint32)),
+        lambda: FOUND.secrets.rows_at(GALLERY.layout.rows, np.array([99999], np.uint32), still_held=GALLERY.layout.rows),
         lambda: type(FOUND.opened).from_bytes(FOUND.opened.to_bytes()[:-1]),
         lambda: MaskShare.from_bytes(share.to_bytes() + b"x"),
     ]
@@ -165,6 +165,7 @@ REVIEWED = {
     "self._name",
     "self._where",
     "self.dimensions",
+    "self.kept_fillers",
     "self.month",
     "type(self).__name__",
     "where",

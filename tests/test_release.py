@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from crypto.canonical import AgencyId
 from crypto.errors import AnswerError, EncodingError, FieldError, KeyDestroyedError, MisuseError, NotCanonicalError, PeerError, ReleaseError
 from crypto.impostors import ImpostorTable
+from crypto.limits import MAX_CAP
 from crypto.release import (
-    MAX_CAP,
     Band,
     DiscoveryRelease,
     HolderRelease,
@@ -37,7 +37,7 @@ def scores(holder: AgencyId, values: list[float], *, impostors: int = 5000, seed
     rng = np.random.default_rng(seed)
     cosines = np.clip(rng.standard_normal(impostors) / math.sqrt(128), -0.3, 0.3)
     cosines[: 10 * len(values) : 10] = values
-    return HolderScores(holder, impostors - 100, cosines, np.arange(impostors, dtype=np.uint32))
+    return HolderScores(holder, bytes(32), impostors - 100, cosines, np.arange(impostors, dtype=np.uint32))
 
 
 def joined(released: Release) -> list[tuple[int, AgencyId, int, Band]]:
@@ -62,6 +62,21 @@ def test_one_threshold_one_cap_and_ranks_over_all_holders() -> None:
     assert released.to_holders[EAST].leads == ()
     assert len(joined(release(ReleaseTerms(GRANT_DIGEST, 2, 10_000), TABLE, answered))) == 2
     assert len(joined(release(ReleaseTerms(GRANT_DIGEST, 50, 10_000), TABLE, answered))) == 6
+
+
+def test_silent_holders_get_an_empty_release_in_the_same_batch() -> None:
+    released = release(TERMS, TABLE, [scores(NORTH, [0.9])], silent=[SOUTH, EAST])
+    assert [len(released.to_holders[holder].leads) for holder in (NORTH, SOUTH, EAST)] == [1, 0, 0]
+    assert len({len(part.to_bytes()) for part in released.to_holders.values()}) == 1
+    with pytest.raises(ReleaseError):
+        release(TERMS, TABLE, [scores(NORTH, [0.9])], silent=[NORTH])
+
+
+def test_holders_must_have_answered_one_probe() -> None:
+    """A requester that sends two holders two probes under one grant is found out here, whatever the holders let pass."""
+    other = HolderScores(SOUTH, b"\1" * 32, 100, np.zeros(1024), np.arange(1024, dtype=np.uint32))
+    with pytest.raises(ReleaseError, match="different probes"):
+        release(TERMS, TABLE, [scores(NORTH, []), other])
 
 
 def test_threshold_moves_with_n_and_rate() -> None:
@@ -160,8 +175,8 @@ def test_each_alarm(name: str, values: list[float]) -> None:
 
 
 def test_spread_alarm() -> None:
-    wide = HolderScores(NORTH, 5000, np.random.default_rng(1).standard_normal(5000) * 0.2, np.arange(5000, dtype=np.uint32))
-    flat = HolderScores(NORTH, 5000, np.zeros(5000), np.arange(5000, dtype=np.uint32))
+    wide = HolderScores(NORTH, bytes(32), 5000, np.random.default_rng(1).standard_normal(5000) * 0.2, np.arange(5000, dtype=np.uint32))
+    flat = HolderScores(NORTH, bytes(32), 5000, np.zeros(5000), np.arange(5000, dtype=np.uint32))
     assert wide.alarms(TABLE, isotropic_model(128).scales).spread
     assert flat.alarms(TABLE, isotropic_model(128).scales).spread
 

@@ -92,7 +92,7 @@ def test_found_at_every_place_in_200_random_orders() -> None:
     free = np.setdiff1d(np.arange(5 * N), [chunk * N + slot for chunk, slot in PLACES])
     rows[[chunk * N + slot for chunk, slot in PLACES]] = np.arange(len(PLACES))
     rows[rng.choice(free, 4000 - len(PLACES), replace=False)] = np.arange(len(PLACES), 4000)
-    gallery = PackedGallery.pack(MODEL, Layout(rows, Seed.fresh(), uses=1000), MODEL.templates(vectors))
+    gallery = PackedGallery.pack(MODEL, Layout(rows, MODEL.scales, Seed.fresh(), uses=1000), MODEL.templates(vectors))
     probe, key = make_probe(MODEL, MODEL.probe_vector(person), EPOCH)
     table = ImpostorTable.isotropic(MODEL.model_hash, 64)
     terms = ReleaseTerms(GRANT_DIGEST, 20, 10)
@@ -104,7 +104,7 @@ def test_found_at_every_place_in_200_random_orders() -> None:
             one = Search(MODEL, probe, key, made, secrets, opened)
             released = release(terms, table, [one.holder_scores(4000)]).to_holders[NORTHPORT]
             positions = np.array([position for _, position in released.leads], np.uint32)
-            assert sorted(secrets.rows_at(gallery.layout.rows, positions)) == list(range(len(PLACES)))
+            assert sorted(secrets.rows_at(gallery.layout.rows, positions, still_held=gallery.layout.rows)) == list(range(len(PLACES)))
             positions_seen.add(positions.tobytes())
     assert len(positions_seen) == 200
 
@@ -119,24 +119,29 @@ def test_small_galleries(records: int) -> None:
     scores = found.holder_scores(records)
     released = release(ReleaseTerms(GRANT_DIGEST, 5, 10), ImpostorTable.isotropic(MODEL.model_hash, 64), [scores])
     leads = released.to_holders[NORTHPORT].leads
-    assert found.secrets.rows_at(gallery.layout.rows, np.array([p for _, p in leads], np.uint32)).tolist() == [sought]
+    assert found.rows(gallery.layout.rows)[[p for _, p in leads]].tolist() == [sought]
 
 
-def test_fillers_and_calibration_answer_as_withdrawn() -> None:
+def test_fillers_calibration_and_removed_records_answer_as_withdrawn() -> None:
     rng = np.random.default_rng(9)
-    gallery = gallery_of(MODEL, MODEL.templates(directions(rng, 1000, 64)))
-    found = search(gallery, MODEL.probe_vector(directions(rng, 1, 64)[0]))
-    before = gallery.layout.rows.copy()
-    rows = found.rows(before)
+    vectors = directions(rng, 901, 64)
+    templates = MODEL.templates(vectors)
+    gallery = gallery_of(MODEL, templates[:900])
+    found = search(gallery, MODEL.probe_vector(vectors[0]))
+    then = gallery.layout.rows.copy()
+    rows = found.rows(then)
     assert rows.size == 2 * N
-    assert (rows != FILLER).sum() == 1000
+    assert (rows != FILLER).sum() == 900
     assert (rows[found.secrets.places.basis] == FILLER).all()
     assert (rows[found.secrets.places.zeros] == FILLER).all()
-    position = int(np.flatnonzero(rows == 77)[0])
-    gallery.remove(77)
-    assert found.rows(gallery.layout.rows)[position] == FILLER
+
+    # a record removed between answer and release is withdrawn, and one that took a slot meanwhile is not named for it
+    position = np.flatnonzero(rows == 77).astype(np.uint32)
+    slot = gallery.remove(77)
+    gallery.layout.put(slot, 900)
+    assert found.secrets.rows_at(then, position, still_held=gallery.layout.rows).tolist() == [FILLER]
     with pytest.raises(AnswerError):
-        found.secrets.rows_at(before, np.array([2 * N], np.uint32))
+        found.secrets.rows_at(then, np.array([2 * N], np.uint32), still_held=then)
 
 
 def test_several_probes_share_one_pass_and_stay_apart() -> None:
@@ -266,7 +271,11 @@ def test_answer_with_tags_is_of_a_later_version(found: Search) -> None:
 
 def test_calibration_places_must_be_one_chunks(found: Search) -> None:
     data = found.shares[0].to_bytes()
-    for change in (data[:75] + data[79:83] + data[79:], data[:-4] + b"\xff\xff\xff\xff", data[:75] + data[79:83] + data[75:79] + data[83:]):
+    for change in (
+        data[:107] + data[111:115] + data[111:],
+        data[:-4] + b"\xff\xff\xff\xff",
+        data[:107] + data[111:115] + data[107:111] + data[115:],
+    ):
         with pytest.raises((AnswerError, EncodingError)):
             MaskShare.from_bytes(change)
 

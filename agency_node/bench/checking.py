@@ -1,0 +1,68 @@
+"""Proof that a measured scan computed the right thing: its sums are opened with the search key and compared with the truth.
+
+Compared are (1) the row with the largest score with the row that the probe was made for, (2) the scores of a batch of records around it
+with their inner products in floating point, (3) row and scores with what FAISS found in the clear. The tolerance is seven standard
+deviations of the error that `Scales` derives: two scores a record apart in it are the same score.
+
+The opened values are exact and would give away the key (`crypto.opening`); they stay inside `opened_cosines`, whose records are synthetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from agency_node.bench.clear import Nearest
+from agency_node.bench.errors import WrongResultError
+from agency_node.bench.synthetic import BATCH, SyntheticRecords
+from crypto import ring
+from crypto.epoch import Epoch
+from crypto.gallery import PackedGallery
+from crypto.layout import FILLER
+from crypto.probe import SearchKey
+from crypto.ring import F64, U32
+
+TOLERANCE_SDS = 7
+
+
+@dataclass(frozen=True)
+class CheckedScan:
+    """What one probe's scan found: the row with the largest score, and every record's cosine by row, float64[records]."""
+
+    sought_row: int
+    found_row: int
+    cosines: F64
+    tolerance: float
+
+    def check_against(self, name: str, nearest: Nearest, probe: int) -> None:
+        """Raise `WrongResultError` unless FAISS ranks the same record first and finds the same scores (3)."""
+        rows = nearest.rows[probe]
+        if int(rows[0]) != self.found_row:
+            raise WrongResultError(f"FAISS ({name}) and the encrypted scan find different records: please report this as a bug")
+        if float(np.abs(self.cosines[rows] - nearest.products[probe]).max()) > self.tolerance:
+            raise WrongResultError(f"FAISS ({name}) and the encrypted scan find different scores: please report this as a bug")
+
+
+def check_scan(source: SyntheticRecords, gallery: PackedGallery, epoch: Epoch, sought_row: int, key: SearchKey, sums: U32) -> CheckedScan:
+    """Open one probe's sums, uint32[chunks, N] in eval form, and compare them with the truth, (1) and (2)."""
+    tolerance = TOLERANCE_SDS * gallery.model.scales.error_sd
+    rows = gallery.layout.rows
+    by_slot = opened_cosines(gallery, epoch, key, sums)
+    is_record = rows != FILLER
+    cosines = np.empty(source.records)
+    cosines[rows[is_record]] = by_slot[is_record]
+    found_row = int(np.argmax(cosines))
+    if found_row != sought_row:
+        raise WrongResultError("the encrypted scan finds another record than the one that was sought: please report this as a bug")
+    first = sought_row // BATCH * BATCH
+    near = source.vectors(first, min(source.records, first + BATCH)).astype(np.float64) @ source.embedding_like(sought_row)
+    if float(np.abs(cosines[first : first + near.size] - near).max()) > tolerance:
+        raise WrongResultError("the encrypted scan's scores are not the vectors' inner products: please report this as a bug")
+    return CheckedScan(sought_row, found_row, cosines, tolerance)
+
+
+def opened_cosines(gallery: PackedGallery, epoch: Epoch, key: SearchKey, sums: U32) -> F64:
+    """Cosines by slot: y = inverse(b' + a' s), the middle representative of each coefficient over the scale's unit; float64[slots]."""
+    opened = ring.inverse(ring.multiply_add(gallery.fixed_part(epoch), key.secret_eval(), sums))
+    return np.asarray(ring.centred(opened).reshape(-1) / gallery.model.scales.unit)

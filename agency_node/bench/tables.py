@@ -1,0 +1,76 @@
+"""A benchmark's result as tables for a person; the same figures as the JSON, rounded."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from agency_node.bench.answer import AnswerResult
+from agency_node.bench.machine import GIB, Machine
+from agency_node.bench.scan import ScanResult
+from agency_node.bench.timing import Timing
+
+
+def print_scan(result: ScanResult, console: Console) -> None:
+    """Set-up by set-up, then what follows from the fastest."""
+    plan, best = result.plan, result.fastest
+    probes = "" if plan.probes == 1 else f", {plan.probes} probes in one pass"
+    times = Table(title=f"{plan.records:,} records x {plan.dimensions} dimensions{probes}, medians of {plan.runs} runs and more")
+    for name in ("in the clear", "FAISS ms", "encrypted ms", "on", "ratio"):
+        times.add_column(name, justify="left" if name == "in the clear" else "right")
+    for setup in result.setups:
+        bold = "bold" if setup is best else ""
+        times.add_row(
+            setup.name or "not measured",
+            spread(setup.faiss) if setup.faiss else "",
+            spread(setup.scan[setup.threads]),
+            str(setup.threads),
+            "" if setup.ratio is None else f"{setup.ratio:.2f}",
+            style=bold,
+        )
+    console.print(times)
+    facts = Table(show_header=False)
+    facts.add_row(
+        "encrypted scan, a probe", f"{1000 * best.scan_s / plan.probes:.2f} ms, {result.packed_bytes / best.scan_s / 1e9:.1f} GB/s"
+    )
+    if best.faiss_s is not None:
+        facts.add_row("fastest FAISS, a query", f"{1000 * best.faiss_s / plan.probes:.2f} ms ({best.name})")
+    facts.add_row("result checked", "opened with the search key; the sought record comes first")
+    facts.add_row("packed gallery", f"{result.packed_bytes / GIB:.2f} GiB, {result.packed_bytes / plan.records:,.0f} bytes a record")
+    facts.add_row("packing", f"{plan.records / result.pack_s:,.0f} templates a second ({result.pack_s:.1f} s)")
+    facts.add_row("once a layout and month", f"{1000 * result.fixed_part_s:.0f} ms")
+    facts.add_row("probe on the wire", f"{result.probe_bytes:,} bytes")
+    facts.add_row("answer on the wire", f"{result.answer_bytes:,} bytes, {result.answer_bytes / plan.records:.2f} a record")
+    facts.add_row("peak memory", f"{result.peak_memory_bytes / GIB:.1f} GiB")
+    facts.add_row("measured on", described(result.machine))
+    console.print(facts)
+
+
+def print_answer(result: AnswerResult, console: Console) -> None:
+    """Step by step, in the order of a search."""
+    plan = result.plan
+    table = Table(title=f"one search of {plan.records:,} records x {plan.dimensions} dimensions, medians of {plan.runs} runs")
+    table.add_column("who")
+    table.add_column("step")
+    table.add_column("ms", justify="right")
+    table.add_column("bytes", justify="right")
+    for step in result.steps:
+        sent = "" if step.bytes_sent is None else f"{step.bytes_sent:,}"
+        table.add_row(step.party, step.what, f"{1000 * step.timing.median:.1f}", sent)
+    table.add_section()
+    table.add_row("", "whole search", f"{1000 * result.total.median:.1f}", "", style="bold")
+    console.print(table)
+    console.print(f"{plan.threads} threads for the scan; {described(result.machine)}", highlight=False)
+
+
+def spread(timing: Timing) -> str:
+    """Median, and smallest to largest in brackets, in milliseconds."""
+    digits = 2 if timing.median < 0.1 else 0
+    low, high = (f"{1000 * value:.{digits}f}" for value in (min(timing.seconds), max(timing.seconds)))
+    return f"{1000 * timing.median:.{digits}f} ({low}..{high})"
+
+
+def described(machine: Machine) -> str:
+    """The machine in one line."""
+    faiss = f", FAISS {machine.faiss}" if machine.faiss else ""
+    return f"{machine.cpu}, {machine.cores} cores, {machine.system}, Python {machine.python}, numba {machine.numba}{faiss}"

@@ -1,0 +1,265 @@
+"""The words that can be run, or looked up, are: snippets and commands of README and docs, names of tests, links, pictures.
+
+A page's Python blocks share one namespace and run in order, so a page is one program; a failing `assert` in it fails here and names the
+page's own line. Commands of `./dev` must exist in its help, commands of `sealmatch` run, except slow ones, whose options must stand in
+their help. What the words mean is left to their readers.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PICTURES = sorted((ROOT / "docs").rglob("*.svg"))
+PYTHON = {"python", "py", "python3"}
+CONSOLE = {"console", "sh", "bash", "shell"}
+SLOW = {"bench", "demo", "serve"}
+"""Subcommands of `sealmatch` that take longer than a test of words may."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block; `line` is the page's line of the fence, counted from one."""
+
+    language: str
+    line: int
+    body: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a console block, and the output that the page shows for it."""
+
+    words: tuple[str, ...]
+    shown: tuple[str, ...]
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def each_page(pages: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("page", pages, ids=named)
+
+
+def blocks(text: str) -> list[Block]:
+    """All fenced blocks of a page; an AssertionError for a fence that is not closed."""
+    found: list[Block] = []
+    language, start = "", 0
+    body: list[str] = []
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        if not start and line.startswith("```"):
+            language, start, body = line[3:].strip().lower(), number, []
+        elif start and line.rstrip() == "```":
+            found.append(Block(language, start, "".join(body)))
+            start = 0
+        elif start:
+            body.append(line)
+    assert not start, f"the fence in line {start} is not closed"
+    return found
+
+
+def prose(text: str) -> str:
+    """A page without its blocks and without code in its lines, so that only words and links are left; lines keep their numbers."""
+    lines = text.splitlines()
+    for block in blocks(text):
+        last = block.line + block.body.count("\n") + 1
+        lines[block.line - 1 : last] = [""] * (last - block.line + 1)
+    return re.sub(r"`[^`\n]*`", "", "\n".join(lines))
+
+
+def run_python(text: str, name: str) -> dict[str, Any]:
+    """Run a page's Python blocks in order in one namespace; a traceback shows the page's name and line."""
+    namespace: dict[str, Any] = {"__name__": "__docs__"}
+    for block in blocks(text):
+        if block.language in PYTHON:
+            code = compile("\n" * block.line + block.body, name, "exec", dont_inherit=True)
+            exec(code, namespace)  # noqa: S102 -- to run what the page says is the test
+    return namespace
+
+
+def commands(text: str) -> Iterator[Command]:
+    """The commands of console blocks (behind `$ `, with the output below) and of shell blocks (every line)."""
+    for block in blocks(text):
+        if block.language not in CONSOLE:
+            continue
+        prompt = "$ " if "$ " in block.body else ""
+        parts = re.split(r"^\$ ", block.body, flags=re.MULTILINE)[1:] if prompt else block.body.replace("\\\n", " ").splitlines()
+        for part in parts:
+            command, _, shown = part.replace("\\\n", " ").partition("\n")
+            words = tuple(shlex.split(command, comments=True))
+            if words:
+                yield Command(words, tuple(line.strip() for line in shown.splitlines() if line.strip()))
+
+
+# --- snippets -----------------------------------------------------------------------------------------------------------
+
+
+@each_page([page for page in PAGES if any(block.language in PYTHON for block in blocks(page.read_text(encoding="utf-8")))])
+def test_python_of_a_page_runs(page: Path) -> None:
+    run_python(page.read_text(encoding="utf-8"), named(page))
+
+
+def test_the_protocol_page_is_one_search() -> None:
+    """Not an empty page that passes: every step has its block."""
+    page = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    code = "".join(block.body for block in blocks(page) if block.language in PYTHON)
+    steps = (
+        "make_probe(",
+        "answer(",
+        "open_answer(",
+        "unmask(",
+        "release(",
+        "rows_at(",
+        "open_message(",
+        "verify_grant(",
+        "check_inclusion(",
+    )
+    for step in (*steps, "check_checkpoint(", "check_probe(", "check_answer(", "check_opened(", "check_release("):
+        assert step in code, step
+
+
+def test_a_wrong_word_on_a_page_fails_and_names_its_line() -> None:
+    page = "# A page\n\n```python\none = 1\n```\n\nwords\n\n```python\nassert one == 1\nassert one == 2\n```\n"
+    with pytest.raises(AssertionError) as caught:
+        run_python(page, "a page")
+    assert caught.traceback[-1].lineno == 10  # counted from zero: the page's line 11
+    assert str(caught.traceback[-1].path).endswith("a page")
+    with pytest.raises(AssertionError, match="not closed"):
+        blocks("```python\none = 1\n")
+    assert [block.line for block in blocks(page)] == [3, 9]
+
+
+# --- commands -----------------------------------------------------------------------------------------------------------
+
+
+def output_of(*argv: str, folder: Path) -> str:
+    """Standard output of a program of ours that must succeed."""
+    variables = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    done = subprocess.run(argv, cwd=folder, env=variables, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    assert done.returncode == 0, f"{shlex.join(argv)} ended with exit {done.returncode}\n{done.stderr}"
+    return done.stdout
+
+
+def check_sealmatch(command: Command, folder: Path) -> None:
+    """Run a command of `sealmatch` and look for the output that the page shows; of a slow one check the options."""
+    program = str(Path(sys.executable).with_name("sealmatch"))
+    if command.words and command.words[0] in SLOW:
+        options = [word.partition("=")[0] for word in command.words if word.startswith("--")]
+        subcommand = [word for word in command.words if re.fullmatch(r"[a-z][a-z-]*", word)]
+        help_text = output_of(program, *subcommand, "--help", folder=folder)
+        for option in options:
+            assert option in help_text.split(), f"{shlex.join(command.words)}: no option {option}"
+        return
+    output = output_of(program, *command.words, folder=folder)
+    for line in command.shown:
+        pattern = ".*".join(re.escape(part.strip()) for part in re.split(r"\.\.\.|…", line))
+        assert re.search(pattern, output), f"{shlex.join(command.words)} does not print {line!r}"
+
+
+@each_page([page for page in PAGES if any(commands(page.read_text(encoding="utf-8")))])
+def test_commands_of_a_page_exist(page: Path, tmp_path: Path) -> None:
+    """The commands of one page run in one folder, in order. Commands of other programs are none of ours."""
+    overview = output_of(sys.executable, str(ROOT / "dev"), "--help", folder=ROOT)
+    known = set(re.findall(r"^  ([a-z]+) ", overview, flags=re.MULTILINE))
+    for command in commands(page.read_text(encoding="utf-8")):
+        program, *words = command.words
+        if program == "sealmatch":
+            check_sealmatch(Command(tuple(words), command.shown), tmp_path)
+        elif program == "./dev":
+            assert not words or words[0] in known | {"--help"}, f"./dev has no command {words[0]}"
+            if words[:1] in (["run"], ["bench"]):
+                own = words[1:] if words[0] == "run" else words
+                check_sealmatch(Command(tuple(word for word in own if word != "--"), command.shown), tmp_path)
+
+
+def test_commands_are_found() -> None:
+    page = "```console\n$ sealmatch verify \\\n    log  # a comment\nchecked ... leaves\n$ ./dev test\n```\n"
+    page += "\n```sh\n# a comment\nsealmatch parameters\n```\n"
+    assert list(commands(page)) == [
+        Command(("sealmatch", "verify", "log"), ("checked ... leaves",)),
+        Command(("./dev", "test"), ()),
+        Command(("sealmatch", "parameters"), ()),
+    ]
+
+
+# --- names of tests, links, pictures --------------------------------------------------------------------------------------
+
+
+@each_page(PAGES)
+def test_named_tests_exist(page: Path) -> None:
+    """Every `tests/….py` and every `tests/….py::test_…` of a page."""
+    for path, _, function in re.findall(r"(tests/[\w/]+\.py)(::(\w+))?", page.read_text(encoding="utf-8")):
+        assert (ROOT / path).is_file(), path
+        if function:
+            tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+            assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, f"{path}::{function}"
+
+
+def anchors(text: str) -> set[str]:
+    """The names under which a page's headings are linked to, as code hosts make them."""
+    found: set[str] = set()
+    inside = {number for block in blocks(text) for number in range(block.line, block.line + block.body.count("\n") + 2)}
+    lines = [line for number, line in enumerate(text.splitlines(), start=1) if number not in inside]
+    for heading in re.findall(r"^#{1,6} +(.+?) *$", "\n".join(lines), flags=re.MULTILINE):
+        shown = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        name = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        repeats = sum(other == name or re.fullmatch(re.escape(name) + r"-\d+", other) is not None for other in found)
+        found.add(f"{name}-{repeats}" if repeats else name)
+    return found
+
+
+@each_page(PAGES)
+def test_relative_links_resolve(page: Path) -> None:
+    """Files, pictures and headings, on this page and on others; other sites are not asked."""
+    text = prose(page.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^)\s]+)[^)]*\)", text) + re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
+    links += re.findall(r"^\[[^\]]+\]: +(\S+)", text, flags=re.MULTILINE)
+    for link in links:
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{link} leads nowhere"
+        assert ROOT in (target, *target.parents), f"{link} leads out of the repository"
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), f"{link} names no heading"
+
+
+def test_headings_have_the_names_that_links_use() -> None:
+    assert anchors("# A, b & `c`\n\n## 2. Who's who?\n\n## Same\n\n## Same\n\n```\n# no heading\n```\n") == {
+        "a-b--c",
+        "2-whos-who",
+        "same",
+        "same-1",
+    }
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=named)
+def test_pictures_are_well_formed_and_say_what_they_show(picture: Path) -> None:
+    svg = "{http://www.w3.org/2000/svg}"
+    root = ElementTree.fromstring(picture.read_text(encoding="utf-8"))  # noqa: S314 -- our own file
+    assert root.tag == f"{svg}svg"
+    assert root.get("viewBox")
+    assert all((root.findtext(f"{svg}{name}") or "").strip() for name in ("title", "desc"))
+    assert not {f"{svg}script", f"{svg}image"} & {element.tag for element in root.iter()}
+
+
+def test_pictures_are_what_their_script_draws() -> None:
+    for script in sorted((ROOT / "docs" / "images").glob("draw_*.py")):
+        for name, content in runpy.run_path(str(script))["pictures"]().items():
+            assert (script.parent / name).read_text(encoding="utf-8") == content, f"run {named(script)} again"
