@@ -5,7 +5,7 @@ The modules, in reading order; imports go down these floors and never up (an imp
 *Ground*: `errors` the one tree of what can go wrong · `canonical` one value, one string of bytes; names · `moments` time as it is signed
 · `fields` strict reading of JSON · `keys` Ed25519 and P-256 handles · `limits` what all parties agree on · `parameters` the set
 `sealmatch-1` and the scales that follow · `jit` how kernels are compiled · `workers` threads · `ring` arithmetic and transforms ·
-`binary` the frame of every byte format · `seed` labelled expansion of 32 bytes · `epoch` months and public bases
+`binary` the frame of every byte format · `seed` labelled expansion of 32 bytes · `epoch` months · `bases` the public bases of a month
 
 *A search, in the order in which data flows*: `embedding` from embeddings to integers · `seal` the one door to SEAL · `probe` encrypted by
 the requester · `layout` the secret order of slots · `scan` the hot loop · `gallery` packed templates · `calibration` the chunk that shows

@@ -27,10 +27,11 @@ from typing import Final
 import numpy as np
 
 from crypto import ring
+from crypto.bases import public_bases
 from crypto.binary import Kind, Reader, Writer, packed_size, sha256
 from crypto.calibration import CalibrationChunk, CalibrationPlaces
 from crypto.embedding import HASH_BYTES
-from crypto.epoch import Epoch, public_bases
+from crypto.epoch import Epoch
 from crypto.errors import AnswerError, MisuseError, ModelError
 from crypto.gallery import PackedGallery, pack_templates
 from crypto.layout import FILLER

@@ -16,8 +16,8 @@ import numpy as np
 
 from crypto import ring
 from crypto.answer import Answer, AnswerRequest, OrderSeed, replay_answer
+from crypto.bases import public_bases
 from crypto.embedding import face_commitment
-from crypto.epoch import public_bases
 from crypto.errors import AuditError
 from crypto.gallery import PackedGallery
 from crypto.impostors import ImpostorTable

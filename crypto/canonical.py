@@ -96,7 +96,7 @@ class PersonId(Name):
 
 
 class KeyId(Name):
-    """A key in the roster, e.g. `northport-pd:reviewer-2:2026`."""
+    """A key in the roster: 64 hexadecimal digits derived from the key (`signed.key_id`)."""
 
     __slots__ = ()
 

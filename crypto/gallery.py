@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from crypto import ring
+from crypto.bases import public_bases
 from crypto.embedding import EmbeddingModel, filler_templates
-from crypto.epoch import Epoch, public_bases
+from crypto.epoch import Epoch
 from crypto.errors import MisuseError
 from crypto.jit import kernel
 from crypto.layout import FILLER, Layout

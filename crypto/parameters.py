@@ -45,8 +45,20 @@ SECURITY_TABLE: Final = (
     ),
     SecurityEstimate("probe", 126.4, "MATZOV", "lattice-estimator, run for the design of this protocol", "2026-11"),
     SecurityEstimate("probe", 128.2, "BDGL16", "lattice-estimator, run for the design of this protocol", "2026-11"),
-    SecurityEstimate("probe", 99.9, "core-SVP (counts no memory, no polynomial factor)", "lattice-estimator, run for the design of this protocol", "2026-11"),
-    SecurityEstimate("gallery", 151.0, "error of standard deviation 64; cost model not recorded, not core-SVP", "lattice-estimator, run for the design of this protocol", "2026-11"),
+    SecurityEstimate(
+        "probe",
+        99.9,
+        "core-SVP (counts no memory, no polynomial factor)",
+        "lattice-estimator, run for the design of this protocol",
+        "2026-11",
+    ),
+    SecurityEstimate(
+        "gallery",
+        151.0,
+        "error of standard deviation 64; cost model not recorded, not core-SVP",
+        "lattice-estimator, run for the design of this protocol",
+        "2026-11",
+    ),
 )
 """What the parameters are worth. Samples beyond about a thousand and bases shared by all searches of a month change none of them."""
 

@@ -18,9 +18,10 @@ from typing import Final, NoReturn
 import numpy as np
 
 from crypto import ring
+from crypto.bases import public_bases
 from crypto.binary import Kind, Reader, Writer, packed_size, sha256
 from crypto.embedding import HASH_BYTES, EmbeddingModel
-from crypto.epoch import Epoch, public_bases
+from crypto.epoch import Epoch
 from crypto.errors import EncodingError, FieldError, KeyDestroyedError, MisuseError
 from crypto.parameters import SEALMATCH_1
 from crypto.ring import I32, U32, N

@@ -7,7 +7,7 @@ import pytest
 
 from crypto import ring
 from crypto.answer import B_BITS, AnswerRequest, answer_order, blind, mask_total, replay_answer
-from crypto.epoch import public_bases
+from crypto.bases import public_bases
 from crypto.errors import CalibrationError
 from crypto.gallery import PackedGallery, pack_templates
 from crypto.opening import _open_exact, middle

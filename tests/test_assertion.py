@@ -350,7 +350,12 @@ def test_a_credential_of_a_site_that_cannot_be_is_refused(rp_id: str, origin: st
 
 @pytest.mark.parametrize(
     ("rp_id", "origin"),
-    [("example.org", "https://example.org"), ("example.org", "https://legal.example.org:8443"), ("localhost", "http://localhost:8080")],
+    [
+        ("example.org", "https://example.org"),
+        ("example.org", "https://legal.example.org:8443"),
+        ("localhost", "http://localhost:8080"),
+        ("a" * 253, "https://" + "a" * 253 + ":65535"),
+    ],
 )
 def test_a_credential_of_its_site_or_below_or_of_a_demo_is_taken(rp_id: str, origin: str) -> None:
     assert replace(KEYED.key, rp_id=rp_id, origin=origin).key_id == KEYED.key.key_id

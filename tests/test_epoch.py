@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from crypto.epoch import Epoch, public_bases
+from crypto.bases import public_bases
+from crypto.epoch import Epoch
 from crypto.errors import EpochError, FieldError, MisuseError
 from crypto.ring import N, Q
 

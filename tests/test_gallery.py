@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from crypto import ring
+from crypto.bases import public_bases
 from crypto.embedding import filler_templates
-from crypto.epoch import Epoch, public_bases
+from crypto.epoch import Epoch
 from crypto.errors import LayoutSpentError, MisuseError
 from crypto.gallery import PackedGallery, pack_templates
 from crypto.layout import FILLER, LAYOUT_USES, SPARE_SLOTS, Layout, kept_fillers

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from crypto import ring
 from crypto.audit import open_probe
-from crypto.epoch import Epoch, public_bases
+from crypto.bases import public_bases
+from crypto.epoch import Epoch
 from crypto.errors import (
     EncodingError,
     FieldError,

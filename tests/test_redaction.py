@@ -97,7 +97,7 @@ def test_the_reader_finds_what_it_looks_for() -> None:
     assert "opened values" in leaks(str(FOUND.opened.values[:8].tolist()))
     assert leaks(SEEDS[0].export_secret().hex()) == ["seed"]
     assert leaks(f"{SEEDS[1].export_secret()!r}") == ["seed"]
-    assert "layout" in leaks(str(GALLERY.layout.rows[:40]))
+    assert "layout" in leaks(str(ARRAYS["layout"][:40]))
 
 
 @pytest.mark.parametrize("name", OBJECTS)
@@ -138,7 +138,7 @@ def test_errors_of_a_search_name_the_rule_and_no_value(caplog: pytest.LogCapture
             with pytest.raises(CryptoError) as caught:
                 attempt()
             assert leaks(f"{caught.value!r} {caught.value.args}") == []
-    assert not caplog.records
+    assert [record for record in caplog.records if not record.name.startswith("numba")] == []  # numba logs what it compiles
 
 
 PLAIN = re.compile(
