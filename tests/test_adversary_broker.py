@@ -39,7 +39,7 @@ def test_a_redirected_envelope_opens_for_nobody() -> None:
     expected = expected_context(MessageType.DISCLOSURE_REQUEST)
     assert open_envelope(ENVELOPE, expected, RECIPIENT_KEY, SENDER)
     for change in ({"recipient": AgencyId("other-pd")}, {"sender": AgencyId("other-pd")}, {"grant_digest": bytes(32)}):
-        elsewhere = dataclasses.replace(expected, **change)  # type: ignore[arg-type]
+        elsewhere = dataclasses.replace(expected, **change)
         with pytest.raises(ContextError):
             open_envelope(ENVELOPE, elsewhere, RECIPIENT_KEY, SENDER)
         relabelled = Envelope(ENVELOPE.suite, elsewhere, ENVELOPE.sealed, ENVELOPE.signature)
