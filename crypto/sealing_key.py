@@ -1,7 +1,8 @@
-"""Sealing keys of the week: the P-256 key that an agency's envelopes are sealed to, published by it and signed with its node key.
+"""Sealing keys: the P-256 key that an agency's envelopes are sealed to, published by it and signed with its node key.
 
-A custodian's key changes every week and is deleted when the searches sealed to it are closed (PROTOCOL 4), so it cannot stand in the
-roster. The statement can come by any way, through the broker too: the node key in the pinned roster vouches for it.
+A custodian's key changes every week, a requester's with every search; both are deleted when the searches sealed to them are closed
+(PROTOCOL 4), so they cannot stand in the roster. The statement can come by any way, through the broker too: the node key in the pinned
+roster vouches for it.
 
 Invariants: what `read` returns was signed by the node key that the roster gives the agency. Weeks are ISO 8601 weeks in UTC, written
 `2026-W48`. Left to others: which agencies must publish, and keeping the private half (services); sealing itself (`envelope`).
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Final, Self
 
-from crypto.canonical import AgencyId, JsonObject, KeyId, b64url_encode
+from crypto.canonical import AgencyId, JsonObject, KeyId, SearchId, b64url_encode
 from crypto.errors import AgencyStatementError, BadSignatureError, FieldError
 from crypto.fields import Fields
 from crypto.keys import SealingPublicKey, SigningKey
@@ -51,10 +52,10 @@ class Week:
 
 @dataclass(frozen=True)
 class SealingKeyStatement:
-    """An agency says: in this week, seal to this key."""
+    """An agency says: in this week, or for this one search, seal to this key."""
 
     agency: AgencyId
-    week: Week
+    use: Week | SearchId
     key: SealingPublicKey
 
     @property
@@ -64,7 +65,8 @@ class SealingKeyStatement:
 
     def sign(self, node_key: SigningKey) -> bytes:
         """The document, for everybody."""
-        content: JsonObject = {"agency": str(self.agency), "week": self.week.text, "key": b64url_encode(self.key.raw)}
+        use: JsonObject = {"week": self.use.text} if isinstance(self.use, Week) else {"search_id": str(self.use)}
+        content: JsonObject = {"agency": str(self.agency), "key": b64url_encode(self.key.raw), **use}
         return sign_document(SEALING_KEY_KIND, content, node_key)
 
     @classmethod
@@ -75,11 +77,12 @@ class SealingKeyStatement:
         2. the agency is in the roster (`UnknownAgencyError`)
         3. its node key signed, and nobody else (`AgencyStatementError`)
 
-        Whether it is for the week at hand is `check_week`.
+        Whether it is for the week or the search at hand is `check_week` or `check_search`.
         """
         document = read_document(SEALING_KEY_KIND, data)  # 1
         fields: Fields = document.unverified_fields("sealing_key")
-        statement = cls(fields.name("agency", AgencyId), Week(fields.text("week")), SealingPublicKey(fields.data("key")))
+        use = fields.name("search_id", SearchId) if "search_id" in document.unverified_content else Week(fields.text("week"))
+        statement = cls(fields.name("agency", AgencyId), use, SealingPublicKey(fields.data("key")))
         fields.close()
         node_key = roster.node_key(statement.agency)  # 2
         try:  # 3
@@ -90,5 +93,10 @@ class SealingKeyStatement:
 
     def check_week(self, now: datetime) -> None:
         """Raise `AgencyStatementError` unless `now` is in the statement's week: who seals, seals to this week's key."""
-        if self.week != Week.at(now):
+        if self.use != Week.at(now):
             raise AgencyStatementError("sealing key is of another week")
+
+    def check_search(self, search_id: SearchId) -> None:
+        """Raise `AgencyStatementError` unless the statement is for this search."""
+        if isinstance(self.use, Week) or self.use != search_id:
+            raise AgencyStatementError("sealing key is not for this search")

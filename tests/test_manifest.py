@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crypto.canonical import AgencyId, canonical_json
+from crypto.canonical import AgencyId, SearchId, canonical_json
 from crypto.errors import (
     AgencyStatementError,
     CryptoError,
@@ -31,7 +31,7 @@ from crypto.manifest import MANIFEST_KIND, MAX_TRUSTED_CUSTODIANS, GalleryManife
 from crypto.moments import check_day, check_moment, check_now, format_moment, parse_day, parse_moment, round_moment
 from crypto.roster_entries import AgencyRole
 from crypto.sealing_key import SEALING_KEY_KIND, SealingKeyStatement, Week
-from crypto.signed import key_id
+from crypto.signed import key_id, read_document, sign_document
 from tests.sample_federation import (
     BOARD,
     EASTFIELD,
@@ -325,3 +325,19 @@ def test_other_zones_are_rounded_into_utc_and_naive_times_are_a_mistake_of_ours(
     for call in (round_moment, check_now):
         with pytest.raises(MisuseError):
             call(datetime(2026, 11, 23))
+
+
+def test_a_requesters_key_is_for_one_search() -> None:
+    search, other = SearchId("0" * 31 + "1"), SearchId("0" * 31 + "2")
+    statement = SealingKeyStatement(BOARD, search, STATEMENT.key)
+    again = SealingKeyStatement.read(statement.sign(BOARD_NODE), ROSTER)
+    assert again == statement
+    again.check_search(search)
+    for wrong in (again, STATEMENT):
+        with pytest.raises(AgencyStatementError):
+            wrong.check_search(other)
+    with pytest.raises(AgencyStatementError):
+        again.check_week(NOW)
+    both = read_document(SEALING_KEY_KIND, statement.sign(BOARD_NODE)).unverified_content
+    with pytest.raises(FieldError):
+        SealingKeyStatement.read(sign_document(SEALING_KEY_KIND, {**both, "week": "2026-W48"}, BOARD_NODE), ROSTER)
