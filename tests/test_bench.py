@@ -271,8 +271,22 @@ def test_faiss_keeps_its_number_of_threads_and_one_index_at_a_time() -> None:
         kept[-1].search()
 
 
+def told_by_the_system(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+    """What `/proc` says from now on, or that there is none; every other file reads as ever."""
+    real = Path.read_text
+
+    def read_text(self: Path, *args: Any, **named: Any) -> str:
+        if not str(self).startswith("/proc/"):
+            return real(self, *args, **named)
+        if text is None:
+            raise FileNotFoundError
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+
+
 def test_too_little_memory_is_said_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_args, **_named: "MemTotal: 24000000 kB\nMemAvailable: 20971520 kB\n")
+    told_by_the_system(monkeypatch, "MemTotal: 24000000 kB\nMemAvailable: 20971520 kB\n")
     assert machine.Machine.here().memory_bytes == 24_000_000 * 1024
     machine.check_memory(20 << 30)
     with pytest.raises(MemoryShortError, match=r"about 21\.0 GiB of memory and 20\.0 GiB are free: take fewer --records"):
@@ -282,10 +296,7 @@ def test_too_little_memory_is_said_before_anything_is_made(monkeypatch: pytest.M
 
 
 def test_where_the_system_tells_no_memory_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreadable(*_args: Any, **_named: Any) -> str:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(Path, "read_text", unreadable)
+    told_by_the_system(monkeypatch, None)
     machine.check_memory(1 << 60)
     assert machine.Machine.here().memory_bytes == 0
 
