@@ -200,14 +200,6 @@ def inverse(polynomials_eval: U32) -> U32:
     return rows.reshape(polynomials_eval.shape)
 
 
-def forward_lanes(block_coeff: U32) -> None:
-    """`forward` in place on polynomials that already lie side by side: uint32[N, LANES], residues."""
-    check_residues(block_coeff)
-    if block_coeff.shape != (N, LANES) or not block_coeff.flags.c_contiguous:
-        raise MisuseError(f"a block is contiguous with shape ({N}, {LANES})")
-    forward_block(block_coeff, ROOTS, ROOTS_SHOUP)
-
-
 def multiply(left: U32, right: U32) -> U32:
     """Pointwise product mod q of two arrays of residues of one shape (in eval form: the product in the ring)."""
     check_residues(left)
