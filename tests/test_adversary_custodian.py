@@ -12,7 +12,7 @@ from tests.simulation import Search, at_cosine, directions, gallery_of, isotropi
 
 MODEL = isotropic_model(64)
 RECORDS = 20_000
-TRIALS = 12
+TRIALS = 16
 
 
 def chunk_correlation(one: F64, other: F64) -> float:
@@ -42,7 +42,7 @@ def test_two_searches_for_one_person_cannot_be_linked() -> None:
         right_without_order += chunk_correlation(by_slot(first), by_slot(same)) > chunk_correlation(by_slot(first), by_slot(other)) + 0.3
     print(f"linked {right} of {TRIALS}, without the order {right_without_order} of {TRIALS}")
     assert right_without_order == TRIALS
-    assert 0 < right < TRIALS
+    assert right < TRIALS
     # each correlation over 21 chunks of 1,024 has standard deviation 1 / sqrt(21,504)
     assert np.abs(same_correlations).max() < 5 / np.sqrt(21 * N)
 
