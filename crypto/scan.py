@@ -41,7 +41,7 @@ def scan_words(words_eval: U32, probes_eval: U32, *, threads: int | None = None)
         raise MisuseError("dimensions are a multiple of 8 within the bound of 64-bit sums")
     if probes_eval.size and int(probes_eval.max()) >= SEALMATCH_1.modulus:
         raise MisuseError("a word is not below the modulus")
-    probes = np.zeros((*probes_eval.shape[:2], N + _PROBE_PADDING), np.uint32)
+    probes = np.empty((*probes_eval.shape[:2], N + _PROBE_PADDING), np.uint32)
     probes[:, :, :N] = probes_eval
     out = np.empty((probes.shape[0], words_eval.shape[0], N), np.uint32)
 

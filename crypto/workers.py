@@ -18,12 +18,17 @@ def usable_cores() -> int:
 
 
 def split(count: int, work: Callable[[int, int], None], threads: int | None = None) -> None:
-    """Call `work(first, last)` on contiguous parts of range(count), one thread each; raises what the first failing part raised."""
+    """Call `work(first, last)` on contiguous parts of range(count), one thread each, the caller's among them.
+
+    Raises what the first failing part raised.
+    """
     parts = max(1, min(threads or usable_cores(), count))
     if parts == 1:
         work(0, count)
         return
     bounds = [count * part // parts for part in range(parts + 1)]
-    with ThreadPoolExecutor(parts, thread_name_prefix="sealmatch-kernel") as pool:
-        for done in [pool.submit(work, first, last) for first, last in itertools.pairwise(bounds)]:
+    with ThreadPoolExecutor(parts - 1, thread_name_prefix="sealmatch-kernel") as pool:
+        others = [pool.submit(work, first, last) for first, last in itertools.pairwise(bounds[1:])]
+        work(bounds[0], bounds[1])  # the caller's thread takes its share
+        for done in others:
             done.result()
