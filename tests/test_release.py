@@ -64,6 +64,22 @@ def test_one_threshold_one_cap_and_ranks_over_all_holders() -> None:
     assert len(joined(release(ReleaseTerms(GRANT_DIGEST, 50, 10_000), TABLE, answered))) == 6
 
 
+def test_records_are_counted_over_all_holders() -> None:
+    released = release(TERMS, TABLE, [scores(NORTH, [], impostors=5000), scores(SOUTH, [], impostors=3000)])
+    assert (released.to_discovery.records, released.to_discovery.compared) == (4900 + 2900, 8000)
+
+
+def test_calibration_places_are_never_scores() -> None:
+    """A basis vector near the probe would otherwise be released, and the zeros would count as comparisons."""
+    model = isotropic_model(64)
+    rng = np.random.default_rng(5)
+    found = search(gallery_of(model, model.templates(directions(rng, 500, 64))), model.probe_vector(directions(rng, 1, 64)[0]))
+    one = found.holder_scores(500)
+    places = found.secrets.places
+    assert one.cosines().size == one.positions().size == 1024
+    assert not set(one.positions().tolist()) & {*places.basis.tolist(), *places.zeros.tolist()}
+
+
 def test_silent_holders_get_an_empty_release_in_the_same_batch() -> None:
     released = release(TERMS, TABLE, [scores(NORTH, [0.9])], silent=[SOUTH, EAST])
     assert [len(released.to_holders[holder].leads) for holder in (NORTH, SOUTH, EAST)] == [1, 0, 0]
