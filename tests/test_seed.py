@@ -15,6 +15,7 @@ from crypto.ring import Q
 from crypto.seed import (
     Seed,
     _check_filled,
+    _shuffle,
     _take_below,
     blinding_errors,
     gaussians,
@@ -84,6 +85,15 @@ def test_gaussians_are_normal() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2, 1023, 1024, 100_000])
 def test_permutation_is_a_permutation(count: int) -> None:
     assert (np.sort(permutation(FIXED, "order", count)) == np.arange(count)).all()
+
+
+def test_a_word_that_would_bias_an_order_is_rejected() -> None:
+    """2^64 mod 3 = 1: of the first draw's words only 0 is one too many, and it is passed over."""
+    words = np.array([0, 2**63 + 7, 2**62 + 5, 99], np.uint64)
+    skipping, plain = np.arange(3, dtype=np.uint32), np.arange(3, dtype=np.uint32)
+    assert _shuffle(words, skipping) == _shuffle(words[1:], plain) == 3
+    assert skipping.tolist() == plain.tolist()
+    assert _shuffle(words[:1], np.arange(3, dtype=np.uint32)) == 0
 
 
 def test_a_stream_that_runs_short_is_an_error() -> None:
