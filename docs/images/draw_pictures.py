@@ -143,7 +143,7 @@ def draw_search() -> str:
     flow.send(REQUESTER, HOLDER, "probe: b_{1} … b_{D}, b_{z}", "ciphertext; 1.77 MB for D = 512")
     flow.act(HOLDER, "4-8", "checks grant and log, scans,", "re-randomises, masks, rounds")
     flow.send(HOLDER, REQUESTER, "answer: a'', b''; order's seed", "29 bits a slot, every score masked")
-    flow.send(HOLDER, CUSTODIAN, "mask seed, calibration places", "and the answer's digest")
+    flow.send(HOLDER, CUSTODIAN, "mask seed, calibration places", "and the answer's and probe's digests")
     flow.send(HOLDER, LOG, "entry: answer")
     flow.act(REQUESTER, "9", "opens; every y is still masked;", "keeps its top 16 bits")
     flow.send(REQUESTER, CUSTODIAN, "Y16, in the answer's order", "no exact y ever leaves")
