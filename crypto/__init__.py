@@ -2,23 +2,25 @@
 
 The modules, in reading order; imports go down these floors and never up (an import contract in pyproject.toml checks it).
 
-*Ground*: `errors` the one tree of what can go wrong · `canonical` one value, one string of bytes; names · `moments` time as it is signed
-· `fields` strict reading of JSON · `keys` Ed25519 and P-256 handles · `limits` what all parties agree on · `parameters` the set
-`sealmatch-1` and the scales that follow · `jit` how kernels are compiled · `workers` threads · `ring` arithmetic and transforms ·
-`binary` the frame of every byte format · `seed` labelled expansion of 32 bytes · `epoch` months · `bases` the public bases of a month
+*Ground*: `errors` the one tree of what can go wrong · `canonical` one value, one string of bytes; names · `moments` time as it is signed ·
+`fields` strict reading of JSON · `keys` Ed25519 and P-256 handles · `limits` what all parties agree on · `parameters` the set `sealmatch-1`
+and the scales that follow · `jit` how kernels are compiled · `workers` threads · `ring` arithmetic and transforms · `binary` the frame of
+every byte format · `wire` fields that formats share · `seed` labelled expansion of 32 bytes · `epoch` months · `bases` the public bases of
+a month
 
 *A search, in the order in which data flows*: `embedding` from embeddings to integers · `seal` the one door to SEAL · `probe` encrypted by
-the requester · `layout` the secret order of slots · `scan` the hot loop · `gallery` packed templates · `calibration` the chunk that shows
-a probe's norm · `answer` re-randomised, masked, rounded · `opening` to `Y16` · `impostors` thresholds · `release` ranks, bands, positions
-· `audit` replaying all of it
+the requester · `layout` the secret order of slots · `scan` the hot loop · `gallery` packed templates · `calibration` the chunk that shows a
+probe's norm · `answer` re-randomised, masked, rounded · `opening` to `Y16` · `impostors` thresholds · `alarms` what looks wrong · `release`
+ranks, bands, positions · `audit` replaying all of it
 
 *The public log*: `ledger` Merkle tree and proofs (RFC 9162) · `checkpoint` signed notes · `witness` which checkpoint counts · `entries`
 leaves as salted commitments · `mirror` reading to the end
 
 *Who may*: `signed` JSON with detached signatures · `assertion` WebAuthn signatures · `roster_entries`, `root_set`, `roster` agencies,
-persons and keys under a threshold of roots · `sealing_key` the custodian's key of the week · `grant_basis`, `grant_claims`,
-`grant_token`, `grant` the justified-use grant · `manifest` what a holder says of its gallery
+persons and keys under a threshold of roots · `sealing_key` the custodian's key of the week · `mailbox_receipt` the broker's word that a
+message is gone · `request_signature` who sends an HTTP request · `grant_basis`, `grant_claims`, `grant_token`, `grant` the justified-use
+grant · `manifest` what a holder says of its gallery
 
-*The wire*: `envelope` sealed and signed · `wire` shared fields · `bodies`, `disclosure`, `notices` what messages say · `message_types`
-the table of all messages · `messages` the frame · `parts` pieces of at most 1 MiB
+*The wire*: `envelope` sealed and signed · `bodies`, `disclosure`, `notices` what messages say · `message_types` the table of all messages ·
+`messages` the frame · `parts` pieces of at most 1 MiB · `lawful_steps` what a refusal means and what to do next
 """

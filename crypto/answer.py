@@ -124,14 +124,7 @@ class AnswerSecrets:
         `rows` is the layout's as it was when the answer was made: with today's, a slot filled since would name an innocent record.
         `still_held` are the rows that the table holds today. Raises `AnswerError` for a position that the answer does not have.
         """
-        slots = rows.size + N
-        if positions.size and int(positions.max()) >= slots:
-            raise AnswerError("a released position is not in the answer")
-        slot_at = np.empty(slots, np.int64)
-        slot_at[answer_order(self.order_seed, slots)] = np.arange(slots)
-        answered = np.insert(rows.reshape(-1, N), self.calibration_place, np.full(N, FILLER), axis=0).reshape(-1)
-        found = answered[slot_at[positions]]
-        return np.where(np.isin(found, still_held), found, FILLER)
+        return rows_at(self.order_seed, self.calibration_place, rows, positions, still_held=still_held)
 
     def __repr__(self) -> str:
         return "AnswerSecrets(<redacted>)"
@@ -176,6 +169,18 @@ def replay_answer(gallery: PackedGallery, request: AnswerRequest, root: Seed) ->
 def answer_order(order_seed: Seed, slots: int) -> U32:
     """The answer's order: slot i stands at position order[i]; uint32[slots]."""
     return permutation(order_seed, "order", slots)
+
+
+def rows_at(order_seed: Seed, calibration_place: int, rows: I64, positions: U32, *, still_held: I64) -> I64:
+    """`AnswerSecrets.rows_at` from what a holder keeps of an answer's secrets until the release."""
+    slots = rows.size + N
+    if positions.size and int(positions.max()) >= slots:
+        raise AnswerError("a released position is not in the answer")
+    slot_at = np.empty(slots, np.int64)
+    slot_at[answer_order(order_seed, slots)] = np.arange(slots)
+    answered = np.insert(rows.reshape(-1, N), calibration_place, np.full(N, FILLER), axis=0).reshape(-1)
+    found = answered[slot_at[positions]]
+    return np.where(np.isin(found, still_held), found, FILLER)
 
 
 def mask_total(mask_seeds: Sequence[Seed], slots: int) -> U32:

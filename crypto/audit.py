@@ -8,7 +8,7 @@ oversight body.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -17,6 +17,7 @@ import numpy as np
 from crypto import ring
 from crypto.answer import Answer, AnswerRequest, OrderSeed, replay_answer
 from crypto.bases import public_bases
+from crypto.canonical import AgencyId
 from crypto.embedding import face_commitment
 from crypto.errors import AuditError
 from crypto.gallery import PackedGallery
@@ -24,7 +25,7 @@ from crypto.impostors import ImpostorTable
 from crypto.opening import open_answer
 from crypto.parameters import SEALMATCH_1
 from crypto.probe import Probe, SearchKey
-from crypto.release import HolderScores, Release, ReleaseTerms, release
+from crypto.release import NOBODY, HolderOutcome, HolderScores, Release, ReleaseTerms, release, release_nothing
 from crypto.ring import I32
 from crypto.seed import Seed
 
@@ -67,9 +68,20 @@ def check_opened(answer: Answer, order: OrderSeed, probe: Probe, key: SearchKey,
         raise AuditError("the opened values were altered before they were sent")
 
 
-def check_release(terms: ReleaseTerms, table: ImpostorTable, answered: Sequence[HolderScores], released: Release) -> None:
-    """Raise `AuditError` unless the release is the one that the scores give; release indexes are random and only join its parts."""
-    if _joined(release(terms, table, answered)) != _joined(released):
+def check_release(
+    terms: ReleaseTerms,
+    table: ImpostorTable,
+    answered: Sequence[HolderScores],
+    released: Release,
+    *,
+    missing: Mapping[AgencyId, HolderOutcome] = NOBODY,
+) -> None:
+    """Raise `AuditError` unless the release is the one that the scores give; release indexes are random and only join its parts.
+
+    `missing` is what the log and the other holders' own records show of holders that did not answer.
+    """
+    again = release(terms, table, answered, missing=missing) if answered else release_nothing(terms, missing)
+    if _joined(again) != _joined(released):
         raise AuditError("the release is not what the scores give")
 
 
@@ -78,6 +90,10 @@ def _joined(released: Release) -> object:
     rank_of = {index: rank for index, rank, _ in released.to_requester.leads}
     places = {(holder, rank_of.get(index), position) for holder, part in released.to_holders.items() for index, position in part.leads}
     bands = {(rank, band) for _, rank, band in released.to_requester.leads}
-    scores = {(rank_of.get(index), milli) for index, milli in released.to_discovery.leads}
-    caps = {part.cap for part in released.to_holders.values()} | {released.to_requester.cap, released.to_discovery.cap}
-    return places, bands, scores, caps, replace(released.to_discovery, leads=())
+    caps = {part.cap for part in released.to_holders.values()} | {released.to_requester.cap}
+    holders = set(released.to_holders), released.to_requester.holders
+    discovery = released.to_discovery
+    if discovery is None:
+        return places, bands, caps, holders, None
+    scores = {(rank_of.get(index), milli) for index, milli in discovery.leads}
+    return places, bands, caps, holders, (scores, replace(discovery, leads=()))

@@ -36,6 +36,7 @@ Three branches answer the question "whose fault is it?", because that decides wh
     │   │   ├── CustodianError         of the requester's own jurisdiction, or trusted by no manifest of a holder
     │   │   ├── CourtOrderError        the warrant or order does not cover the grant's whole life (R3)
     │   │   ├── GrantMismatchError     the grant is for another probe, search, holder or custodian
+    │   │   ├── GrantReasonError       the reason beside the terms is missing, or not the one that was signed
     │   │   └── StaleStatementError    a statement that the grant stands is too old, or answers another query
     │   ├── LogError               a proof about the public log that does not hold
     │   │   ├── InclusionError         the entry is not under that root
@@ -222,6 +223,10 @@ class CourtOrderError(GrantError):
 
 class GrantMismatchError(GrantError):
     """The grant is for another probe, search, holder or custodian."""
+
+
+class GrantReasonError(GrantError):
+    """The reason beside the terms is missing, or not the one that was signed."""
 
 
 class StaleStatementError(GrantError):

@@ -3,12 +3,15 @@
 The algorithm of a signature is what the roster says of its key; a header that says otherwise is refused, not obeyed. A role is what the
 roster gives the key; distinct persons are asked for, not distinct keys.
 
-Invariants: a `VerifiedGrant` passed every check of `verify_grant` at one moment. What it authorises is in its claims and nowhere else. Time
-goes on: every later step calls `check_in_force` again.
+The broker is given terms and verifies those (`verify_terms`); holders and custodians are given the reason, too (`verify_grant`). What both
+check is checked by one function.
+
+Invariants: a `VerifiedGrant` passed every check of `verify_grant` at one moment, `VerifiedTerms` those that need no reason. What it
+authorises is in its claims or terms and nowhere else. Time goes on: every later step calls `check_in_force` again.
 
 Left to others: the token's form and making one (`grant_token`), what claims must say (`grant_claims`), custodians that holders trust
 (`manifest`), log and revocation (`entries`, `witness`), policy packs, and refusing replays: broker, holder and custodian each keep
-`GrantClaims.replay_key` under a unique constraint.
+`GrantTerms.replay_key` under a unique constraint.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ from crypto.errors import (
     UnknownKeyError,
 )
 from crypto.grant_basis import CourtOrder
-from crypto.grant_claims import GrantClaims, GrantRole
+from crypto.grant_claims import GrantClaims, GrantRole, GrantTerms
 from crypto.grant_token import WEBAUTHN_ALGORITHMS, GrantToken, SignatureAlgorithm, TokenHeader, TokenSignature
 from crypto.keys import VerifyingKey
 from crypto.moments import check_now
@@ -81,6 +84,16 @@ class GrantSigner:
 
 
 @dataclass(frozen=True)
+class VerifiedTerms:
+    """What `verify_terms` returns; nothing else builds one. `digest` is the grant digest, `roster_version` what it was held against."""
+
+    terms: GrantTerms
+    digest: bytes = field(repr=False)
+    signers: tuple[GrantSigner, ...] = field(repr=False)
+    roster_version: int
+
+
+@dataclass(frozen=True)
 class VerifiedGrant:
     """What `verify_grant` returns; nothing else builds one. `digest` is the grant digest, `roster_version` what it was held against."""
 
@@ -90,69 +103,68 @@ class VerifiedGrant:
     roster_version: int
 
 
+def verify_terms(data: bytes, roster: TrustedRoster, now: datetime) -> VerifiedTerms:
+    """The terms in `data` if they authorise their search at `now`, an aware moment, for whatever reason; else an exception.
+
+    Checks 1 to 13 of `verify_grant`; and the token carries no reason (`FieldError`): who asks this, the broker, must not be sent one.
+    """
+    trusted = roster.at(now)  # 1
+    token = GrantToken.from_bytes(data)  # 2, 3, 4
+    if token.reason is not None:
+        raise FieldError("the token carries its reason, which is for holders and custodians only")
+    return _verify_terms(token, trusted, now)
+
+
 def verify_grant(data: bytes, roster: TrustedRoster, now: datetime) -> VerifiedGrant:
     """The grant in `data` if it authorises its search at `now`, an aware moment; else an exception.
 
     1. the roster has not expired (`RosterExpiredError`)
     2. size, before anything is parsed (`OversizedError`)
-    3. form: canonical JSON, exactly the members of general JSON, no unprotected header (`NotCanonicalError`, `FieldError`)
+    3. form: canonical JSON, exactly the members of general JSON and the reason, no unprotected header (`NotCanonicalError`, `FieldError`)
     4. protected headers: exactly `alg`, `kid`, `role`, `typ`, each of a known value (`VersionError`, `GrantAlgorithmError`, `FieldError`);
         each role once, in ascending order (`FieldError`)
-    5. payload: canonical, and claims that hold together, the deadline before the expiry among them (`EncodingError`, `SamePersonError`)
+    5. payload: canonical, and terms that hold together, the deadline before the expiry among them (`EncodingError`, `SamePersonError`)
     6. each key is a person's in the roster, for that role (`UnknownKeyError`), and of the header's algorithm (`GrantAlgorithmError`)
     7. each signature verifies (`GrantSignatureError`)
     8. the signers are distinct persons, however many keys they have (R5, `SamePersonError`)
-    9. every role that the claims name has signed (R6, `MissingRoleError`), by the person named (`UnknownKeyError`), and no other role
+    9. every role that the terms name has signed (R6, `MissingRoleError`), by the person named (`UnknownKeyError`), and no other role
         (`FieldError`)
     10. every signer's training is valid (R14, `TrainingExpiredError`)
     11. agencies stand where the roster puts them; the investigator is the requesting agency's, the deciding reviewer its legal office's,
         the originator the originating agency's legal office's (R6, `AgencyRoleError`)
     12. no custodian is of the requester's or originator's own jurisdiction (PROTOCOL 1, `CustodianError`)
     13. `now` is within the grant's life (`GrantNotYetValidError`, `GrantExpiredError`)
-    14. a warrant or order covers all of that life (R3, `CourtOrderError`)
+    14. the reason is there, is the one that the terms commit to (`GrantReasonError`), and holds together (`EncodingError`)
+    15. a warrant or order covers all of the grant's life (R3, `CourtOrderError`)
 
     That a grant is for *this* probe, holder or custodian is `check_names`; that holders trust a custodian is `manifest.check_custodians`.
     """
     trusted = roster.at(now)  # 1
     token = GrantToken.from_bytes(data)  # 2, 3, 4
-    claims = token.unverified_claims()  # 5
-    signers = {}
-    for entry in token.signatures:
-        signatory = _signatory(entry.header, trusted)  # 6
-        _check_signature(token, entry, signatory.credential)  # 7
-        signers[entry.header.role] = signatory
-    _check_persons(claims, signers)  # 8, 9
-    for signatory in signers.values():
-        signatory.person.check_trained(now)  # 10
-    _check_agencies(claims, signers, trusted)  # 11
-    check_jurisdictions(claims, trusted)  # 12
-    check_in_force(claims, now)  # 13
-    _check_order(claims)  # 14
-    verified = tuple(
-        GrantSigner(role, signatory.person.person_id, signatory.agency.agency_id, signatory.credential.key_id)
-        for role, signatory in signers.items()
-    )
-    return VerifiedGrant(claims, hashlib.sha256(token.payload).digest(), verified, trusted.version)
+    verified = _verify_terms(token, trusted, now)  # 5 to 13
+    claims = token.unverified_claims()  # 14
+    _check_order(claims)  # 15
+    return VerifiedGrant(claims, verified.digest, verified.signers, verified.roster_version)
 
 
-def check_in_force(claims: GrantClaims, now: datetime) -> None:
+def check_in_force(terms: GrantTerms, now: datetime) -> None:
     """Raise `GrantNotYetValidError` or `GrantExpiredError` unless `not_before <= now < expires`; asked again before every step."""
     check_now(now)
-    if now < claims.not_before:
+    if now < terms.not_before:
         raise GrantNotYetValidError("grant is not valid yet")
-    if now >= claims.expires:
+    if now >= terms.expires:
         raise GrantExpiredError("grant has expired")
 
 
-def check_jurisdictions(claims: GrantClaims, roster: Roster) -> None:
+def check_jurisdictions(terms: GrantTerms, roster: Roster) -> None:
     """Raise `CustodianError` if a custodian is of the requesting or originating agency's own jurisdiction (PROTOCOL 1)."""
-    own = {roster.agency(claims.requesting_agency).jurisdiction, roster.agency(claims.originating_agency).jurisdiction}
-    if any(roster.agency(custodian).jurisdiction in own for custodian in claims.custodians):
+    own = {roster.agency(terms.requesting_agency).jurisdiction, roster.agency(terms.originating_agency).jurisdiction}
+    if any(roster.agency(custodian).jurisdiction in own for custodian in terms.custodians):
         raise CustodianError("a custodian is of the jurisdiction of an agency that asks")
 
 
 def check_names(
-    grant: VerifiedGrant,
+    terms: GrantTerms,
     *,
     search_id: SearchId | None = None,
     probe_digest: bytes | None = None,
@@ -167,16 +179,15 @@ def check_names(
 
     A party gives everything that it has at hand; `MisuseError` if that is nothing, since such a call would check nothing.
     """
-    claims = grant.claims
     pairs = {
-        "search": (search_id, (claims.search_id,)),
-        "probe": (probe_digest, (claims.probe_digest,)),
-        "face": (face_commit, (claims.face_commit,)),
-        "epoch": (epoch, (claims.epoch,)),
-        "model": (model_hash, (claims.model_hash,)),
-        "requester": (requester, (claims.requesting_agency,)),
-        "holder": (holder, claims.holders),
-        "custodian": (custodian, claims.custodians),
+        "search": (search_id, (terms.search_id,)),
+        "probe": (probe_digest, (terms.probe_digest,)),
+        "face": (face_commit, (terms.face_commit,)),
+        "epoch": (epoch, (terms.epoch,)),
+        "model": (model_hash, (terms.model_hash,)),
+        "requester": (requester, (terms.requesting_agency,)),
+        "holder": (holder, terms.holders),
+        "custodian": (custodian, terms.custodians),
     }
     if all(given is None for given, _ in pairs.values()):
         raise MisuseError("nothing to compare the grant with")
@@ -197,6 +208,27 @@ def check_jws_signature(protected: str, payload: bytes, signature: bytes, key: V
         jws.deserialize_json({"payload": segment, "signatures": [{"protected": protected, "signature": encoded}]}, jwk, registry=registry)
     except (JoseError, ValueError) as error:
         raise GrantSignatureError("a signature does not verify over header and payload") from error
+
+
+def _verify_terms(token: GrantToken, roster: Roster, now: datetime) -> VerifiedTerms:
+    """Checks 5 to 13 of `verify_grant`, which whoever is given a grant makes alike."""
+    terms = token.unverified_terms()  # 5
+    signers = {}
+    for entry in token.signatures:
+        signatory = _signatory(entry.header, roster)  # 6
+        _check_signature(token, entry, signatory.credential)  # 7
+        signers[entry.header.role] = signatory
+    _check_persons(terms, signers)  # 8, 9
+    for signatory in signers.values():
+        signatory.person.check_trained(now)  # 10
+    _check_agencies(terms, signers, roster)  # 11
+    check_jurisdictions(terms, roster)  # 12
+    check_in_force(terms, now)  # 13
+    verified = tuple(
+        GrantSigner(role, signatory.person.person_id, signatory.agency.agency_id, signatory.credential.key_id)
+        for role, signatory in signers.items()
+    )
+    return VerifiedTerms(terms, hashlib.sha256(token.payload).digest(), verified, roster.version)
 
 
 def _algorithm(credential: Credential) -> SignatureAlgorithm:
@@ -222,27 +254,27 @@ def _check_signature(token: GrantToken, entry: TokenSignature, credential: Crede
         raise GrantSignatureError("an assertion does not verify over header and payload") from error
 
 
-def _check_persons(claims: GrantClaims, signers: Mapping[GrantRole, Signatory]) -> None:
+def _check_persons(terms: GrantTerms, signers: Mapping[GrantRole, Signatory]) -> None:
     # 8
     persons = [signatory.person.person_id for signatory in signers.values()]
     if len(set(persons)) != len(persons):
         raise SamePersonError("one person signed in two roles")
     # 9
-    for role, person in claims.signatories.items():
+    for role, person in terms.signatories.items():
         if role not in signers:
             raise MissingRoleError(f"the {role.value} has not signed")
         if signers[role].person.person_id != person:
             raise UnknownKeyError(f"the key is not that of the {role.value} whom the grant names")
-    if len(signers) != len(claims.signatories):
+    if len(signers) != len(terms.signatories):
         raise FieldError("token bears a signature in a role that the grant does not name")
 
 
-def _check_agencies(claims: GrantClaims, signers: Mapping[GrantRole, Signatory], roster: Roster) -> None:
+def _check_agencies(terms: GrantTerms, signers: Mapping[GrantRole, Signatory], roster: Roster) -> None:
     try:
-        requesting = roster.agency_as(claims.requesting_agency, AgencyRole.REQUESTER)
-        originating = roster.agency(claims.originating_agency)
-        _check_all(roster, claims.holders, AgencyRole.HOLDER)
-        _check_all(roster, claims.custodians, AgencyRole.CUSTODIAN)
+        requesting = roster.agency_as(terms.requesting_agency, AgencyRole.REQUESTER)
+        originating = roster.agency(terms.originating_agency)
+        _check_all(roster, terms.holders, AgencyRole.HOLDER)
+        _check_all(roster, terms.custodians, AgencyRole.CUSTODIAN)
     except UnknownAgencyError as error:
         raise AgencyRoleError("an agency of the grant has no such role in the roster") from error
     agencies = {role: signatory.agency.agency_id for role, signatory in signers.items()}

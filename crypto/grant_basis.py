@@ -1,11 +1,15 @@
 """Why a search may be made: the offence, the typed legal basis, the purpose, the event and the declared source of the probe.
 
-What policy packs decide upon. Invariants: the lists are closed, and what is forbidden everywhere is no member of them: there is no
-immigration purpose (R10), no live video (R12), no sketch, composite, lookalike or machine-made picture (R20). Such a request cannot be
-written down, so no pack can allow it by mistake. A basis is either an order of a court with its particulars or a signed statement of facts
-(R3); of the statement only a salted digest stands here, its text stays with the agency.
+What policy packs decide upon, and what the broker never sees: together they are the *reason* of a grant, which travels beside the signed
+terms and to which those only commit (PROTOCOL 5).
 
-Left to others: which offence, basis, source or event suffices where (the packs); that an order covers the grant's life (`grant`).
+Invariants: the lists are closed, and what is forbidden everywhere is no member of them: there is no immigration purpose (R10), no live
+video (R12), no sketch, composite, lookalike or machine-made picture (R20). Such a request cannot be written down, so no pack can allow it
+by mistake. A basis is either an order of a court with its particulars or a signed statement of facts (R3); of the statement only a salted
+digest stands here, its text stays with the agency. One reason with one salt is one string of bytes.
+
+Left to others: which offence, basis, source or event suffices where (the packs); that an order covers the grant's life (`grant`); that a
+reason is the one that was signed (`grant_claims`).
 """
 
 from __future__ import annotations
@@ -17,12 +21,16 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Final, Self
 
-from crypto.canonical import JsonObject
-from crypto.errors import FieldError, MisuseError
+from crypto.canonical import JsonObject, canonical_json, parse_canonical_json
+from crypto.errors import FieldError, MisuseError, VersionError
 from crypto.fields import Fields, check_digest, check_text
 from crypto.moments import check_day
 
 SALT_BYTES: Final = 32
+REASON_TYPE: Final = "sealmatch-1/grant-reason"
+MAX_REASON_BYTES: Final = 4 << 10
+"""Bytes; the longest statute, court and docket in the widest letters take 2 thousand."""
+_REASON_LABEL: Final = b"sealmatch-1/grant-reason\n"
 _FACTS_LABEL: Final = b"sealmatch-1/facts\n"
 _CASE_LABEL: Final = b"sealmatch-1/case\n"
 _MAX_STATUTE_CHARS: Final = 80
@@ -178,6 +186,74 @@ def basis_from_fields(fields: Fields) -> LegalBasis:
         basis = StatementOfFacts(kind, fields.digest("facts_commitment"))
     fields.close()
     return basis
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class GrantReason:
+    """Why one search is made; the constructor raises `FieldError`. Case text: its `repr` says nothing.
+
+    `case_commitment` is `commit_case`. `offence` may be None for a person who is missing, dead, incapacitated or in danger.
+    `reason_salt` is 32 bytes that the creator draws from the operating system for each grant: everything else of a reason can be guessed.
+    """
+
+    case_commitment: bytes
+    offence: Offence | None
+    basis: LegalBasis
+    purpose: Purpose
+    event: Event
+    probe_source: ProbeSource
+    reason_salt: bytes
+
+    def __post_init__(self) -> None:
+        check_digest(self.case_commitment, "reason.case_commitment")
+        check_digest(self.reason_salt, "reason.salt")
+        if self.offence is None and (self.purpose is Purpose.CRIMINAL_INVESTIGATION or self.event is Event.PROTEST_OR_ASSEMBLY):
+            raise FieldError("reason.offence is named for an investigation and for a picture of an assembly")
+        if PURPOSE_OF.get(self.basis.kind, self.purpose) is not self.purpose:
+            raise FieldError("reason.purpose is the one that its basis is good for")
+
+    def __repr__(self) -> str:
+        return "<GrantReason>"
+
+    def reason_bytes(self) -> bytes:
+        """The canonical bytes, salt and all: what travels beside the terms, to holders and custodians only."""
+        return canonical_json({**self._stated(), "salt": self.reason_salt.hex()})
+
+    def commit_reason(self) -> bytes:
+        """SHA-256(`sealmatch-1/grant-reason` LF || salt || canonical JSON of the reason without the salt): what the terms show of it."""
+        return hashlib.sha256(_REASON_LABEL + self.reason_salt + canonical_json(self._stated())).digest()
+
+    @staticmethod
+    def from_reason_bytes(data: bytes) -> GrantReason:
+        """Inverse of `reason_bytes`.
+
+        Raises `OversizedError` before parsing, `NotCanonicalError`, `VersionError` for another type, `FieldError`.
+        """
+        fields = Fields(parse_canonical_json(data, max_bytes=MAX_REASON_BYTES), "reason")
+        if fields.text("type") != REASON_TYPE:
+            raise VersionError("reason is of another kind or version")
+        reason = GrantReason(
+            case_commitment=fields.digest("case_commitment"),
+            offence=None if fields.is_null("offence") else Offence.from_fields(fields.child("offence")),
+            basis=basis_from_fields(fields.child("basis")),
+            purpose=fields.choice("purpose", Purpose),
+            event=fields.choice("event", Event),
+            probe_source=fields.choice("probe_source", ProbeSource),
+            reason_salt=fields.digest("salt"),
+        )
+        fields.close()
+        return reason
+
+    def _stated(self) -> JsonObject:
+        return {
+            "type": REASON_TYPE,
+            "case_commitment": self.case_commitment.hex(),
+            "offence": None if self.offence is None else self.offence.to_json(),
+            "basis": self.basis.to_json(),
+            "purpose": self.purpose.value,
+            "event": self.event.value,
+            "probe_source": self.probe_source.value,
+        }
 
 
 def commit_facts(salt: bytes, statement: str) -> bytes:

@@ -1,14 +1,18 @@
 """What a justified-use grant says: one probe, one search, at named holders, under named custodians, for one typed reason (PROTOCOL 5).
 
-Invariants of `GrantClaims`, whoever builds it: no person stands in two places (R5); the originating agency is always named, and has a
+Its *terms* are the payload that persons sign; the broker sees them, so that it can refuse a grant by itself. Its *reason*
+(`grant_basis.GrantReason`) stands in them as a salted commitment only and is opened to holders and custodians. *Claims* are both.
+
+Invariants of `GrantTerms`, whoever builds them: no person stands in two places (R5); the originating agency is always named, and has a
 person who signs for it when it is another than the requesting one (R6); requester, holders and custodians of one search are apart, because
 custodian and holder together would learn the probe; the cap is at most 50 over all holders together (R32); times are in order. The payload
-is RFC 8785 canonical JSON, so equal claims are equal bytes; the grant's digest is SHA-256 of them.
+is RFC 8785 canonical JSON, so equal terms are equal bytes; the grant's digest is SHA-256 of them. Of `GrantClaims`: the commitment in the
+terms is that of the reason beside them.
 
 Left to others: who signed, and whether the roster agrees (`grant`); which offence, basis or agency class suffices (policy packs).
 
-Who sees it: requester, holders, custodians, and whoever audits. It names persons and a docket but holds no case text, no score and nothing
-of a face beyond two commitments.
+Who sees it: the terms requester, broker, holders, custodians, and whoever audits; the reason the same without the broker. The terms name
+persons and parties but hold nothing of the case and nothing of a face beyond two commitments.
 """
 
 from __future__ import annotations
@@ -16,23 +20,22 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from crypto.canonical import AgencyId, GrantId, JsonObject, JsonValue, PersonId, SearchId, canonical_json, parse_canonical_json
 from crypto.epoch import Epoch
-from crypto.errors import FieldError, SamePersonError, VersionError
+from crypto.errors import FieldError, GrantReasonError, SamePersonError, VersionError
 from crypto.fields import Fields, check_ascending, check_digest, check_range
-from crypto.grant_basis import PURPOSE_OF, Event, LegalBasis, Offence, ProbeSource, Purpose, basis_from_fields
-from crypto.limits import DEFAULT_CAP, MAX_CAP, MAX_CUSTODIANS
+from crypto.grant_basis import GrantReason
+from crypto.limits import DEFAULT_CAP, MAX_CAP, MAX_CUSTODIANS, MAX_HOLDERS
 from crypto.moments import check_moment, format_moment
 
 GRANT_TYPE: Final = "sealmatch-1/grant"
 MAX_PAYLOAD_BYTES: Final = 32 << 10
 """Bytes; 256 holders and 64 packs take 22 thousand."""
-MAX_HOLDERS: Final = 256
 MAX_POLICY_PACKS: Final = 64
 MAX_LIFETIME: Final = timedelta(days=31)
 """No search needs longer. Holders serve the current and the previous month's epoch, which is checked by itself."""
@@ -51,16 +54,15 @@ class GrantRole(enum.StrEnum):
 ReplayKey = tuple[GrantId, bytes, bytes]
 
 
-@dataclass(frozen=True, repr=False)
-class GrantClaims:
+@dataclass(frozen=True, repr=False, kw_only=True)
+class GrantTerms:
     """The payload of a grant; the constructor raises `FieldError` or `SamePersonError`.
 
     `reviewers` are one or two, the first deciding. `originator` is the legal reviewer of the originating agency, None when that is the
-    requesting one. `offence` may be None for a person who is missing, dead, incapacitated or in danger. `case_commitment` is
-    `grant_basis.commit_case`. `probe_digest` and `face_commit` are SHA-256 values of PROTOCOL 3, step 3. `combiner` is the custodian that
+    requesting one. `probe_digest` and `face_commit` are SHA-256 values of PROTOCOL 3, step 3. `combiner` is the custodian that
     adds the mask shares up (PROTOCOL 6). `false_positives_per_million` says how many searches in a million may show anybody who is
     not the person in the picture, over all holders together (R33). Lists are ascending. The grant holds while `not_before <= now <
-    expires`; the custodians act once, at `answer_deadline`, which lies between.
+    expires`; the custodians act once, at `answer_deadline`, which lies between. `reason_commitment` is `GrantReason.commit_reason`.
     """
 
     grant_id: GrantId
@@ -70,12 +72,6 @@ class GrantClaims:
     investigator: PersonId
     reviewers: tuple[PersonId, ...]
     originator: PersonId | None
-    case_commitment: bytes
-    offence: Offence | None
-    basis: LegalBasis
-    purpose: Purpose
-    event: Event
-    probe_source: ProbeSource
     probe_digest: bytes
     face_commit: bytes
     epoch: Epoch
@@ -88,14 +84,14 @@ class GrantClaims:
     policy_packs: tuple[bytes, ...]
     not_before: datetime
     expires: datetime
+    reason_commitment: bytes
     cap: int = DEFAULT_CAP
 
     def __post_init__(self) -> None:
-        for name in ("case_commitment", "probe_digest", "face_commit", "model_hash"):
+        for name in ("reason_commitment", "probe_digest", "face_commit", "model_hash"):
             check_digest(getattr(self, name), f"grant.{name}")
         if not self.epoch.month.isascii():  # one month, one spelling: other scripts have digits too
             raise FieldError("grant.epoch is a calendar month such as 2026-11")
-        self._check_reason()
         self._check_persons()
         self._check_parties()
         check_range(self.cap, 1, MAX_CAP, "grant.cap")
@@ -126,7 +122,7 @@ class GrantClaims:
         return hashlib.sha256(self.to_payload()).digest()
 
     def __repr__(self) -> str:
-        return f"<GrantClaims {self.grant_id}>"
+        return f"<{type(self).__name__} {self.grant_id}>"
 
     def to_payload(self) -> bytes:
         """The canonical bytes that are signed; the limits of the lists keep them below `MAX_PAYLOAD_BYTES`."""
@@ -143,12 +139,7 @@ class GrantClaims:
             "investigator": str(self.investigator),
             "reviewers": reviewers,
             "originator": None if self.originator is None else str(self.originator),
-            "case_commitment": self.case_commitment.hex(),
-            "offence": None if self.offence is None else self.offence.to_json(),
-            "basis": self.basis.to_json(),
-            "purpose": self.purpose.value,
-            "event": self.event.value,
-            "probe_source": self.probe_source.value,
+            "reason_commitment": self.reason_commitment.hex(),
             "probe_digest": self.probe_digest.hex(),
             "face_commit": self.face_commit.hex(),
             "epoch": self.epoch.month,
@@ -165,51 +156,40 @@ class GrantClaims:
         }
         return canonical_json(payload)
 
-    @classmethod
-    def from_payload(cls, data: bytes) -> Self:
+    @staticmethod
+    def from_payload(data: bytes) -> GrantTerms:
         """Inverse of `to_payload`.
 
         Raises `OversizedError` before parsing, `NotCanonicalError`, `VersionError` for another type, `FieldError`, `SamePersonError`.
         """
-        fields = Fields(parse_canonical_json(data, max_bytes=MAX_PAYLOAD_BYTES), "grant")
-        if fields.text("type") != GRANT_TYPE:
+        members = Fields(parse_canonical_json(data, max_bytes=MAX_PAYLOAD_BYTES), "grant")
+        if members.text("type") != GRANT_TYPE:
             raise VersionError("payload is of another kind or version")
-        claims = cls(
-            grant_id=fields.name("grant_id", GrantId),
-            search_id=fields.name("search_id", SearchId),
-            requesting_agency=fields.name("requesting_agency", AgencyId),
-            originating_agency=fields.name("originating_agency", AgencyId),
-            investigator=fields.name("investigator", PersonId),
-            reviewers=fields.names("reviewers", PersonId),
-            originator=None if fields.is_null("originator") else fields.name("originator", PersonId),
-            case_commitment=fields.digest("case_commitment"),
-            offence=None if fields.is_null("offence") else Offence.from_fields(fields.child("offence")),
-            basis=basis_from_fields(fields.child("basis")),
-            purpose=fields.choice("purpose", Purpose),
-            event=fields.choice("event", Event),
-            probe_source=fields.choice("probe_source", ProbeSource),
-            probe_digest=fields.digest("probe_digest"),
-            face_commit=fields.digest("face_commit"),
-            epoch=Epoch(fields.text("epoch")),
-            model_hash=fields.digest("model_hash"),
-            holders=fields.names("holders", AgencyId),
-            custodians=fields.names("custodians", AgencyId),
-            combiner=fields.name("combiner", AgencyId),
-            cap=fields.integer("cap"),
-            false_positives_per_million=fields.integer("false_positives_per_million"),
-            answer_deadline=fields.moment("answer_deadline"),
-            policy_packs=fields.digests("policy_packs"),
-            not_before=fields.moment("not_before"),
-            expires=fields.moment("expires"),
+        terms = GrantTerms(
+            grant_id=members.name("grant_id", GrantId),
+            search_id=members.name("search_id", SearchId),
+            requesting_agency=members.name("requesting_agency", AgencyId),
+            originating_agency=members.name("originating_agency", AgencyId),
+            investigator=members.name("investigator", PersonId),
+            reviewers=members.names("reviewers", PersonId),
+            originator=None if members.is_null("originator") else members.name("originator", PersonId),
+            probe_digest=members.digest("probe_digest"),
+            face_commit=members.digest("face_commit"),
+            epoch=Epoch(members.text("epoch")),
+            model_hash=members.digest("model_hash"),
+            holders=members.names("holders", AgencyId),
+            custodians=members.names("custodians", AgencyId),
+            combiner=members.name("combiner", AgencyId),
+            cap=members.integer("cap"),
+            false_positives_per_million=members.integer("false_positives_per_million"),
+            answer_deadline=members.moment("answer_deadline"),
+            policy_packs=members.digests("policy_packs"),
+            not_before=members.moment("not_before"),
+            expires=members.moment("expires"),
+            reason_commitment=members.digest("reason_commitment"),
         )
-        fields.close()
-        return claims
-
-    def _check_reason(self) -> None:
-        if self.offence is None and (self.purpose is Purpose.CRIMINAL_INVESTIGATION or self.event is Event.PROTEST_OR_ASSEMBLY):
-            raise FieldError("grant.offence is named for an investigation and for a picture of an assembly")
-        if PURPOSE_OF.get(self.basis.kind, self.purpose) is not self.purpose:
-            raise FieldError("grant.purpose is the one that its basis is good for")
+        members.close()
+        return terms
 
     def _check_persons(self) -> None:
         if not 1 <= len(self.reviewers) <= 2:
@@ -238,3 +218,37 @@ class GrantClaims:
         last = Epoch.at(self.expires)
         if self.epoch not in (last, last.previous()) or self.epoch > Epoch.at(self.not_before):
             raise FieldError("grant.epoch is a month that holders serve for the grant's whole life: its own or, at the end, the one before")
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class GrantClaims(GrantTerms, GrantReason):
+    """A whole grant, flat: its terms and the reason that they commit to, so whoever may see it asks one object.
+
+    The commitment is computed, never given: `dataclasses.replace` with another reason or salt makes another grant.
+    """
+
+    reason_commitment: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        GrantReason.__post_init__(self)
+        object.__setattr__(self, "reason_commitment", self.commit_reason())  # the dataclass is frozen, but not yet built
+        GrantTerms.__post_init__(self)
+
+    @property
+    def terms(self) -> GrantTerms:
+        """What is signed and the broker may see."""
+        return GrantTerms(**{entry.name: getattr(self, entry.name) for entry in fields(GrantTerms)})
+
+    @classmethod
+    def from_parts(cls, payload: bytes, reason: bytes) -> Self:
+        """Inverse of `to_payload` and `reason_bytes`.
+
+        Raises what `GrantTerms.from_payload` and `GrantReason.from_reason_bytes` raise, and `GrantReasonError` for another reason than the
+        payload commits to.
+        """
+        terms, opened = GrantTerms.from_payload(payload), GrantReason.from_reason_bytes(reason)
+        if opened.commit_reason() != terms.reason_commitment:
+            raise GrantReasonError("the reason is not the one that was signed")
+        parts: dict[str, Any] = {**vars(terms), **vars(opened)}
+        del parts["reason_commitment"]
+        return cls(**parts)

@@ -1,6 +1,9 @@
 """Grants as tokens: JWS general JSON (RFC 7515 section 7.2.1), one signature per role; reading, and adding signatures.
 
-    {"payload":…,"signatures":[{"protected":…,"signature":…},…]}
+    {"payload":…,"reason":…,"signatures":[{"protected":…,"signature":…},…]}
+
+`payload` are the signed terms; `reason`, a member beside them as the RFC allows, is what they commit to. The broker is given the token
+`without_reason`, and what is signed is the same.
 
 Stricter than the RFC, so that a grant with a set of signers is one byte string: the whole token, each protected header and the payload are
 RFC 8785 canonical JSON; there is no unprotected header; the protected header is exactly `alg`, `kid`, `role`, `typ`; signatures stand in
@@ -8,7 +11,8 @@ ascending order of role, each role once. `alg` is `Ed25519` (RFC 8037, RFC 9864)
 for WebAuthn, where the authenticator signs a challenge that is SHA-256 of the JWS signing input (RFC 7515 section 5.1) and the signature
 member is the bundle of `assertion`.
 
-Invariants: a `GrantToken` has that form; nothing of it is verified. That is left to `grant`. A token is named by its grant digest and never
+Invariants: a `GrantToken` has that form; nothing of it is verified. That is left to `grant`. Nobody is given anything to sign before its
+reason opens. A token is named by its grant digest and never
 by its bytes: an ES256 signature can be turned into a second valid one by anybody.
 """
 
@@ -17,22 +21,30 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Self
 
 from crypto.assertion import WebAuthnAlgorithm, WebAuthnAssertion, WebAuthnKey
 from crypto.canonical import JsonObject, JsonValue, KeyId, b64url_decode, b64url_encode, canonical_json, parse_canonical_json
-from crypto.errors import BadSignatureError, GrantAlgorithmError, GrantSignatureError, MisuseError, OversizedError, VersionError
+from crypto.errors import (
+    BadSignatureError,
+    GrantAlgorithmError,
+    GrantReasonError,
+    GrantSignatureError,
+    MisuseError,
+    OversizedError,
+    VersionError,
+)
 from crypto.fields import Fields, check_ascending
-from crypto.grant_claims import GrantClaims, GrantRole
+from crypto.grant_claims import GrantClaims, GrantRole, GrantTerms
 from crypto.keys import SigningKey
 from crypto.signed import key_id
 
 JWS_TYPE: Final = "sealmatch-1-grant+jws"
 """The `typ` of every protected header: it keeps these signatures apart from any other JWS."""
 MAX_TOKEN_BYTES: Final = 80 << 10
-"""Bytes: the largest payload and four WebAuthn bundles in base64url take 68 thousand."""
+"""Bytes: the largest payload, four WebAuthn bundles and the longest reason in base64url take 74 thousand."""
 _MAX_HEADER_BYTES: Final = 256
 
 
@@ -91,10 +103,11 @@ class TokenSignature:
 
 @dataclass(frozen=True)
 class GrantToken:
-    """A token in its one form: payload bytes, and signatures in ascending order of distinct roles. Nothing of it is verified."""
+    """A token in its one form: payload, signatures in ascending order of distinct roles, the reason if it is there. Nothing is verified."""
 
     payload: bytes = field(repr=False)
     signatures: tuple[TokenSignature, ...]
+    reason: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_ascending([entry.header.role for entry in self.signatures], 0, len(GrantRole), "token.signatures")
@@ -104,7 +117,10 @@ class GrantToken:
         entries: list[JsonValue] = [
             {"protected": entry.header.segment, "signature": b64url_encode(entry.signature)} for entry in self.signatures
         ]
-        data = canonical_json({"payload": b64url_encode(self.payload), "signatures": entries})
+        members: JsonObject = {"payload": b64url_encode(self.payload), "signatures": entries}
+        if self.reason is not None:
+            members["reason"] = b64url_encode(self.reason)
+        data = canonical_json(members)
         if len(data) > MAX_TOKEN_BYTES:
             raise OversizedError(f"token has {len(data)} bytes, at most {MAX_TOKEN_BYTES} are read")
         return data
@@ -121,13 +137,20 @@ class GrantToken:
         for child in fields.children("signatures"):
             entries.append(TokenSignature(TokenHeader.from_segment(child.text("protected")), child.data("signature")))
             child.close()
-        token = cls(fields.data("payload"), tuple(entries))
+        reason = fields.data("reason") if "reason" in fields.as_object() else None
+        token = cls(fields.data("payload"), tuple(entries), reason)
         fields.close()
         return token
 
-    def unverified_claims(self) -> GrantClaims:
+    def unverified_terms(self) -> GrantTerms:
         """What the payload says."""
-        return GrantClaims.from_payload(self.payload)
+        return GrantTerms.from_payload(self.payload)
+
+    def unverified_claims(self) -> GrantClaims:
+        """What payload and reason say together; `GrantReasonError` if the reason is missing or another."""
+        if self.reason is None:
+            raise GrantReasonError("the token came without its reason")
+        return GrantClaims.from_parts(self.payload, self.reason)
 
     def signing_input(self, header: TokenHeader) -> bytes:
         """The octets that are signed (RFC 7515 section 5.1, step 5)."""
@@ -140,10 +163,13 @@ class GrantToken:
     def with_signature(self, header: TokenHeader, signature: bytes) -> GrantToken:
         """This token and one signature more."""
         entries = (*self.signatures, TokenSignature(header, signature))
-        return GrantToken(self.payload, tuple(sorted(entries, key=lambda entry: entry.header.role)))
+        return replace(self, signatures=tuple(sorted(entries, key=lambda entry: entry.header.role)))
 
     def new_header(self, role: GrantRole, algorithm: SignatureAlgorithm, name: KeyId) -> TokenHeader:
-        """The header of a signature still to be made; `MisuseError` if the grant names nobody for the role or it has signed."""
+        """The header of a signature still to be made; `MisuseError` if the grant names nobody for the role or it has signed.
+
+        `GrantReasonError` if the reason does not open: nobody signs a commitment to what nobody can read.
+        """
         if role not in self.unverified_claims().signatories:
             raise MisuseError("grant names nobody for that role")
         if any(entry.header.role is role for entry in self.signatures):
@@ -153,7 +179,7 @@ class GrantToken:
 
 def unsigned_grant(claims: GrantClaims) -> bytes:
     """A token without a signature, to be passed from signer to signer. It authorises nothing."""
-    return GrantToken(claims.to_payload(), ()).to_bytes()
+    return GrantToken(claims.to_payload(), (), claims.reason_bytes()).to_bytes()
 
 
 def sign_grant(claims: GrantClaims, role: GrantRole, key: SigningKey) -> bytes:
@@ -164,8 +190,8 @@ def sign_grant(claims: GrantClaims, role: GrantRole, key: SigningKey) -> bytes:
 def add_signature(data: bytes, role: GrantRole, key: SigningKey) -> bytes:
     """The token with one Ed25519 signature more; the others are kept as they are, unverified.
 
-    Who signs has looked at `unverified_claims`. An `EncodingError` for a malformed token, `MisuseError` if the grant names nobody for that
-    role or somebody has signed in it.
+    Who signs has looked at `unverified_claims`. An `EncodingError` for a malformed token, `GrantReasonError` if its reason does not open,
+    `MisuseError` if the grant names nobody for that role or somebody has signed in it.
     """
     token = GrantToken.from_bytes(data)
     header = token.new_header(role, SignatureAlgorithm.ED25519, key_id(key.verifying_key.raw))
@@ -189,9 +215,19 @@ def add_assertion(data: bytes, role: GrantRole, key: WebAuthnKey, assertion: Web
     return token.with_signature(header, assertion.to_bytes()).to_bytes()
 
 
+def without_reason(data: bytes) -> bytes:
+    """The token as the broker is given it: the same payload and signatures. An `EncodingError` for a malformed token."""
+    return replace(GrantToken.from_bytes(data), reason=None).to_bytes()
+
+
 def unverified_claims(data: bytes) -> GrantClaims:
-    """What a token asks for, to be shown to the next signer. Nobody need have signed it."""
+    """What a token asks for and why, to be shown to the next signer. Nobody need have signed it; `GrantReasonError` without its reason."""
     return GrantToken.from_bytes(data).unverified_claims()
+
+
+def unverified_terms(data: bytes) -> GrantTerms:
+    """What a token asks for, with or without its reason. Nobody need have signed it."""
+    return GrantToken.from_bytes(data).unverified_terms()
 
 
 def unverified_signers(data: bytes) -> Mapping[GrantRole, KeyId]:

@@ -12,3 +12,7 @@ MAX_CUSTODIANS: Final = 16
 """Custodians of one search; each costs every holder one mask stream."""
 MAX_CHUNKS: Final = 1 << 14
 """Chunks of one answer, its calibration chunk among them: 16.8 million slots, which fit one envelope. A larger gallery is several nodes."""
+MAX_HOLDERS: Final = 256
+"""Holders of one search: their names and outcomes fit one message."""
+MAX_RULE: Final = 999
+"""The largest number of a rule that a refusal names (R1 to R999)."""

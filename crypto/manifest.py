@@ -19,7 +19,7 @@ from crypto.canonical import AgencyId, JsonObject, JsonValue
 from crypto.errors import AgencyStatementError, BadSignatureError, CustodianError, FieldError, ModelError
 from crypto.fields import MAX_INTEGER, check_ascending, check_digest, check_range
 from crypto.grant import check_jurisdictions
-from crypto.grant_claims import GrantClaims
+from crypto.grant_claims import GrantTerms
 from crypto.keys import SigningKey
 from crypto.limits import MAX_CHUNKS
 from crypto.moments import check_moment, check_now, format_moment
@@ -123,27 +123,27 @@ class GalleryManifest:
             raise AgencyStatementError("manifest does not follow the one before")
 
 
-def check_custodians(claims: GrantClaims, roster: Roster, manifests: Mapping[AgencyId, GalleryManifest], now: datetime) -> None:
+def check_custodians(terms: GrantTerms, roster: Roster, manifests: Mapping[AgencyId, GalleryManifest], now: datetime) -> None:
     """Raise unless the grant's custodians may serve it. The custodian asks this, with the manifests of all holders by agency.
 
-    1. each is a custodian in the roster (`UnknownAgencyError`); that there is one is in the claims
+    1. each is a custodian in the roster (`UnknownAgencyError`); that there is one is in the terms
     2. none is of the requesting or originating agency's own jurisdiction (`CustodianError`)
     3. every holder has a manifest of its own (`AgencyStatementError`)
     4. `check_trusted_by` holds for every holder
 
     A holder asks `check_jurisdictions` and `check_trusted_by` with its own manifest: it need not see the others'.
     """
-    for custodian in claims.custodians:
+    for custodian in terms.custodians:
         roster.agency_as(custodian, AgencyRole.CUSTODIAN)  # 1
-    check_jurisdictions(claims, roster)  # 2
-    for holder in claims.holders:
+    check_jurisdictions(terms, roster)  # 2
+    for holder in terms.holders:
         manifest = manifests.get(holder)
         if manifest is None or manifest.agency != holder:  # 3
             raise AgencyStatementError("a holder of the grant has no manifest")
-        check_trusted_by(manifest, claims, now)  # 4
+        check_trusted_by(manifest, terms, now)  # 4
 
 
-def check_trusted_by(manifest: GalleryManifest, claims: GrantClaims, now: datetime) -> None:
+def check_trusted_by(manifest: GalleryManifest, terms: GrantTerms, now: datetime) -> None:
     """Raise unless the holder of `manifest` may serve the grant's custodians with this gallery.
 
     1. the manifest is still valid (`AgencyStatementError`)
@@ -151,7 +151,7 @@ def check_trusted_by(manifest: GalleryManifest, claims: GrantClaims, now: dateti
     3. it names at least one of the grant's custodians (`CustodianError`)
     """
     manifest.check_in_force(now)  # 1
-    if manifest.model_hash != claims.model_hash:  # 2
+    if manifest.model_hash != terms.model_hash:  # 2
         raise ModelError("a holder's gallery was made by another model than the grant's")
-    if set(manifest.trusted_custodians).isdisjoint(claims.custodians):  # 3
+    if set(manifest.trusted_custodians).isdisjoint(terms.custodians):  # 3
         raise CustodianError("a holder trusts none of the grant's custodians")

@@ -23,9 +23,8 @@ from crypto.envelope import MAX_ENVELOPE_BYTES, MAX_PLAINTEXT_BYTES
 from crypto.envelope import MessageType as MessageTypeName
 from crypto.errors import VersionError
 from crypto.keys import SIGNATURE_BYTES
-from crypto.limits import MAX_CAP
 from crypto.probe import MAX_PROBE_BYTES, Probe
-from crypto.release import DiscoveryRelease, HolderRelease, RequesterRelease
+from crypto.release import MAX_RELEASE_BYTES, MAX_REQUESTER_RELEASE_BYTES, DiscoveryRelease, HolderRelease, RequesterRelease
 from crypto.wire import MAX_NAME_BYTES, MOMENT_BYTES
 
 MAX_CHECKPOINT_BYTES: Final = MAX_NOTE_BYTES
@@ -34,7 +33,6 @@ MAX_FRAME_BYTES: Final = 5 + 1 + 16 + 32 + 2 * (1 + MAX_NAME_BYTES) + 4 + MOMENT
 """Bytes that stand around a message's body, at most; all but 268 are the checkpoint."""
 MAX_SEALING_BYTES: Final = MAX_ENVELOPE_BYTES - MAX_PLAINTEXT_BYTES
 """Bytes that an envelope adds to its plaintext, at most, by any likely suite."""
-_MAX_RELEASE_BYTES: Final = 32 + 8 * MAX_CAP
 _MAX_MASK_SHARE_BYTES: Final = bodies.MAX_HANDOVER_BYTES - 5 - 1 - MAX_NAME_BYTES
 
 
@@ -190,7 +188,7 @@ _ROWS: Final = (
         sender=Party.COMBINING_CUSTODIAN,
         recipients=(Party.HOLDER,),
         sealed=True,
-        max_body_bytes=_MAX_RELEASE_BYTES,
+        max_body_bytes=MAX_RELEASE_BYTES,
         seen_by="one holder",
         reveals="which of its records were released, no score, no rank; one length for all holders of a grant",
         lifetime="at the holder for its own ledger of releases",
@@ -202,9 +200,9 @@ _ROWS: Final = (
         sender=Party.COMBINING_CUSTODIAN,
         recipients=(Party.REQUESTER,),
         sealed=True,
-        max_body_bytes=_MAX_RELEASE_BYTES,
+        max_body_bytes=MAX_REQUESTER_RELEASE_BYTES,
         seen_by="the requester",
-        reveals="how many leads there are, their rank and band, no score; one length for a cap",
+        reveals="leads' rank and band, no score; of each holder whether it answered, else why not. One length for cap and holders",
         lifetime="as long as the case file",
     ),
     MessageSpec(
@@ -214,7 +212,7 @@ _ROWS: Final = (
         sender=Party.COMBINING_CUSTODIAN,
         recipients=(Party.DISCOVERY,),
         sealed=True,
-        max_body_bytes=_MAX_RELEASE_BYTES,
+        max_body_bytes=MAX_RELEASE_BYTES,
         seen_by="the requesting agency's legal office, not its investigators",
         reveals="scores of the leads to 0.001, the threshold, the number of records searched; one length for a cap",
         lifetime="as long as the case file, for discovery",

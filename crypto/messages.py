@@ -36,7 +36,7 @@ from crypto.canonical import AgencyId, KeyId, SearchId
 from crypto.checkpoint import SignedCheckpoint
 from crypto.envelope import Envelope, EnvelopeContext, open_envelope, seal
 from crypto.epoch import Epoch
-from crypto.errors import BadSignatureError, ContextError, FieldError, MisuseError, OversizedError, SenderSignatureError
+from crypto.errors import BadSignatureError, ContextError, FieldError, MisuseError, NotCanonicalError, OversizedError, SenderSignatureError
 from crypto.fields import DIGEST_BYTES, check_digest, check_range
 from crypto.keys import SIGNATURE_BYTES, SealingPrivateKey, SealingPublicKey, SigningKey, VerifyingKey
 from crypto.message_types import MAX_CHECKPOINT_BYTES, MAX_MESSAGE_BYTES, MESSAGES, Body, MessageSpec, MessageType, spec_of_code
@@ -150,22 +150,8 @@ class Message:
         Raises `OversizedError` before parsing, `VersionError` for an unknown type, `ContextError` for another message's envelope, and
         whatever an open body raises (a `PeerError`), else `EncodingError`.
         """
-        reader = Reader(data, Kind.MESSAGE, max_bytes=MAX_MESSAGE_BYTES)
-        spec = spec_of_code(reader.integer(1, low=0, high=255))
-        if len(data) > spec.max_bytes:
-            raise OversizedError(f"{spec.message_type} has {len(data)} bytes, at most {spec.max_bytes} are read")
-        search_id, grant_digest = reader.fixed(_SEARCH_ID_BYTES), reader.fixed(DIGEST_BYTES)
-        header = MessageHeader(
-            message_type=spec.message_type,
-            search_id=None if search_id == _NO_SEARCH else SearchId(search_id.hex()),
-            grant_digest=None if grant_digest == _NO_GRANT else grant_digest,
-            sender=read_name(reader, AgencyId),
-            recipient=read_name(reader, AgencyId),
-            sequence=reader.integer(4, low=1, high=MAX_SEQUENCE),
-            sent_at=read_moment(reader),
-            checkpoint=reader.fixed(reader.integer(4, low=0, high=MAX_CHECKPOINT_BYTES)) or None,
-        )
-        body = reader.fixed(reader.integer(4, low=1, high=spec.max_carried_bytes))
+        reader, header = _read_head(data, len(data))
+        body = reader.fixed(reader.integer(4, low=1, high=header.spec.max_carried_bytes))
         signature = reader.fixed(SIGNATURE_BYTES)
         reader.finish()
         return cls(header, body, signature)
@@ -176,6 +162,19 @@ class Message:
             sender_public.check(self.signature, _signed_string(self.header, self.body))
         except BadSignatureError as error:
             raise SenderSignatureError("the frame's signature is not the sender's") from error
+
+
+def read_header(first_bytes: bytes, total_bytes: int) -> MessageHeader:
+    """The header of a message of `total_bytes`, of which only the first bytes are here: what the broker decides on before it stores any.
+
+    The checks of `Message.from_bytes` as far as they go, in the same order and with the same errors; the body's length must be what is
+    left of the whole (`NotCanonicalError`). Nothing is verified: the signature stands at the end.
+    """
+    reader, header = _read_head(first_bytes, total_bytes)
+    body_bytes = reader.integer(4, low=1, high=header.spec.max_carried_bytes)
+    if len(_write(header, b"").finish()) + body_bytes + SIGNATURE_BYTES != total_bytes:
+        raise NotCanonicalError("the message's body is not what is left of its length")
+    return header
 
 
 def seal_message(
@@ -244,6 +243,28 @@ def read_message(message: Message, body: type[BodyT], *, recipient: AgencyId, se
     # 2
     message.check_signature(sender_public)
     return body.from_bytes(message.body)
+
+
+def _read_head(data: bytes, total_bytes: int) -> tuple[Reader, MessageHeader]:
+    """All before the body, and the reader that stands there. `total_bytes` is the length of the whole, of which `data` is the beginning."""
+    if total_bytes > MAX_MESSAGE_BYTES:
+        raise OversizedError(f"a message has at most {MAX_MESSAGE_BYTES} bytes")
+    reader = Reader(data, Kind.MESSAGE, max_bytes=MAX_MESSAGE_BYTES)
+    spec = spec_of_code(reader.integer(1, low=0, high=255))
+    if total_bytes > spec.max_bytes:
+        raise OversizedError(f"{spec.message_type} is longer than {spec.max_bytes} bytes")
+    search_id, grant_digest = reader.fixed(_SEARCH_ID_BYTES), reader.fixed(DIGEST_BYTES)
+    header = MessageHeader(
+        message_type=spec.message_type,
+        search_id=None if search_id == _NO_SEARCH else SearchId(search_id.hex()),
+        grant_digest=None if grant_digest == _NO_GRANT else grant_digest,
+        sender=read_name(reader, AgencyId),
+        recipient=read_name(reader, AgencyId),
+        sequence=reader.integer(4, low=1, high=MAX_SEQUENCE),
+        sent_at=read_moment(reader),
+        checkpoint=reader.fixed(reader.integer(4, low=0, high=MAX_CHECKPOINT_BYTES)) or None,
+    )
+    return reader, header
 
 
 def _check_class(header: MessageHeader, body: type[Body], *, sealed: bool) -> None:

@@ -7,7 +7,7 @@ a message, a grant could be entered a second time after its revocation, and the 
 Invariants: a leaf that cannot be read stops the mirror, because it might be a revocation in a format of tomorrow; a mirror never
 forgets a revocation, also one beyond the checkpoint in question. Silence means no: without leaves up to the checkpoint, no answer.
 
-Left to others: storing leaves and asking for them (services), signatures and freshness of the checkpoint (`witness`). Memory is about 200
+Left to others: storing leaves and asking for them (services), signatures and freshness of the checkpoint (`witness`). Memory is about 400
 bytes a leaf.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from crypto.canonical import AgencyId
 from crypto.checkpoint import Checkpoint
 from crypto.entries import ENDING_KINDS, EntryKind, LogEntry, entry_subject
 from crypto.errors import InclusionError, MirrorError, RevokedError
@@ -26,7 +27,7 @@ class LogMirror:
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
         self._tree = MerkleTree()
-        self._grants: dict[bytes, int] = {}
+        self._first: dict[tuple[EntryKind, bytes], int] = {}
         self._endings: set[bytes] = set()
         for data in leaves:
             self.append(data)
@@ -40,9 +41,8 @@ class LogMirror:
         """Reads the next leaf's data. An `EncodingError` leaves the mirror where it was: from then on it answers nothing newer."""
         entry = LogEntry.from_bytes(data)
         index = self._tree.append(entry.leaf_hash())
-        if entry.kind is EntryKind.GRANT:
-            self._grants.setdefault(entry.subject, index)
-        elif entry.kind in ENDING_KINDS:
+        self._first.setdefault((entry.kind, entry.subject), index)
+        if entry.kind in ENDING_KINDS:
             self._endings.add(entry.subject)
         return entry
 
@@ -68,8 +68,24 @@ class LogMirror:
         # 1
         self.check_at(checkpoint)
         # 2
-        if self._grants.get(entry_subject(EntryKind.GRANT, grant_digest), checkpoint.size) >= checkpoint.size:
-            raise InclusionError("the log under this checkpoint does not hold the grant")
+        self._check_first(EntryKind.GRANT, entry_subject(EntryKind.GRANT, grant_digest), checkpoint)
         # 3
         if any(entry_subject(kind, grant_digest) in self._endings for kind in ENDING_KINDS):
             raise RevokedError("the log holds a revocation or lapse of this grant")
+
+    def check_entered(self, kind: EntryKind, grant_digest: bytes, checkpoint: Checkpoint, author: AgencyId | None = None) -> None:
+        """Raises unless an entry of that kind, grant and author stands under the checkpoint: no log entry, no release. In this order:
+
+        1. the mirror reaches the checkpoint and agrees with it (`MirrorError`);
+        2. an entry with that subject (`entries.entry_subject`) stands under it (`InclusionError`).
+
+        A holder asks for the release's entry before it shows stubs. What the entry commits to is `entries.check_field`'s.
+        """
+        # 1
+        self.check_at(checkpoint)
+        # 2
+        self._check_first(kind, entry_subject(kind, grant_digest, author), checkpoint)
+
+    def _check_first(self, kind: EntryKind, subject: bytes, checkpoint: Checkpoint) -> None:
+        if self._first.get((kind, subject), checkpoint.size) >= checkpoint.size:
+            raise InclusionError(f"the log under this checkpoint does not hold the {kind.value} entry of this grant")

@@ -16,6 +16,7 @@ from typing import Final, Self
 from crypto.binary import Kind, Reader, Writer
 from crypto.errors import FieldError, RevokedError, StaleStatementError
 from crypto.fields import DIGEST_BYTES, check_range
+from crypto.limits import MAX_RULE
 from crypto.moments import check_moment, check_now
 from crypto.wire import MOMENT_BYTES, MessageId, read_member, read_moment, write_moment
 
@@ -23,7 +24,6 @@ NONCE_BYTES: Final = 32
 MAX_STATEMENT_AGE: Final = timedelta(minutes=5)
 MAX_CLOCK_SKEW: Final = timedelta(minutes=1)
 """How far a legal office's clock may be ahead of the custodian's."""
-MAX_RULE: Final = 999
 
 _PREFIX_BYTES: Final = 5
 

@@ -5,39 +5,40 @@ scores over all holders together, and write three releases: positions to every h
 to the discovery key alone.
 
 Invariants: everything is done once, at the grant's deadline, over the holders that answered; every release has exactly `cap` slots, so
-that its size says nothing; holders see no rank, the requester no score, and the index that joins the two is random. Scores live in this
-module's objects only; `HolderScores.destroy` and the seeds' own end them. That the grant and the log were checked before anything was
-opened is left to the custodian's service.
+that its size says nothing; the requester is told what became of every holder of the grant; holders see no rank, the requester no score,
+and the index that joins the two is random. Scores live in this module's objects only; `HolderScores.destroy` and the seeds' own end them.
+That the grant and the log were checked before anything was opened is left to the custodian's service.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, NoReturn, TypeVar
 
 import numpy as np
 
 from crypto import ring
+from crypto.alarms import Alarms
 from crypto.answer import GRANT_DIGEST_BYTES, MaskShare, mask_total
 from crypto.binary import Kind, Reader, Writer
 from crypto.canonical import AgencyId
 from crypto.errors import AnswerError, FieldError, KeyDestroyedError, MisuseError, NotCanonicalError, ReleaseError
+from crypto.fields import check_ascending, check_range
 from crypto.impostors import ImpostorTable
-from crypto.limits import MAX_CAP, MAX_CHUNKS
+from crypto.limits import MAX_CAP, MAX_CHUNKS, MAX_HOLDERS, MAX_RULE
 from crypto.opening import Y16, Y_BITS, middle
 from crypto.parameters import Scales
 from crypto.ring import F64, N
 from crypto.seed import Seed, permutation
+from crypto.wire import MAX_NAME_BYTES, read_member, read_padded_name, write_padded_name
 
 EMPTY: Final = 0xFFFF
-TAIL_SHARE: Final = 1e-5
-MAX_TAIL_FALSE_ALARM: Final = 1e-6
-TAIL_ALLOWANCE: Final = 3
-"""Scores above the impostor quantile that true matches may add: one person's repeated bookings."""
 MAX_MILLI: Final = 2000
-SPREAD_RANGE: Final = (0.5, 2.0)
+MAX_RELEASE_BYTES: Final = 32 + 8 * MAX_CAP
+MAX_REQUESTER_RELEASE_BYTES: Final = 5 + 3 * 2 + 5 * MAX_CAP + MAX_HOLDERS * (1 + MAX_NAME_BYTES + 1 + 2)
 Row = TypeVar("Row", bound=tuple[int, ...])
 
 
@@ -62,22 +63,35 @@ class ReleaseTerms:
             raise MisuseError(f"a grant digest has 32 bytes and a cap is 1 to {MAX_CAP}")
 
 
+class Outcome(enum.IntEnum):
+    """What became of one holder in a search; one number for ever."""
+
+    ANSWERED = 1
+    REFUSED = 2
+    """The holder said no."""
+    SILENT = 3
+    """Nothing by the deadline."""
+    REJECTED = 4
+    """What came did not hold: seeds, digest or size."""
+
+
 @dataclass(frozen=True)
-class Alarms:
-    """What looks wrong in one holder's scores without showing any of them; reported with the release.
+class HolderOutcome:
+    """One holder's part in a search. `rule` is the number of the policy's rule by which it refused, 1 to 999, None for another reason."""
 
-    `spread`: the scores' deviation is not the model's. `impossible`: cosines beyond 1 and six deviations of error. `planted`: more scores
-    above the impostors' 1e-5 quantile than chance and one person's bookings explain.
-    """
+    holder: AgencyId
+    outcome: Outcome
+    rule: int | None = None
 
-    spread: bool
-    impossible: bool
-    planted: bool
+    def __post_init__(self) -> None:
+        if self.rule is not None:
+            check_range(self.rule, 1, MAX_RULE, "outcome.rule")
+            if self.outcome is not Outcome.REFUSED:
+                raise FieldError("outcome.rule stands with a refusal only")
 
-    @property
-    def any(self) -> bool:
-        """Whether there is any."""
-        return self.spread or self.impossible or self.planted
+
+NOBODY: Final[Mapping[AgencyId, HolderOutcome]] = MappingProxyType({})
+"""Where every holder of the grant answered."""
 
 
 class HolderScores:
@@ -94,14 +108,7 @@ class HolderScores:
 
     def alarms(self, table: ImpostorTable, scales: Scales) -> Alarms:
         """The alarms of this holder's scores."""
-        cosines = self.cosines()
-        tail_limit = _poisson_limit(TAIL_SHARE * cosines.size, MAX_TAIL_FALSE_ALARM) + TAIL_ALLOWANCE
-        spread = float(np.std(cosines)) / table.deviation
-        return Alarms(
-            spread=not SPREAD_RANGE[0] <= spread <= SPREAD_RANGE[1],
-            impossible=bool(np.abs(cosines).max() > 1 + 6 * scales.error_sd),
-            planted=int((cosines > table.cosine_at(TAIL_SHARE)).sum()) > tail_limit,
-        )
+        return Alarms.of(self.cosines(), table, scales)
 
     def cosines(self) -> F64:
         """The scores, for this module and its tests."""
@@ -183,34 +190,53 @@ class HolderRelease:
 
 @dataclass(frozen=True)
 class RequesterRelease:
-    """To the requester: (release index, rank over all holders, band), ascending by index; filled up to `cap` slots on the wire."""
+    """To the requester: its leads, and what became of every holder of the grant, so that no missing answer passes for "nobody found".
+
+    `leads` are (release index, rank over all holders, band), ascending by index; filled up to `cap` slots on the wire. `holders` ascend.
+    """
 
     cap: int
     leads: tuple[tuple[int, int, Band], ...]
+    holders: tuple[HolderOutcome, ...]
 
     def __post_init__(self) -> None:
         indexes = [index for index, _, _ in self.leads]
         _check_leads(self.cap, indexes)
         if indexes != sorted(indexes) or sorted(rank for _, rank, _ in self.leads) != list(range(1, len(self.leads) + 1)):
             raise ReleaseError("a release names ascending indexes and ranks from one, each once")
+        check_ascending([entry.holder for entry in self.holders], 1, MAX_HOLDERS, "release.holders")
+        if self.leads and all(entry.outcome is not Outcome.ANSWERED for entry in self.holders):
+            raise ReleaseError("a release holds leads although no holder answered")
+
+    def check_holders(self, granted: Sequence[AgencyId]) -> None:
+        """Raise `ReleaseError` unless it says of exactly the grant's holders what became of them; the requester asks."""
+        if [entry.holder for entry in self.holders] != list(granted):
+            raise ReleaseError("the release does not account for every holder of the grant")
 
     def to_bytes(self) -> bytes:
-        """The canonical bytes; one length for every release of this cap."""
+        """The canonical bytes; one length for every release of this cap and number of holders."""
         writer = Writer(Kind.REQUESTER_RELEASE).integer(self.cap, 2).integer(len(self.leads), 2)
         for index, rank, band in _padded(self.leads, self.cap, (EMPTY, 0, 0)):
             writer.integer(index, 2).integer(rank, 2).integer(band, 1)
+        writer.integer(len(self.holders), 2)
+        for entry in self.holders:
+            write_padded_name(writer, entry.holder).integer(entry.outcome, 1).integer(entry.rule or 0, 2)
         return writer.finish()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RequesterRelease:
         """Inverse of `to_bytes`; `EncodingError` or `ReleaseError` for anything else."""
-        reader, cap, count = _release_reader(data, Kind.REQUESTER_RELEASE)
+        reader, cap, count = _release_reader(data, Kind.REQUESTER_RELEASE, MAX_REQUESTER_RELEASE_BYTES)
         rows = [(_index(reader), reader.integer(2, low=0, high=cap), reader.integer(1, low=0, high=max(Band))) for _ in range(cap)]
-        reader.finish()
         leads = _unpadded(rows, count, (EMPTY, 0, 0))
         if any(band == 0 for _, _, band in leads):
             raise FieldError("a lead has no band")
-        return cls(cap, tuple((index, rank, Band(band)) for index, rank, band in leads))
+        holders = tuple(
+            HolderOutcome(read_padded_name(reader, AgencyId), read_member(reader, Outcome), reader.integer(2, low=0, high=MAX_RULE) or None)
+            for _ in range(reader.integer(2, low=1, high=MAX_HOLDERS))
+        )
+        reader.finish()
+        return cls(cap, tuple((index, rank, Band(band)) for index, rank, band in leads), holders)
 
 
 @dataclass(frozen=True)
@@ -266,25 +292,27 @@ class DiscoveryRelease:
 
 @dataclass(frozen=True)
 class Release:
-    """One search's whole release: a part for every holder of the grant, one for the requester, one for discovery."""
+    """One search's whole release: parts for every holder of the grant, for the requester, and for discovery if anything was compared."""
 
     to_holders: dict[AgencyId, HolderRelease]
     to_requester: RequesterRelease
-    to_discovery: DiscoveryRelease
+    to_discovery: DiscoveryRelease | None
 
 
-def release(terms: ReleaseTerms, table: ImpostorTable, answered: Sequence[HolderScores], *, silent: Sequence[AgencyId] = ()) -> Release:
+def release(
+    terms: ReleaseTerms, table: ImpostorTable, answered: Sequence[HolderScores], *, missing: Mapping[AgencyId, HolderOutcome] = NOBODY
+) -> Release:
     """Threshold, cap and join over all holders that answered; called once, at the grant's deadline.
 
     The threshold's N is the number of slots compared, a little more than the records: fillers are never leads, but one above the
-    threshold would take a lead's place under the cap. `silent` are the grant's holders that did not answer in time: they get an empty
-    release of the same size, in the same batch.
+    threshold would take a lead's place under the cap. `missing` says what became of the grant's other holders: they get an empty release
+    of the same size, in the same batch, and the requester is told.
 
-    Raises `ReleaseError` when the holders answered different probes, nobody answered, a holder stands twice, or the calibration table
-    does not reach this far.
+    Raises `ReleaseError` when the holders answered different probes, nobody answered (`release_nothing`), a holder stands twice, or the
+    calibration table does not reach this far.
     """
     holders = [scores.holder for scores in answered]
-    if not holders or len({*holders, *silent}) != len(holders) + len(silent):
+    if not holders or len({*holders, *missing}) != len(holders) + len(missing):
         raise ReleaseError("a release needs at least one holder's answer, and each holder's once")
     if len({scores.probe_digest for scores in answered}) != 1:
         raise ReleaseError("holders answered different probes: refuse the search and report it")
@@ -299,7 +327,7 @@ def release(terms: ReleaseTerms, table: ImpostorTable, answered: Sequence[Holder
     seed = Seed.fresh()
     indexes = [int(index) for index in permutation(seed, "release-index", terms.cap)[: ranked.size]]
     seed.destroy()
-    per_holder: dict[AgencyId, list[tuple[int, int]]] = {holder: [] for holder in (*holders, *silent)}
+    per_holder: dict[AgencyId, list[tuple[int, int]]] = {holder: [] for holder in (*holders, *missing)}
     to_requester, to_discovery = [], []
     for rank, (index, place) in enumerate(zip(indexes, ranked, strict=True), start=1):
         cosine = float(cosines[place])
@@ -308,9 +336,27 @@ def release(terms: ReleaseTerms, table: ImpostorTable, answered: Sequence[Holder
         to_discovery.append((index, round(cosine * 1000)))
     return Release(
         {holder: HolderRelease(terms.cap, tuple(sorted(leads, key=lambda lead: lead[1]))) for holder, leads in per_holder.items()},
-        RequesterRelease(terms.cap, tuple(sorted(to_requester))),
+        RequesterRelease(terms.cap, tuple(sorted(to_requester)), _outcomes(holders, missing)),
         DiscoveryRelease(terms.cap, records, cosines.size, round(threshold * 1000), tuple(sorted(to_discovery))),
     )
+
+
+def release_nothing(terms: ReleaseTerms, missing: Mapping[AgencyId, HolderOutcome]) -> Release:
+    """The release of a search that no holder answered: empty parts, so that it ends at its deadline, and the requester sees why.
+
+    Nothing was compared, so discovery gets no part. `ReleaseError` unless `missing` names a holder.
+    """
+    empty = HolderRelease(terms.cap, ())
+    if not missing:
+        raise ReleaseError("a release accounts for at least one holder")
+    return Release(dict.fromkeys(sorted(missing), empty), RequesterRelease(terms.cap, (), _outcomes((), missing)), None)
+
+
+def _outcomes(answered: Sequence[AgencyId], missing: Mapping[AgencyId, HolderOutcome]) -> tuple[HolderOutcome, ...]:
+    if any(entry.holder != holder or entry.outcome is Outcome.ANSWERED for holder, entry in missing.items()):
+        raise MisuseError("a missing holder's outcome is its own, and is not that it answered")
+    every = (*(HolderOutcome(holder, Outcome.ANSWERED) for holder in answered), *missing.values())
+    return tuple(sorted(every, key=lambda entry: entry.holder))
 
 
 def _band(expected_false: float, false_positives_per_million: int) -> Band:
@@ -319,17 +365,6 @@ def _band(expected_false: float, false_positives_per_million: int) -> Band:
     if expected_false <= admitted / 100:
         return Band.STRONG
     return Band.MODERATE if expected_false <= admitted / 10 else Band.WEAK
-
-
-def _poisson_limit(mean: float, share: float) -> int:
-    """The smallest count that a Poisson variable of this mean exceeds with probability below `share`."""
-    count, term = 0, float(np.exp(-mean))
-    below = term
-    while 1 - below >= share:
-        count += 1
-        term *= mean / count
-        below += term
-    return count
 
 
 def _check_leads(cap: int, indexes: Sequence[int]) -> None:
@@ -349,8 +384,8 @@ def _unpadded(rows: Sequence[Row], count: int, empty: Row) -> tuple[Row, ...]:
     return tuple(rows[:count])
 
 
-def _release_reader(data: bytes, kind: Kind) -> tuple[Reader, int, int]:
-    reader = Reader(data, kind, max_bytes=32 + 8 * MAX_CAP)
+def _release_reader(data: bytes, kind: Kind, max_bytes: int = MAX_RELEASE_BYTES) -> tuple[Reader, int, int]:
+    reader = Reader(data, kind, max_bytes=max_bytes)
     cap = reader.integer(2, low=1, high=MAX_CAP)
     return reader, cap, reader.integer(2, low=0, high=cap)
 

@@ -31,13 +31,13 @@ from crypto.epoch import Epoch
 from crypto.errors import PeerError
 from crypto.grant_token import MAX_TOKEN_BYTES
 from crypto.keys import SealingPrivateKey, SigningKey
-from crypto.limits import MAX_CAP, MAX_CHUNKS
+from crypto.limits import MAX_CAP, MAX_CHUNKS, MAX_RULE
 from crypto.message_types import MESSAGES, Body, MessageType
 from crypto.messages import Message, MessageHeader, seal_message, sign_message
-from crypto.notices import MAX_RULE, Deleted, DeletionReceipt, Refusal, RefusalReason, RevocationQuery, RevocationStatement, Standing
+from crypto.notices import Deleted, DeletionReceipt, Refusal, RefusalReason, RevocationQuery, RevocationStatement, Standing
 from crypto.opening import Y16
 from crypto.probe import Probe
-from crypto.release import Band, DiscoveryRelease, HolderRelease, RequesterRelease
+from crypto.release import Band, DiscoveryRelease, HolderOutcome, HolderRelease, Outcome, RequesterRelease
 from crypto.ring import N, Q
 from crypto.seed import Seed
 from crypto.wire import MessageId
@@ -190,7 +190,11 @@ def requester_releases(draw: st.DrawFn) -> RequesterRelease:
     cap = draw(caps)
     indexes = draw(release_indexes(cap))
     ranks = draw(st.permutations(range(1, len(indexes) + 1)))
-    return RequesterRelease(cap, tuple((index, rank, draw(st.sampled_from(Band))) for index, rank in zip(indexes, ranks, strict=True)))
+    leads = tuple((index, rank, draw(st.sampled_from(Band))) for index, rank in zip(indexes, ranks, strict=True))
+    holders = sorted(draw(st.sets(agencies, min_size=1, max_size=4)))
+    rules = st.none() | st.integers(1, MAX_RULE)
+    others = [HolderOutcome(holder, Outcome.REFUSED, draw(rules)) for holder in holders[1:]]
+    return RequesterRelease(cap, leads, (HolderOutcome(holders[0], Outcome.ANSWERED), *others))
 
 
 @st.composite

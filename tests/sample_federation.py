@@ -252,6 +252,7 @@ def claims() -> GrantClaims:
         policy_packs=tuple(sorted((digest("pack 1"), digest("pack 2")))),
         not_before=NOW - timedelta(hours=1),
         expires=NOW + timedelta(days=2),
+        reason_salt=digest("reason salt"),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from crypto import audit
 from crypto.answer import AnswerRequest, OrderSeed
+from crypto.canonical import AgencyId
 from crypto.embedding import face_commitment
 from crypto.errors import AuditError
 from crypto.gallery import PackedGallery
@@ -16,7 +17,7 @@ from crypto.impostors import ImpostorTable
 from crypto.layout import Layout
 from crypto.opening import Y16
 from crypto.probe import SearchKey
-from crypto.release import HolderRelease, ReleaseTerms, release
+from crypto.release import HolderOutcome, HolderRelease, Outcome, ReleaseTerms, release, release_nothing
 from crypto.seal import KeyPair
 from crypto.seed import Seed
 from tests.simulation import GRANT_DIGEST, NORTHPORT, directions, gallery_of, isotropic_model, search
@@ -94,6 +95,7 @@ def test_another_release_than_the_scores_give_shows() -> None:
     audit.check_release(terms, table, scores, release(terms, table, scores))
     ((index, position),) = released.to_holders[NORTHPORT].leads
     discovery = released.to_discovery
+    assert discovery is not None
     for forged in (
         replace(released, to_holders={NORTHPORT: HolderRelease(5, ((index, position + 1),))}),
         replace(released, to_holders={NORTHPORT: HolderRelease(5, ())}),
@@ -103,3 +105,24 @@ def test_another_release_than_the_scores_give_shows() -> None:
     ):
         with pytest.raises(AuditError, match="not what the scores give"):
             audit.check_release(terms, table, scores, forged)
+
+
+EASTFIELD = AgencyId("eastfield-pd")
+
+
+def test_a_release_that_accounts_otherwise_for_a_holder_shows() -> None:
+    """A custodian that drops an answer and says that the holder was silent; or that says so of a search which was answered."""
+    terms, table = ReleaseTerms(GRANT_DIGEST, 5, 1000), ImpostorTable.isotropic(MODEL.model_hash, 64)
+    scores = [FOUND.holder_scores(2500)]
+    refused = {EASTFIELD: HolderOutcome(EASTFIELD, Outcome.REFUSED, 12)}
+    silent = {EASTFIELD: HolderOutcome(EASTFIELD, Outcome.SILENT)}
+    audit.check_release(terms, table, scores, release(terms, table, scores, missing=refused), missing=refused)
+    audit.check_release(terms, table, [], release_nothing(terms, refused), missing=refused)
+    nobody = {NORTHPORT: HolderOutcome(NORTHPORT, Outcome.SILENT)}
+    for forged, missing in (
+        (release(terms, table, scores, missing=silent), refused),
+        (release(terms, table, scores), refused),
+        (release_nothing(terms, nobody | refused), refused),
+    ):
+        with pytest.raises(AuditError, match="not what the scores give"):
+            audit.check_release(terms, table, scores, forged, missing=missing)

@@ -43,7 +43,7 @@ from crypto.errors import (
 )
 from crypto.grant_token import MAX_TOKEN_BYTES
 from crypto.keys import SigningKey
-from crypto.limits import MAX_CAP, MAX_CHUNKS
+from crypto.limits import MAX_CAP, MAX_CHUNKS, MAX_HOLDERS
 from crypto.message_types import MESSAGES, Body, MessageType
 from crypto.notices import (
     Deleted,
@@ -55,7 +55,7 @@ from crypto.notices import (
     Standing,
 )
 from crypto.opening import Y16
-from crypto.release import Band, DiscoveryRelease, HolderRelease, RequesterRelease
+from crypto.release import Band, DiscoveryRelease, HolderOutcome, HolderRelease, Outcome, RequesterRelease
 from crypto.ring import N
 from crypto.wire import MessageId
 from tests.message_samples import (
@@ -188,9 +188,11 @@ def test_every_request_has_one_size() -> None:
 
 def test_releases_and_shares_fit_their_rows() -> None:
     every = range(MAX_CAP)
+    names = (AgencyId(f"h{number:03d}".ljust(64, "x")) for number in range(MAX_HOLDERS))
+    outcomes = tuple(HolderOutcome(name, Outcome.ANSWERED) for name in names)
     releases: dict[MessageType, Body] = {
         MessageType.HOLDER_RELEASE: HolderRelease(MAX_CAP, tuple((index, index) for index in every)),
-        MessageType.REQUESTER_RELEASE: RequesterRelease(MAX_CAP, tuple((index, index + 1, Band.WEAK) for index in every)),
+        MessageType.REQUESTER_RELEASE: RequesterRelease(MAX_CAP, tuple((index, index + 1, Band.WEAK) for index in every), outcomes),
         MessageType.DISCOVERY_RELEASE: DiscoveryRelease(
             cap=MAX_CAP, records=9, compared=9, threshold_milli=400, leads=tuple((index, 500) for index in every)
         ),

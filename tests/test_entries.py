@@ -320,6 +320,27 @@ def test_another_kind_with_the_grants_subject_is_no_grant() -> None:
         LogMirror(leaves).check_not_revoked(GRANT, checkpoint)
 
 
+def test_what_was_entered_stands_under_the_checkpoint_for_its_grant_and_author_only() -> None:
+    """No log entry, no release: a holder asks this before it shows stubs."""
+    leaves, checkpoint = log(*SEARCH[:-1])
+    mirror = LogMirror([*leaves, SEARCH[-1].to_bytes()])
+    mirror.check_entered(EntryKind.GRANT, GRANT, checkpoint)
+    mirror.check_entered(EntryKind.ANSWER, GRANT, checkpoint, NORTHPORT)
+    for kind, digest, author in (
+        (EntryKind.RELEASE, GRANT, None),  # in the mirror, and not yet under this checkpoint
+        (EntryKind.ANSWER, GRANT, None),
+        (EntryKind.ANSWER, OTHER_GRANT, NORTHPORT),
+        (EntryKind.OPENED_SCORES, GRANT, NORTHPORT),
+        (EntryKind.GRANT, bytes(32), None),
+    ):
+        with pytest.raises(InclusionError):
+            mirror.check_entered(kind, digest, checkpoint, author)
+    later = Checkpoint(ORIGIN, mirror.tree.size, mirror.tree.root())
+    mirror.check_entered(EntryKind.RELEASE, GRANT, later)
+    with pytest.raises(MirrorError):
+        LogMirror(leaves).check_entered(EntryKind.RELEASE, GRANT, later)
+
+
 def test_a_mirror_that_is_not_the_log_answers_nothing() -> None:
     leaves, checkpoint = log(*SEARCH, entry(EntryKind.REVOCATION))
     for false in (

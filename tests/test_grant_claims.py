@@ -1,11 +1,12 @@
-"""Claims: what a grant may say, what it may not, and that it is said in one way."""
+"""Claims: what a grant may say, what it may not, that it is said in one way, and that its terms keep its reason to themselves."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -13,14 +14,17 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from crypto.canonical import AgencyId, GrantId, PersonId, SearchId
+from crypto.assertion import MAX_ASSERTION_BYTES
+from crypto.canonical import AgencyId, GrantId, PersonId, SearchId, b64url_decode
 from crypto.epoch import Epoch
-from crypto.errors import FieldError, MisuseError, PeerError, SamePersonError
+from crypto.errors import FieldError, GrantReasonError, MisuseError, OversizedError, PeerError, SamePersonError, VersionError
 from crypto.grant_basis import (
+    MAX_REASON_BYTES,
     PURPOSE_OF,
     BasisKind,
     CourtOrder,
     Event,
+    GrantReason,
     LegalBasis,
     Offence,
     ProbeSource,
@@ -29,9 +33,9 @@ from crypto.grant_basis import (
     commit_case,
     commit_facts,
 )
-from crypto.grant_claims import MAX_HOLDERS, MAX_PAYLOAD_BYTES, MAX_POLICY_PACKS, GrantClaims
-from crypto.grant_token import unsigned_grant, unverified_claims
-from crypto.limits import MAX_CAP, MAX_CUSTODIANS
+from crypto.grant_claims import MAX_PAYLOAD_BYTES, MAX_POLICY_PACKS, GrantClaims, GrantTerms
+from crypto.grant_token import MAX_TOKEN_BYTES, unsigned_grant, unverified_claims, unverified_terms, without_reason
+from crypto.limits import MAX_CAP, MAX_CUSTODIANS, MAX_HOLDERS
 from tests.json_mutation import Path, json_values, objects, paths, replaced
 from tests.sample_federation import (
     EASTFIELD,
@@ -61,6 +65,10 @@ TWO_AGENCIES = two_agency_claims()
 TWO_AGENCIES_TOKEN = token_of(TWO_AGENCIES)
 
 
+def read_back(content: GrantClaims) -> GrantClaims:
+    return GrantClaims.from_parts(content.to_payload(), content.reason_bytes())
+
+
 # --- what claims may say ------------------------------------------------------------------------------------------------
 
 
@@ -75,6 +83,8 @@ IMPOSSIBLE: dict[str, Callable[[], object]] = {
     "short probe digest": change(probe_digest=bytes(31)),
     "long face commitment": change(face_commit=bytes(33)),
     "no case": change(case_commitment=b""),
+    "short salt": change(reason_salt=bytes(31)),
+    "no commitment to a reason": lambda: replace(CLAIMS.terms, reason_commitment=b""),
     "no model": change(model_hash=b""),
     "cap 0": change(cap=0),
     "cap 51": change(cap=MAX_CAP + 1),
@@ -158,7 +168,7 @@ def test_a_grant_may_live_a_month_and_no_longer() -> None:
 def test_a_person_in_need_is_searched_for_without_an_offence() -> None:
     for kind, purpose in PURPOSE_OF.items():
         asked = replace(CLAIMS, offence=None, basis=StatementOfFacts(kind, FACTS), purpose=purpose)
-        assert GrantClaims.from_payload(asked.to_payload()) == asked
+        assert read_back(asked) == asked
     replace(CLAIMS, offence=None, basis=StatementOfFacts(BasisKind.EXIGENT, FACTS), purpose=Purpose.THREAT_TO_LIFE)
 
 
@@ -176,9 +186,11 @@ def test_the_longest_payload_is_read() -> None:
         offence=Offence(wide * 80, "13A"),
         basis=CourtOrder(BasisKind.WARRANT, wide * 120, wide * 80, date(2026, 11, 20), date(2026, 12, 4), FACTS),
     )
-    payload = longest.to_payload()
-    assert len(payload) <= MAX_PAYLOAD_BYTES
-    assert GrantClaims.from_payload(payload) == longest
+    assert len(longest.to_payload()) <= MAX_PAYLOAD_BYTES
+    assert len(longest.reason_bytes()) <= MAX_REASON_BYTES
+    assert read_back(longest) == longest
+    four_signatures = 4 * (MAX_ASSERTION_BYTES + 400)  # their headers and what JSON puts around them
+    assert 4 * (MAX_PAYLOAD_BYTES + MAX_REASON_BYTES + four_signatures) // 3 <= MAX_TOKEN_BYTES
 
 
 def test_forbidden_reasons_have_no_name() -> None:
@@ -202,6 +214,117 @@ def test_commitments_hide_behind_their_salt_and_their_label() -> None:
     for short in (b"", bytes(31), bytes(33)):
         with pytest.raises(MisuseError):
             commit_facts(short, "x")
+
+
+# --- terms and reason ---------------------------------------------------------------------------------------------------
+
+
+def test_terms_and_reason_are_the_claims_and_the_digest_is_the_terms() -> None:
+    assert (CLAIMS.terms.digest, CLAIMS.terms.to_payload(), CLAIMS.terms.signatories) == (
+        CLAIMS.digest,
+        CLAIMS.to_payload(),
+        CLAIMS.signatories,
+    )
+    assert GrantTerms.from_payload(CLAIMS.to_payload()) == CLAIMS.terms
+    assert type(CLAIMS.terms) is GrantTerms
+    shown = json.loads(CLAIMS.to_payload()).keys() | json.loads(CLAIMS.reason_bytes()).keys()
+    assert shown == {
+        "type",
+        "salt",
+        *(field.name for field in fields(GrantClaims) if field.name != "reason_salt"),
+    }
+
+
+def test_the_commitment_is_what_anybody_with_reason_and_salt_computes() -> None:
+    reason = json.loads(CLAIMS.reason_bytes())
+    salt = bytes.fromhex(reason.pop("salt"))
+    stated = json.dumps(reason, sort_keys=True, separators=(",", ":")).encode()
+    assert CLAIMS.reason_commitment == CLAIMS.terms.reason_commitment
+    assert CLAIMS.reason_commitment == hashlib.sha256(b"sealmatch-1/grant-reason\n" + salt + stated).digest()
+
+
+def test_equal_reasons_with_other_salts_have_other_commitments() -> None:
+    """Else the broker would see which grants are of one case, and could guess an offence and compare."""
+    again = replace(CLAIMS, reason_salt=digest("another salt"))
+    assert again.offence == CLAIMS.offence
+    assert again.reason_commitment != CLAIMS.reason_commitment
+    assert again.digest != CLAIMS.digest
+    others: list[dict[str, Any]] = [
+        {"case_commitment": digest("another case")},
+        {"offence": Offence("Wis. Stat. 940.20", "13A")},
+        {"basis": StatementOfFacts(BasisKind.EXIGENT, FACTS)},
+        {"purpose": Purpose.THREAT_TO_LIFE},
+        {"event": Event.PROTEST_OR_ASSEMBLY},
+        {"probe_source": ProbeSource.PHOTOGRAPH},
+    ]
+    commitments = {replace(CLAIMS, **other).reason_commitment for other in others} | {CLAIMS.reason_commitment}
+    assert len(commitments) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        replace(CLAIMS, case_commitment=digest("another case")).reason_bytes(),
+        replace(CLAIMS, reason_salt=digest("another salt")).reason_bytes(),
+        replace(CLAIMS, offence=Offence("Wis. Stat. 943.20", "23A")).reason_bytes(),
+    ],
+    ids=["of another grant", "another salt", "another offence"],
+)
+def test_another_reason_than_the_one_signed_does_not_open(reason: bytes) -> None:
+    with pytest.raises(GrantReasonError):
+        GrantClaims.from_parts(CLAIMS.to_payload(), reason)
+
+
+def test_every_part_of_a_reason_is_refused_when_it_does_not_fit() -> None:
+    for reason in (b"", b"{}", b"[]", CLAIMS.reason_bytes() + b" ", CLAIMS.to_payload()):
+        with pytest.raises(PeerError):
+            GrantClaims.from_parts(CLAIMS.to_payload(), reason)
+    with pytest.raises(OversizedError):
+        GrantReason.from_reason_bytes(b"[" * (MAX_REASON_BYTES + 1))
+    with pytest.raises(VersionError):
+        GrantReason.from_reason_bytes(replaced(json.loads(CLAIMS.reason_bytes()), ("type",), "sealmatch-2/grant-reason"))
+
+
+def layers(token: bytes) -> list[bytes]:
+    """A token's bytes, and what its segments say when they are decoded."""
+    members = json.loads(token)
+    segments = [members["payload"], *(entry["protected"] for entry in members["signatures"]), members.get("reason", "")]
+    return [token, *map(b64url_decode, segments)]
+
+
+def shows(token: bytes, private: bytes) -> bool:
+    """Whether the bytes stand in any layer: plainly, in hexadecimal, or in base64 at each of the three places where they can begin."""
+    spellings = [private, private.hex().encode()]
+    if len(private) >= 9:  # the base64 of a shorter word stands anywhere by chance
+        encoded = (base64.urlsafe_b64encode(bytes(skipped) + private) for skipped in range(3))
+        spellings += [text[4:-4] for text in encoded]
+    return any(spelling in layer for spelling in spellings for layer in layers(token))
+
+
+PRIVATE: dict[str, bytes] = {
+    "offence": b"13A",
+    "statute": b"940.19",
+    "court": b"Circuit Court",
+    "docket": b"26-CF-101",
+    "basis": b"warrant",
+    "order": digest("warrant"),
+    "case commitment": digest("case"),
+    "purpose": b"criminal_investigation",
+    "event": b"protest_or_assembly",
+    "source": b"recorded_video_still",
+    "salt": digest("reason salt"),
+}
+MEETING = replace(CLAIMS, event=Event.PROTEST_OR_ASSEMBLY)
+
+
+@pytest.mark.parametrize("private", PRIVATE.values(), ids=PRIVATE)
+def test_what_the_broker_is_given_holds_nothing_of_the_reason(private: bytes) -> None:
+    whole = token_of(MEETING)
+    assert shows(whole, private)
+    assert not shows(without_reason(whole), private)
+    assert private not in MEETING.to_payload()
+    assert private.hex() not in MEETING.to_payload().decode()
+    assert private.decode("latin-1") not in repr(MEETING) + repr(MEETING.terms)
 
 
 # --- properties ---------------------------------------------------------------------------------------------------------
@@ -266,20 +389,22 @@ def all_claims(draw: st.DrawFn) -> GrantClaims:
         not_before=not_before,
         expires=expires,
         cap=draw(st.integers(1, MAX_CAP)),
+        reason_salt=draw(digests),
     )
 
 
 @settings(max_examples=60)
 @given(all_claims())
 def test_claims_round_trip(content: GrantClaims) -> None:
-    payload = content.to_payload()
-    assert GrantClaims.from_payload(payload) == content
-    assert GrantClaims.from_payload(payload).to_payload() == payload
-    assert unverified_claims(unsigned_grant(content)) == content
+    assert read_back(content) == content
+    assert (read_back(content).to_payload(), read_back(content).reason_bytes()) == (content.to_payload(), content.reason_bytes())
+    token = unsigned_grant(content)
+    assert unverified_claims(token) == content
+    assert unverified_terms(token) == unverified_terms(without_reason(token)) == content.terms
 
 
 @settings(max_examples=60)
-@given(all_claims(), st.sampled_from(["probe_digest", "face_commit", "model_hash", "case_commitment"]), digests)
+@given(all_claims(), st.sampled_from(["probe_digest", "face_commit", "model_hash", "case_commitment", "reason_salt"]), digests)
 def test_unlike_claims_have_unlike_digests(content: GrantClaims, name: str, other: bytes) -> None:
     change: dict[str, Any] = {name: other}
     changed = replace(content, **change)
@@ -291,21 +416,41 @@ def test_unlike_claims_have_unlike_digests(content: GrantClaims, name: str, othe
 def test_a_payload_with_any_member_replaced_is_refused_as_ours_or_says_just_that(path: Path, value: Any) -> None:
     data = replaced(json.loads(TWO_AGENCIES.to_payload()), path, value)
     try:
-        content = GrantClaims.from_payload(data)
+        content = GrantTerms.from_payload(data)
     except PeerError:
         return
     assert content.to_payload() == data
 
 
+@settings(max_examples=300)
+@given(st.sampled_from(paths(json.loads(CLAIMS.reason_bytes()))), json_values)
+def test_a_reason_with_any_member_replaced_is_refused_as_ours_or_says_just_that_and_does_not_open(path: Path, value: Any) -> None:
+    data = replaced(json.loads(CLAIMS.reason_bytes()), path, value)
+    try:
+        reason = GrantReason.from_reason_bytes(data)
+    except PeerError:
+        return
+    assert reason.reason_bytes() == data
+    if data != CLAIMS.reason_bytes():
+        with pytest.raises(GrantReasonError):
+            GrantClaims.from_parts(CLAIMS.to_payload(), data)
+
+
 @pytest.mark.parametrize("asked", [CLAIMS, replace(CLAIMS, basis=StatementOfFacts(BasisKind.EXIGENT, FACTS))], ids=["order", "facts"])
-def test_no_object_of_a_payload_has_room_for_more(asked: GrantClaims) -> None:
-    payload = json.loads(asked.to_payload())
-    for path in objects(payload):
-        with pytest.raises(FieldError, match="unknown member"):
-            GrantClaims.from_payload(replaced(payload, (*path, "note"), 1))
+def test_no_object_of_a_payload_or_reason_has_room_for_more(asked: GrantClaims) -> None:
+    for data, read in ((asked.to_payload(), GrantTerms.from_payload), (asked.reason_bytes(), GrantReason.from_reason_bytes)):
+        document = json.loads(data)
+        for path in objects(document):
+            with pytest.raises(FieldError, match="unknown member"):
+                read(replaced(document, (*path, "note"), 1))
 
 
 @given(st.binary(max_size=400))
 def test_garbage_is_refused_as_ours(data: bytes) -> None:
-    with pytest.raises(PeerError):
-        GrantClaims.from_payload(data)
+    for read in (
+        GrantTerms.from_payload,
+        GrantReason.from_reason_bytes,
+        lambda reason: GrantClaims.from_parts(CLAIMS.to_payload(), reason),
+    ):
+        with pytest.raises(PeerError):
+            read(data)

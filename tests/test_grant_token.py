@@ -18,6 +18,7 @@ from crypto.errors import (
     CryptoError,
     FieldError,
     GrantAlgorithmError,
+    GrantReasonError,
     GrantSignatureError,
     MissingRoleError,
     MisuseError,
@@ -28,8 +29,9 @@ from crypto.errors import (
     UnknownKeyError,
     VersionError,
 )
-from crypto.grant import verify_grant
-from crypto.grant_claims import MAX_HOLDERS, MAX_POLICY_PACKS, GrantRole
+from crypto.grant import verify_grant, verify_terms
+from crypto.grant_basis import GrantReason
+from crypto.grant_claims import MAX_POLICY_PACKS, GrantRole
 from crypto.grant_token import (
     MAX_TOKEN_BYTES,
     GrantToken,
@@ -41,10 +43,13 @@ from crypto.grant_token import (
     unsigned_grant,
     unverified_claims,
     unverified_signers,
+    unverified_terms,
     webauthn_challenge,
+    without_reason,
 )
+from crypto.limits import MAX_HOLDERS
 from crypto.signed import key_id
-from tests.json_mutation import Path, json_values, paths, replaced
+from tests.json_mutation import Path, json_values, paths, replaced, spelled
 from tests.sample_federation import (
     BOTH,
     INVESTIGATOR,
@@ -86,11 +91,15 @@ def entry(payload: bytes, members: Any, sign: Callable[[bytes], bytes]) -> dict[
     return {"protected": protected, "signature": b64url_encode(sign(f"{protected}.{b64url_encode(payload)}".encode()))}
 
 
-def forge(payload: bytes, *entries: dict[str, str]) -> bytes:
-    return json.dumps({"payload": b64url_encode(payload), "signatures": list(entries)}, separators=(",", ":"), sort_keys=True).encode()
-
-
 PAYLOAD = CLAIMS.to_payload()
+REASON = CLAIMS.reason_bytes()
+
+
+def forge(payload: bytes, *entries: dict[str, str], reason: bytes | None = REASON) -> bytes:
+    members: dict[str, Any] = {"payload": b64url_encode(payload), "signatures": list(entries)}
+    if reason is not None:
+        members["reason"] = b64url_encode(reason)
+    return spelled(members)
 
 
 def by(name: str, role: str, payload: bytes = PAYLOAD, **changes: Any) -> dict[str, str]:
@@ -104,15 +113,27 @@ ENTRIES: list[dict[str, str]] = json.loads(TOKEN)["signatures"]
 
 
 def altered(**changes: Any) -> bytes:
-    return json.dumps({**json.loads(PAYLOAD), **changes}, sort_keys=True, separators=(",", ":")).encode()
+    return spelled({**json.loads(PAYLOAD), **changes})
 
 
-def resigned(payload: bytes) -> bytes:
-    return forge(payload, by(INVESTIGATOR, "investigator", payload), by(REVIEWER, "reviewer", payload))
+def resigned(payload: bytes, reason: bytes | None = REASON) -> bytes:
+    return forge(payload, by(INVESTIGATOR, "investigator", payload), by(REVIEWER, "reviewer", payload), reason=reason)
+
+
+def committed(reason: bytes) -> bytes:
+    """A token duly signed over the commitment to whatever this reason says."""
+    stated = json.loads(reason)
+    salt = bytes.fromhex(stated.pop("salt"))
+    commitment = hashlib.sha256(b"sealmatch-1/grant-reason\n" + salt + spelled(stated)).hexdigest()
+    return resigned(altered(reason_commitment=commitment), reason)
+
+
+def reason_with(**changes: Any) -> bytes:
+    return spelled({**json.loads(REASON), **changes})
 
 
 def test_the_forgers_tools_make_the_very_token_when_nothing_is_wrong() -> None:
-    assert forge(PAYLOAD, BY_INVESTIGATOR, BY_REVIEWER) == TOKEN == resigned(PAYLOAD)
+    assert forge(PAYLOAD, BY_INVESTIGATOR, BY_REVIEWER) == TOKEN == resigned(PAYLOAD) == committed(REASON)
 
 
 FORGED: dict[str, tuple[bytes, type[CryptoError]]] = {
@@ -203,18 +224,59 @@ FORGED: dict[str, tuple[bytes, type[CryptoError]]] = {
     "empty payload": (resigned(b""), NotCanonicalError),
     "deadline after expiry": (resigned(altered(answer_deadline="2026-11-25T16:12:04.06Z")), FieldError),
     "one person in two roles": (resigned(altered(reviewers=[INVESTIGATOR])), SamePersonError),
-    "immigration purpose (R10)": (resigned(altered(purpose="immigration")), FieldError),
-    "sketch (R20)": (resigned(altered(probe_source="sketch")), FieldError),
-    "live video (R12)": (resigned(altered(probe_source="live_video")), FieldError),
     "more leads than the law allows (R32)": (resigned(altered(cap=51)), FieldError),
+    "payload with the reason in it": (resigned(altered(purpose="criminal_investigation")), FieldError),
+}
+OF_THE_REASON: dict[str, tuple[bytes, type[CryptoError]]] = {
+    "no reason": (resigned(PAYLOAD, None), GrantReasonError),
+    "reason of another grant": (
+        resigned(PAYLOAD, replace(CLAIMS, case_commitment=digest("another case"), reason_salt=digest("other")).reason_bytes()),
+        GrantReasonError,
+    ),
+    "reason under another salt": (resigned(PAYLOAD, replace(CLAIMS, reason_salt=digest("other")).reason_bytes()), GrantReasonError),
+    "another offence than the one signed": (
+        resigned(PAYLOAD, reason_with(offence={"nibrs": "23A", "statute": "Wis. Stat. 943.20"})),
+        GrantReasonError,
+    ),
+    "empty reason": (resigned(PAYLOAD, b""), NotCanonicalError),
+    "reason with a space": (resigned(PAYLOAD, REASON.replace(b":", b": ", 1)), NotCanonicalError),
+    "reason with an unknown member": (committed(reason_with(note="x")), FieldError),
+    "reason of another version": (committed(reason_with(type="sealmatch-2/grant-reason")), VersionError),
+    "investigation of no offence": (committed(reason_with(offence=None)), FieldError),
+    "immigration purpose (R10)": (committed(reason_with(purpose="immigration")), FieldError),
+    "sketch (R20)": (committed(reason_with(probe_source="sketch")), FieldError),
+    "live video (R12)": (committed(reason_with(probe_source="live_video")), FieldError),
 }
 
 
-@pytest.mark.parametrize(("token", "error"), FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize(("token", "error"), (FORGED | OF_THE_REASON).values(), ids=FORGED | OF_THE_REASON)
 def test_a_forged_token_is_refused_for_its_own_reason(token: bytes, error: type[CryptoError]) -> None:
     with pytest.raises(CryptoError) as caught:
         verify_grant(token, TRUSTED, NOW)
     assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(("token", "error"), FORGED.values(), ids=FORGED)
+def test_the_broker_refuses_the_same_forgeries_without_their_reason(token: bytes, error: type[CryptoError]) -> None:
+    bare = spelled({name: value for name, value in json.loads(token).items() if name != "reason"})
+    with pytest.raises(CryptoError) as caught:
+        verify_terms(bare, TRUSTED, NOW)
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize("token", [TOKEN, *(token for token, _ in OF_THE_REASON.values() if b'"reason"' in token)])
+def test_the_broker_refuses_a_reason_whatever_it_says(token: bytes) -> None:
+    with pytest.raises(FieldError, match="carries its reason"):
+        verify_terms(token, TRUSTED, NOW)
+
+
+def test_without_its_reason_a_token_is_the_same_grant() -> None:
+    bare = without_reason(TOKEN)
+    assert bare == resigned(PAYLOAD, None) == without_reason(bare)
+    assert unverified_terms(bare) == unverified_terms(TOKEN) == CLAIMS.terms
+    assert unverified_signers(bare) == unverified_signers(TOKEN)
+    with pytest.raises(GrantReasonError):
+        unverified_claims(bare)
 
 
 TEXT = TOKEN.decode()
@@ -224,6 +286,7 @@ RESPELT: dict[str, str] = {
     "second document": TEXT + TEXT,
     "members reordered": json.dumps(dict(reversed(json.loads(TEXT).items())), separators=(",", ":")),
     "payload twice": TEXT.replace('{"payload"', '{"payload":"e30","payload"', 1),
+    "reason twice": TEXT.replace('"reason"', '"reason":"e30","reason"', 1),
     "signatures twice": TEXT[:-1] + ',"signatures":[]}',
     "unknown member": TEXT[:-1] + ',"unprotected":{}}',
     "flattened form beside the general": '{"header":{},' + TEXT[1:],
@@ -289,8 +352,10 @@ def test_the_same_person_with_two_keys_is_refused_even_if_the_claims_name_others
 
 
 def test_no_person_docket_or_fact_is_printed() -> None:
-    printed = [repr(value) for value in (CLAIMS, verify_grant(TOKEN, TRUSTED, NOW), CLAIMS.basis, GrantToken.from_bytes(TOKEN))]
-    for token, _ in FORGED.values():
+    verified = verify_grant(TOKEN, TRUSTED, NOW), verify_terms(without_reason(TOKEN), TRUSTED, NOW)
+    opened = GrantReason.from_reason_bytes(REASON)
+    printed = [repr(value) for value in (CLAIMS, CLAIMS.terms, opened, *verified, CLAIMS.basis, GrantToken.from_bytes(TOKEN))]
+    for token, _ in (FORGED | OF_THE_REASON).values():
         with pytest.raises(CryptoError) as caught:
             verify_grant(token, TRUSTED, NOW)
         error: BaseException | None = caught.value
@@ -298,8 +363,11 @@ def test_no_person_docket_or_fact_is_printed() -> None:
             printed.append(repr(error.args))
             error = error.__cause__
     for text in printed:
-        for private in ("26-CF-101", "Circuit", INVESTIGATOR, REVIEWER, CLAIMS.probe_digest.hex(), repr(CLAIMS.probe_digest)):
+        for private in ("26-CF-101", "Circuit", "940.19", "13A", INVESTIGATOR, REVIEWER):
             assert private not in text
+        for secret in (CLAIMS.probe_digest, CLAIMS.reason_salt):
+            assert secret.hex() not in text
+            assert repr(secret) not in text
 
 
 # --- security keys on grants --------------------------------------------------------------------------------------------
@@ -371,6 +439,20 @@ def test_a_security_keys_signature_is_not_taken_as_a_plain_one() -> None:
 # --- signing ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "token",
+    [without_reason(HALF), resigned(PAYLOAD, replace(CLAIMS, reason_salt=digest("other")).reason_bytes())],
+    ids=["no reason", "another reason"],
+)
+def test_nobody_signs_what_they_cannot_read(token: bytes) -> None:
+    with pytest.raises(GrantReasonError):
+        add_signature(token, GrantRole.REVIEWER, signing_key(REVIEWER))
+    with pytest.raises(GrantReasonError):
+        webauthn_challenge(token, GrantRole.REVIEWER, KEYED.key)
+    with pytest.raises(GrantReasonError):
+        add_assertion(token, GrantRole.REVIEWER, KEYED.key, KEYED.get(CHALLENGE))
+
+
 def test_nobody_signs_twice_or_in_a_role_that_the_grant_does_not_name() -> None:
     with pytest.raises(MisuseError):
         add_signature(TOKEN, GrantRole.REVIEWER, signing_key(REVIEWER))
@@ -385,11 +467,21 @@ def test_nobody_signs_twice_or_in_a_role_that_the_grant_does_not_name() -> None:
 # --- properties ---------------------------------------------------------------------------------------------------------
 @given(st.binary(max_size=400))
 def test_garbage_is_refused_as_ours(data: bytes) -> None:
-    for parse in (GrantToken.from_bytes, unverified_claims, unverified_signers, lambda token: verify_grant(token, TRUSTED, NOW)):
+    for parse in (
+        GrantToken.from_bytes,
+        unverified_claims,
+        unverified_terms,
+        unverified_signers,
+        without_reason,
+        lambda token: verify_grant(token, TRUSTED, NOW),
+        lambda token: verify_terms(token, TRUSTED, NOW),
+    ):
         with pytest.raises(PeerError):
             parse(data)
     with pytest.raises(PeerError):
         verify_grant(resigned(data), TRUSTED, NOW)
+    with pytest.raises(PeerError):
+        verify_grant(resigned(PAYLOAD, data), TRUSTED, NOW)
 
 
 @given(st.sampled_from(paths(json.loads(TWO_AGENCIES_TOKEN))), json_values)

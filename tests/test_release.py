@@ -10,20 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crypto.alarms import poisson_limit
 from crypto.canonical import AgencyId
 from crypto.errors import AnswerError, EncodingError, FieldError, KeyDestroyedError, MisuseError, NotCanonicalError, PeerError, ReleaseError
 from crypto.impostors import ImpostorTable
-from crypto.limits import MAX_CAP
+from crypto.limits import MAX_CAP, MAX_HOLDERS
 from crypto.release import (
     Band,
     DiscoveryRelease,
+    HolderOutcome,
     HolderRelease,
     HolderScores,
+    Outcome,
     Release,
     ReleaseTerms,
     RequesterRelease,
-    _poisson_limit,
     release,
+    release_nothing,
     unmask,
 )
 from tests.simulation import GRANT_DIGEST, at_cosine, directions, gallery_of, isotropic_model, search
@@ -46,7 +49,17 @@ def joined(released: Release) -> list[tuple[int, AgencyId, int, Band]]:
     return sorted((rank, *where[index], band) for index, rank, band in released.to_requester.leads)
 
 
+def discovery_of(released: Release) -> DiscoveryRelease:
+    assert released.to_discovery is not None
+    return released.to_discovery
+
+
+def missing(**outcomes: HolderOutcome) -> dict[AgencyId, HolderOutcome]:
+    return {entry.holder: entry for entry in outcomes.values()}
+
+
 TERMS = ReleaseTerms(GRANT_DIGEST, 5, 10_000)
+ANSWERED = (HolderOutcome(NORTH, Outcome.ANSWERED),)
 
 
 def test_one_threshold_one_cap_and_ranks_over_all_holders() -> None:
@@ -66,7 +79,7 @@ def test_one_threshold_one_cap_and_ranks_over_all_holders() -> None:
 
 def test_records_are_counted_over_all_holders() -> None:
     released = release(TERMS, TABLE, [scores(NORTH, [], impostors=5000), scores(SOUTH, [], impostors=3000)])
-    assert (released.to_discovery.records, released.to_discovery.compared) == (4900 + 2900, 8000)
+    assert (discovery_of(released).records, discovery_of(released).compared) == (4900 + 2900, 8000)
 
 
 def test_calibration_places_are_never_scores() -> None:
@@ -81,11 +94,72 @@ def test_calibration_places_are_never_scores() -> None:
 
 
 def test_silent_holders_get_an_empty_release_in_the_same_batch() -> None:
-    released = release(TERMS, TABLE, [scores(NORTH, [0.9])], silent=[SOUTH, EAST])
+    others = missing(south=HolderOutcome(SOUTH, Outcome.SILENT), east=HolderOutcome(EAST, Outcome.REFUSED, 12))
+    released = release(TERMS, TABLE, [scores(NORTH, [0.9])], missing=others)
     assert [len(released.to_holders[holder].leads) for holder in (NORTH, SOUTH, EAST)] == [1, 0, 0]
     assert len({len(part.to_bytes()) for part in released.to_holders.values()}) == 1
     with pytest.raises(ReleaseError):
-        release(TERMS, TABLE, [scores(NORTH, [0.9])], silent=[NORTH])
+        release(TERMS, TABLE, [scores(NORTH, [0.9])], missing=missing(north=HolderOutcome(NORTH, Outcome.SILENT)))
+
+
+def test_the_requester_is_told_what_became_of_every_holder() -> None:
+    others = missing(south=HolderOutcome(SOUTH, Outcome.REJECTED), east=HolderOutcome(EAST, Outcome.REFUSED, 12))
+    told = release(TERMS, TABLE, [scores(NORTH, [])], missing=others).to_requester
+    assert told.holders == (
+        HolderOutcome(EAST, Outcome.REFUSED, 12),
+        HolderOutcome(NORTH, Outcome.ANSWERED),
+        HolderOutcome(SOUTH, Outcome.REJECTED),
+    )
+    told.check_holders((EAST, NORTH, SOUTH))
+    for granted in ((EAST, NORTH), (EAST, NORTH, SOUTH, AgencyId("west-pd")), (EAST, NORTH, AgencyId("west-pd")), ()):
+        with pytest.raises(ReleaseError, match="account"):
+            told.check_holders(granted)
+
+
+def test_a_search_that_nobody_answered_ends_with_a_release_of_the_usual_size() -> None:
+    others = missing(south=HolderOutcome(SOUTH, Outcome.SILENT), north=HolderOutcome(NORTH, Outcome.REFUSED))
+    nothing = release_nothing(TERMS, others)
+    assert nothing.to_discovery is None
+    assert nothing.to_requester.leads == ()
+    assert [(entry.holder, entry.outcome) for entry in nothing.to_requester.holders] == [(NORTH, Outcome.REFUSED), (SOUTH, Outcome.SILENT)]
+    found = release(TERMS, TABLE, [scores(NORTH, [0.9]), scores(SOUTH, [])])
+    assert len(nothing.to_requester.to_bytes()) == len(found.to_requester.to_bytes())
+    assert {len(part.to_bytes()) for part in nothing.to_holders.values()} == {len(found.to_holders[NORTH].to_bytes())}
+    assert sorted(nothing.to_holders) == [NORTH, SOUTH]
+    with pytest.raises(ReleaseError):
+        release_nothing(TERMS, {})
+
+
+def test_nobody_is_missing_that_answered() -> None:
+    for others in (missing(south=HolderOutcome(SOUTH, Outcome.ANSWERED)), {SOUTH: HolderOutcome(EAST, Outcome.SILENT)}):
+        with pytest.raises(MisuseError):
+            release(TERMS, TABLE, [scores(NORTH, [])], missing=others)
+        with pytest.raises(MisuseError):
+            release_nothing(TERMS, others)
+
+
+@pytest.mark.parametrize(("outcome", "rule"), [(Outcome.REFUSED, 0), (Outcome.REFUSED, 1000), (Outcome.SILENT, 3), (Outcome.ANSWERED, 3)])
+def test_a_rule_stands_with_a_refusal_only(outcome: Outcome, rule: int) -> None:
+    with pytest.raises(FieldError):
+        HolderOutcome(NORTH, outcome, rule)
+
+
+@pytest.mark.parametrize(
+    ("leads", "holders", "error"),
+    [
+        ((), (), FieldError),
+        ((), (HolderOutcome(SOUTH, Outcome.SILENT), HolderOutcome(NORTH, Outcome.SILENT)), FieldError),
+        ((), ANSWERED * 2, FieldError),
+        ((), tuple(HolderOutcome(AgencyId(f"h{i:03d}"), Outcome.SILENT) for i in range(MAX_HOLDERS + 1)), FieldError),
+        (((0, 1, Band.WEAK),), (HolderOutcome(NORTH, Outcome.SILENT),), ReleaseError),
+    ],
+    ids=["nobody", "out of order", "twice", "too many", "leads of nobody"],
+)
+def test_a_release_that_accounts_wrongly_for_holders_is_none(
+    leads: tuple[tuple[int, int, Band], ...], holders: tuple[HolderOutcome, ...], error: type[PeerError]
+) -> None:
+    with pytest.raises(error):
+        RequesterRelease(5, leads, holders)
 
 
 def test_holders_must_have_answered_one_probe() -> None:
@@ -119,7 +193,12 @@ def test_every_release_of_a_cap_has_one_size() -> None:
     holder_sizes = {len(part.to_bytes()) for one in (full, empty) for part in one.to_holders.values()}
     assert len(holder_sizes) == 1
     assert len({len(one.to_requester.to_bytes()) for one in (full, empty)}) == 1
-    assert len({len(one.to_discovery.to_bytes()) for one in (full, empty)}) == 1
+    assert len({len(discovery_of(one).to_bytes()) for one in (full, empty)}) == 1
+    partly = release(TERMS, TABLE, [scores(NORTH, [])], missing=missing(south=HolderOutcome(SOUTH, Outcome.REFUSED, 999)))
+    assert len(partly.to_requester.to_bytes()) == len(full.to_requester.to_bytes())
+    long_name = AgencyId("s" * 64)
+    longer = release(TERMS, TABLE, [scores(NORTH, [])], missing=missing(south=HolderOutcome(long_name, Outcome.SILENT)))
+    assert len(longer.to_requester.to_bytes()) == len(full.to_requester.to_bytes())
 
 
 def test_holders_learn_no_rank_and_the_requester_no_score() -> None:
@@ -131,14 +210,14 @@ def test_holders_learn_no_rank_and_the_requester_no_score() -> None:
         assert [position for _, position in leads] == [0, 10, 20, 30, 40]
         seen.update((index, rank) for index, rank, _ in released.to_requester.leads)
     assert len(seen) == 25
-    assert not set(RequesterRelease.__dataclass_fields__) - {"cap", "leads"}
+    assert not set(RequesterRelease.__dataclass_fields__) - {"cap", "leads", "holders"}
 
 
 def test_discovery_gets_scores_to_a_thousandth() -> None:
     released = release(TERMS, TABLE, [scores(NORTH, [0.91249, 0.7])])
-    assert sorted(milli for _, milli in released.to_discovery.leads) == [700, 912]
-    assert released.to_discovery.threshold_milli == round(1000 * TABLE.threshold(5000, 10_000))
-    assert (released.to_discovery.records, released.to_discovery.compared) == (4900, 5000)
+    assert sorted(milli for _, milli in discovery_of(released).leads) == [700, 912]
+    assert discovery_of(released).threshold_milli == round(1000 * TABLE.threshold(5000, 10_000))
+    assert (discovery_of(released).records, discovery_of(released).compared) == (4900, 5000)
     assert "912" not in repr(released.to_discovery)
 
 
@@ -199,7 +278,7 @@ def test_spread_alarm() -> None:
 
 @pytest.mark.parametrize("mean", [0.01, 0.2, 5.0, 25.0])
 def test_poisson_limit(mean: float) -> None:
-    limit = _poisson_limit(mean, 1e-6)
+    limit = poisson_limit(mean, 1e-6)
     tail = 1 - sum(math.exp(-mean) * mean**k / math.factorial(k) for k in range(limit + 1))
     above = 1 - sum(math.exp(-mean) * mean**k / math.factorial(k) for k in range(limit))
     assert tail < 1e-6 <= above + 1e-12
@@ -240,7 +319,7 @@ def test_releases_round_trip(drawn: tuple[int, list[int], np.random.Generator]) 
     assert HolderRelease.from_bytes(to_holder.to_bytes()) == to_holder
     ranks = list(range(1, len(indexes) + 1))
     to_requester = RequesterRelease(
-        cap, tuple((index, rank, Band(1 + rank % 3)) for index, rank in zip(sorted(indexes), ranks, strict=True))
+        cap, tuple((index, rank, Band(1 + rank % 3)) for index, rank in zip(sorted(indexes), ranks, strict=True)), ANSWERED
     )
     assert RequesterRelease.from_bytes(to_requester.to_bytes()) == to_requester
     to_discovery = DiscoveryRelease(cap, 5000, 5120, 420, tuple((index, 500 + index) for index in sorted(indexes)))
@@ -276,14 +355,16 @@ def test_a_custodian_cannot_release_beside_the_rules(change: dict[str, object]) 
 @pytest.mark.parametrize("leads", [((0, 2, Band.WEAK),), ((0, 1, Band.WEAK), (1, 1, Band.WEAK)), ((1, 1, Band.WEAK), (0, 2, Band.WEAK))])
 def test_ranks_run_from_one(leads: tuple[tuple[int, int, Band], ...]) -> None:
     with pytest.raises(ReleaseError):
-        RequesterRelease(5, leads)
+        RequesterRelease(5, leads, ANSWERED)
 
 
 def test_a_slot_beyond_the_leads_is_empty() -> None:
     data = HolderRelease(5, ((2, 7),)).to_bytes()
     with pytest.raises(NotCanonicalError):
         HolderRelease.from_bytes(data[:-1] + b"\1")
+    bandless = bytearray(RequesterRelease(2, ((0, 1, Band.WEAK),), ANSWERED).to_bytes())
+    bandless[13] = 0
     with pytest.raises(FieldError):
-        RequesterRelease.from_bytes(RequesterRelease(2, ((0, 1, Band.WEAK),)).to_bytes()[:13] + b"\0" + b"\xff\xff\0\0\0")
+        RequesterRelease.from_bytes(bytes(bandless))
     with pytest.raises(EncodingError):
         HolderRelease.from_bytes(data[:-1])
