@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agency_node.bench.errors import BenchmarkError, WrongResultError
+from agency_node.commands.demo import demo
 from crypto.errors import CryptoError, MisuseError
 from crypto.parameters import BLINDING_ERROR_SD, FRESH_NOISE_SD, MAX_SCORE, SEALMATCH_1, SECURITY_TABLE, Scales, clipped_share
 from crypto.workers import usable_cores
@@ -45,6 +46,9 @@ bench = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(bench, name="bench")
+app.command("demo", epilog="Example: sealmatch demo --seed 1 --json")(demo)
+for _command in sorted(metadata.entry_points(group="sealmatch.commands"), key=lambda entry: entry.name):
+    app.add_typer(_command.load(), name=_command.name)  # `broker` among them, which this package never imports
 
 
 # --- values ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""The `sealmatch` commands, one module a group."""

@@ -1,0 +1,225 @@
+"""`sealmatch node`: make a node, serve, enrol, look at it. Searching and deciding stand in `node_search`.
+
+Commands open the node's own store; the serving process sees what they write. Modules that load kernels or face models are imported when a
+command needs them.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agency_node.commands.output import AsJson, Folder, clock, plain, print_json, sentences
+from agency_node.errors import RequestError
+
+app = typer.Typer(
+    help="One agency's node: make it, serve, enrol, search, review, release, disclose.",
+    epilog="Example: sealmatch node status ./northport --json",
+    no_args_is_help=True,
+)
+
+
+@app.command(
+    epilog="Example: sealmatch node init ./northport --agency northport-pd --name 'Northport Police' --jurisdiction us-wi-northport "
+    "--role requester --role holder --legal-office northport-law --officer 'A. Officer' --broker https://broker.example.org "
+    "--root-fingerprint 3f…e1 --trust civic-board"
+)
+def init(
+    folder: Folder,
+    agency: Annotated[str, typer.Option(help="The agency's id in the roster.")],
+    name: Annotated[str, typer.Option(help="The agency's name for people.")],
+    jurisdiction: Annotated[str, typer.Option(help="Whose law it answers to, e.g. us-wi-northport.")],
+    role: Annotated[list[str], typer.Option(help="requester, holder, custodian, witness, legal_office, discovery; repeat for several.")],
+    officer: Annotated[str, typer.Option(help="The responsible officer, who is published (R16).")],
+    broker: Annotated[str, typer.Option(help="The broker's address; nothing else is dialled.")],
+    root_fingerprint: Annotated[
+        str, typer.Option(help="Of the root set that this node trusts; told by the root holders, not by the broker.")
+    ],
+    legal_office: Annotated[str, typer.Option(help="The agency whose reviewers decide; itself if it has that role.")] = "",
+    agency_class: Annotated[str, typer.Option("--class", help="state, local, tribal, federal, foreign or private.")] = "local",
+    trust: Annotated[list[str] | None, typer.Option(help="Holder: a custodian that it trusts; repeat for several.")] = None,
+    discovery_key: Annotated[str, typer.Option(help="Public discovery key of the legal office, from `sealmatch person discovery`.")] = "",
+    policy_pack: Annotated[list[str] | None, typer.Option(help="Holder: folder of a Cedar pack; the strict default if left out.")] = None,
+    embedder: Annotated[str, typer.Option(help="The face model.")] = "dlib",
+    mode: Annotated[str, typer.Option(help="demo, test or production.")] = "production",
+    as_json: AsJson = False,
+) -> None:
+    """Make a node's folder with fresh keys, pin the root set, and print the entry that the root holders put into the roster."""
+    from agency_node.config import NodeConfig, Role  # noqa: PLC0415
+    from agency_node.entry import roster_entry  # noqa: PLC0415
+    from agency_node.node import create_node  # noqa: PLC0415
+
+    with sentences(as_json):
+        config = NodeConfig.checked(
+            {
+                "agency": agency,
+                "mode": mode,
+                "roles": [one for one in role if one in set(Role)],
+                "broker": broker,
+                "root_fingerprint": root_fingerprint,
+                "embedder": embedder,
+                "trusted_custodians": sorted(trust or []),
+                "policy_packs": policy_pack or [],
+            }
+        )
+        created = create_node(folder, config, witness="witness" in role)
+        entry = roster_entry(
+            created,
+            agency=agency,
+            name=name,
+            agency_class=agency_class,
+            jurisdiction=jurisdiction,
+            roles=role,
+            officer=officer,
+            legal_office=legal_office,
+            discovery_key=discovery_key,
+        )
+    (folder / "roster-entry.json").write_text(_dump(entry), encoding="utf-8")
+    if as_json:
+        print_json(entry)
+        return
+    typer.echo(
+        f"{agency} is in {folder}. Send {folder / 'roster-entry.json'} to the root holders; when the broker has a roster with it, run"
+    )
+    typer.echo(f"  sealmatch node serve {folder}")
+
+
+@app.command(epilog="Example: sealmatch node serve ./northport")
+def serve(
+    folder: Folder,
+    ready_file: Annotated[Path | None, typer.Option(help="Written when the node is ready, for whoever started it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the node until SIGTERM: it dials the broker and opens no port."""
+    with sentences(as_json):
+        from agency_node.node import open_node  # noqa: PLC0415
+        from agency_node.serving import serve as serve_node  # noqa: PLC0415
+
+        node = open_node(folder, clock)
+
+        def on_ready() -> None:
+            if ready_file is not None:
+                ready_file.write_text("ready\n", encoding="ascii")
+            if as_json:
+                print_json({"ready": True, "agency": str(node.agency)})
+            else:
+                typer.echo(f"{node.agency} serves {', '.join(role.value for role in node.config.roles)} at {node.config.broker}", err=True)
+
+        serve_node(node, on_ready)
+
+
+@app.command(epilog="Example: sealmatch node enrol ./lakeside --folder ./photographs --table ./photographs.csv --refused ./refused.csv")
+def enrol(
+    folder: Folder,
+    photographs: Annotated[Path | None, typer.Option("--folder", help="Folder with the photographs.")] = None,
+    table: Annotated[Path | None, typer.Option(help="CSV with the columns file, record_number, captured, source_class.")] = None,
+    refused: Annotated[Path | None, typer.Option(help="Where to write the rows that were refused, and why.")] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Synthetic directions (npz); demonstration and test modes only.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Enrol photographs, with a table that says whose booking each is; a run that was stopped goes on where it was."""
+    with sentences(as_json):
+        from agency_node.config import Mode  # noqa: PLC0415
+        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
+        from agency_node.holder.enrol import enrol_embeddings, enrol_folder  # noqa: PLC0415
+        from agency_node.holder.progress import TerminalProgress  # noqa: PLC0415
+        from agency_node.holder.records import RecordStore  # noqa: PLC0415
+        from agency_node.node import open_node  # noqa: PLC0415
+
+        node = open_node(folder, clock)
+        embedder = load_embedder(node.config.embedder)
+        store = RecordStore(node.engine, node.vault, embedder.model)
+        demonstration = node.config.mode is not Mode.PRODUCTION
+        reports = []
+        if embeddings is not None:
+            if not demonstration:
+                raise RequestError("synthetic records are for demonstration and test modes; in production enrol photographs with --folder")
+            with TerminalProgress() as progress:
+                reports.append(enrol_embeddings(store, embeddings, progress, clock()))
+        if photographs is not None and table is not None:
+            with TerminalProgress() as progress:
+                reports.append(
+                    enrol_folder(
+                        store, embedder, photographs, table, progress, clock(), refused_csv=refused, allow_demonstration=demonstration
+                    )
+                )
+        if not reports:
+            raise RequestError("nothing to enrol: name --folder and --table")
+    if as_json:
+        print_json({"enrolled": sum(one.enrolled for one in reports), "reports": plain(reports)})
+        return
+    for one in reports:
+        typer.echo(f"enrolled {one.enrolled}, already there {one.already_enrolled}, refused {len(one.refused)}")
+
+
+@app.command(epilog="Example: sealmatch node status ./northport")
+def status(
+    folder: Folder,
+    search: Annotated[str, typer.Option(help="One search with its journal.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show searches with progress per holder, grants, custody, waiting requests and queues."""
+    with sentences(as_json):
+        from agency_node.node import open_node  # noqa: PLC0415
+        from agency_node.overview import journal_of, node_status, search_status  # noqa: PLC0415
+
+        node = open_node(folder, clock)
+        if search:
+            with node.engine.begin() as connection:
+                one = search_status(connection, search)
+            print_json({**plain(one), "journal": journal_of(node.engine, search)}) if as_json else _print_journal(
+                search, journal_of(node.engine, search)
+            )
+            return
+        found = node_status(node.engine, str(node.agency))
+    if as_json:
+        print_json(found)
+        return
+    console = Console()
+    if found.halted:
+        console.print(f"HALTED: {found.halted}", style="bold red")
+    searches = Table(title=f"searches of {found.agency}", title_justify="left")
+    for heading in ("search", "state", "deadline", "holder", "outcome", "note"):
+        searches.add_column(heading)
+    for one in found.searches:
+        searches.add_row(one.search_id[:12], one.state, one.deadline, "", "", one.note)
+        for holder, progress in one.holders.items():
+            searches.add_row("", "", "", holder, progress["state"], progress["note"])
+    console.print(searches)
+    for title, rows in (("grants held", found.grants), ("custody", found.custody), ("disclosure requests", found.requests)):
+        if rows:
+            listed = Table(title=title, title_justify="left")
+            for heading in rows[0]:
+                listed.add_column(heading.replace("_", " "))
+            for row in rows:
+                listed.add_row(*row.values())
+            console.print(listed)
+    console.print(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in found.counts.items()))
+
+
+def duration(text: str) -> timedelta:
+    """`90s`, `30m`, `4h` or `2d`; `RequestError` for anything else."""
+    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+    if not text[:-1].isdigit() or text[-1:] not in units or int(text[:-1]) == 0:
+        raise RequestError(f"{text!r} is not a time span: write 90s, 30m, 4h or 2d")
+    return timedelta(**{units[text[-1]]: int(text[:-1])})
+
+
+def _dump(entry: object) -> str:
+    import json  # noqa: PLC0415
+
+    return json.dumps(entry, indent=2, sort_keys=True) + "\n"
+
+
+def _print_journal(search: str, lines: list[dict[str, str]]) -> None:
+    table = Table(title=f"journal of {search}", title_justify="left")
+    for heading in ("at", "event", "detail"):
+        table.add_column(heading)
+    for line in lines:
+        table.add_row(line["at"], line["event"], line["detail"])
+    Console().print(table)

@@ -1,0 +1,314 @@
+"""`sealmatch node search|review|release|disclose`: what investigators and legal staff type.
+
+Each command writes a decision into the node's store; the serving process carries it out. A person's key is a file of the person's own; its
+passphrase comes from SEALMATCH_PASSPHRASE or a prompt.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import secrets
+import time
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agency_node.commands.node import app, duration
+from agency_node.commands.output import AsJson, Folder, clock, plain, print_json, sentences
+from agency_node.errors import RequestError
+
+if TYPE_CHECKING:
+    from agency_node.node import Node
+    from crypto.grant_basis import LegalBasis
+
+EnumT = TypeVar("EnumT", bound=enum.StrEnum)
+Person = Annotated[Path, typer.Option(help="Your key file, made with `sealmatch person init`.")]
+SearchOption = Annotated[str, typer.Option("--search", help="The search's id, as `node search` printed it.")]
+POLL_S = 0.3
+
+
+@app.command(
+    epilog="Example: sealmatch node search ./northport --case 26-10417 --image still.jpg --statute 'Wis. Stat. 940.19(4)' --nibrs 13A "
+    "--basis warrant --court 'Circuit Court' --docket 26-CF-101 --issued 2026-11-20 --expires 2026-12-04 --order warrant.pdf "
+    "--reviewer northport-law:counsel-1 --holder eastfield-pd --custodian civic-board --person detective.key"
+)
+def search(
+    folder: Folder,
+    case: Annotated[str, typer.Option(help="Your case number; others see a commitment only.")],
+    image: Annotated[Path, typer.Option(help="One still with one face.")],
+    basis: Annotated[str, typer.Option(help="warrant, court_order, exigent, probable_cause, reasonable_suspicion, consent, missing, …")],
+    reviewer: Annotated[str, typer.Option(help="The legal reviewer who will decide.")],
+    holder: Annotated[list[str], typer.Option(help="An agency to be asked, your own too if it is one; repeat for several.")],
+    custodian: Annotated[list[str], typer.Option(help="A custodian; repeat for several. The first one combines.")],
+    person: Person,
+    statute: Annotated[str, typer.Option(help="The offence in your own code.")] = "",
+    nibrs: Annotated[str, typer.Option(help="The offence as a NIBRS code, e.g. 13A.")] = "",
+    purpose: Annotated[str, typer.Option(help="criminal_investigation, threat_to_life, missing_person, …")] = "criminal_investigation",
+    event: Annotated[str, typer.Option(help="What the picture was taken at: none or protest_or_assembly.")] = "none",
+    source: Annotated[str, typer.Option(help="Where the still is from, e.g. recorded_video_still.")] = "recorded_video_still",
+    court: Annotated[str, typer.Option(help="Warrant or order: the court.")] = "",
+    docket: Annotated[str, typer.Option(help="Warrant or order: the docket.")] = "",
+    issued: Annotated[str, typer.Option(help="Warrant or order: first day, 2026-11-20.")] = "",
+    expires: Annotated[str, typer.Option(help="Warrant or order: last day.")] = "",
+    order: Annotated[Path | None, typer.Option(help="Warrant or order: its file, of which the grant holds the hash.")] = None,
+    facts: Annotated[str, typer.Option(help="Any other basis: the statement of facts.")] = "",
+    cap: Annotated[int, typer.Option(help="Most leads, over all holders together (R32).")] = 20,
+    rate: Annotated[int, typer.Option(help="How many of a million searches may show a wrong person (R33).")] = 1000,
+    answer_within: Annotated[str, typer.Option(help="Deadline for answers: 90s, 30m, 4h, 2d.")] = "4h",
+    valid_for: Annotated[str, typer.Option(help="How long the grant holds.")] = "2d",
+    as_json: AsJson = False,
+) -> None:
+    """Draft a search for one still and sign it as its investigator; nothing is searched before a legal reviewer grants it."""
+    with sentences(as_json):
+        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
+        from agency_node.legal.persons import read_person_key  # noqa: PLC0415
+        from agency_node.node import open_node  # noqa: PLC0415
+        from agency_node.policy.engine import load_packs  # noqa: PLC0415
+        from agency_node.requester.drafting import SearchRequest, draft_search  # noqa: PLC0415
+        from crypto.canonical import AgencyId, PersonId  # noqa: PLC0415
+        from crypto.grant_basis import Event, Offence, ProbeSource, Purpose  # noqa: PLC0415
+
+        node = open_node(folder, clock)
+        facts_salt = secrets.token_bytes(32)
+        request = SearchRequest(
+            case_number=case,
+            still=_read(image),
+            offence=Offence(statute, nibrs) if statute or nibrs else None,
+            basis=_basis(basis, court, docket, issued, expires, order, facts, facts_salt),
+            purpose=_member(Purpose, purpose, "purpose"),
+            event=_member(Event, event, "event"),
+            probe_source=_member(ProbeSource, source, "source"),
+            reviewer=PersonId(reviewer),
+            holders=[AgencyId(one) for one in holder],
+            custodians=[AgencyId(one) for one in custodian],
+            combiner=AgencyId(custodian[0]),
+            cap=cap,
+            false_positives_per_million=rate,
+            answer_within=duration(answer_within),
+            valid_for=duration(valid_for),
+            policy_packs=[pack.sha256 for pack in load_packs(node.config.policy_packs)],
+            facts=facts,
+            facts_salt=facts_salt,
+        )
+        discovery = node.parties.roster().discovery_key(node.agency)
+        investigator = read_person_key(person)
+        search_id = draft_search(
+            node.engine, node.vault, load_embedder(node.config.embedder), node.agency, discovery, request, investigator, clock()
+        )
+    if as_json:
+        print_json({"search_id": str(search_id), "state": "drafted"})
+    else:
+        typer.echo(f"drafted {search_id}; it waits for {reviewer}: sealmatch node review {folder} --search {search_id}")
+
+
+@app.command(epilog="Example: sealmatch node review ./northport --search 8f…2c --person counsel.key --grant")
+def review(
+    folder: Folder,
+    search: SearchOption,
+    person: Annotated[Path | None, typer.Option(help="Your key file; to decide.")] = None,
+    grant: Annotated[bool, typer.Option("--grant", help="Sign the grant.")] = False,
+    refuse: Annotated[str, typer.Option(help="Refuse, for this reason; it stays in your agency.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show a draft to its legal reviewer; with --grant sign it, with --refuse REASON refuse it."""
+    with sentences(as_json):
+        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
+        from agency_node.legal.persons import read_person_key  # noqa: PLC0415
+        from agency_node.legal.review import grant_draft, read_draft, refuse_draft  # noqa: PLC0415
+        from agency_node.node import open_node  # noqa: PLC0415
+
+        node = open_node(folder, clock)
+        if grant and refuse:
+            raise RequestError("decide one way: --grant or --refuse")
+        if grant:
+            if person is None:
+                raise RequestError("name your key file with --person: a grant bears its reviewer's signature")
+            key = read_person_key(person)
+            claims = grant_draft(node.engine, node.vault, load_embedder(node.config.embedder), node.parties.trusted, search, key, clock())
+            print_json({"search_id": search, "state": "granted", "grant_id": str(claims.grant_id)}) if as_json else typer.echo(
+                f"granted: the serving node enters it into the log and asks {', '.join(claims.holders)}"
+            )
+            return
+        if refuse:
+            refuse_draft(node.engine, node.vault, search, refuse, clock())
+            print_json({"search_id": search, "state": "refused"}) if as_json else typer.echo("refused; its search key is destroyed")
+            return
+        claims, _ = read_draft(node.engine, node.vault, search)
+    shown = {
+        "investigator": claims.investigator,
+        "offence": "-" if claims.offence is None else f"{claims.offence.statute} (NIBRS {claims.offence.nibrs})",
+        "basis": claims.basis.kind.value,
+        "purpose": claims.purpose.value,
+        "event": claims.event.value,
+        "source of the still": claims.probe_source.value,
+        "holders": ", ".join(claims.holders),
+        "custodians": ", ".join(claims.custodians),
+        "most leads": claims.cap,
+        "wrong persons in a million searches": claims.false_positives_per_million,
+        "answers until": claims.answer_deadline,
+        "grant ends": claims.expires,
+    }
+    if as_json:
+        print_json({"search_id": search, "state": "drafted", **{name.replace(" ", "_"): value for name, value in shown.items()}})
+        return
+    table = Table(title=f"draft {search}", title_justify="left", show_header=False)
+    for name, value in shown.items():
+        table.add_row(name, str(value))
+    Console().print(table)
+    typer.echo("decide with --grant --person KEY, or with --refuse REASON")
+
+
+@app.command(epilog="Example: sealmatch node release ./northport --search 8f…2c --wait 2h")
+def release(
+    folder: Folder,
+    search: SearchOption,
+    wait: Annotated[str, typer.Option(help="Wait so long for the release, showing every holder's progress: 90s, 2h.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show what was released: leads at the requester, outcomes and alarms at the custodian. A lead is no identification."""
+    with sentences(as_json):
+        from agency_node.node import open_node  # noqa: PLC0415
+        from agency_node.overview import node_status, search_status  # noqa: PLC0415
+        from agency_node.requester.leads import LEAD_NOTICE, list_leads  # noqa: PLC0415
+
+        node = open_node(folder, clock)
+        found = [one for one in node_status(node.engine, str(node.agency)).custody if one["search_id"] == search]
+        if found:
+            print_json(found[0]) if as_json else typer.echo("\n".join(f"{name}: {value}" for name, value in found[0].items()))
+            return
+        if wait:
+            _wait_for_release(node, search, duration(wait).total_seconds(), quiet=as_json)
+        leads = list_leads(node.engine, node.vault, search)
+        with node.engine.begin() as connection:
+            holders = search_status(connection, search).holders
+    if as_json:
+        listed = [{**plain(one), "band": one.band.name.lower()} for one in leads]
+        print_json({"search_id": search, "lead_only": True, "notice": LEAD_NOTICE, "leads": listed, "holders": holders})
+        return
+    table = Table(title=f"leads of {search}", title_justify="left", caption=LEAD_NOTICE)
+    for heading in ("rank", "band", "agency", "photographed", "age in days", "handle"):
+        table.add_column(heading)
+    for one in leads:
+        table.add_row(
+            str(one.rank),
+            one.band.name.lower(),
+            str(one.agency or "-"),
+            str(one.captured or "withdrawn"),
+            str(one.age_days or "-"),
+            one.handle,
+        )
+    Console().print(table)
+    for holder, progress in holders.items():
+        typer.echo(f"{holder}: {progress['state']} {progress['note']}".rstrip())
+
+
+@app.command(epilog="Example: sealmatch node disclose ./northport --search 8f…2c --rank 1")
+def disclose(
+    folder: Folder,
+    search: Annotated[str, typer.Option("--search", help="Requester: the search.")] = "",
+    rank: Annotated[int, typer.Option(help="Requester: ask the holder for this lead's photograph and record number.")] = 0,
+    save: Annotated[Path | None, typer.Option(help="Requester: write disclosed photographs into this folder.")] = None,
+    handle: Annotated[str, typer.Option(help="Holder: the request to decide, from `node status`.")] = "",
+    grant: Annotated[bool, typer.Option("--grant", help="Holder: disclose.")] = False,
+    withhold: Annotated[bool, typer.Option("--withhold", help="Holder: do not disclose.")] = False,
+    person: Annotated[Path | None, typer.Option(help="Holder: the key file of a reviewer of your own legal office.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask for a lead's photograph (requester), show what was disclosed, or decide about a request (holder's legal staff)."""
+    with sentences(as_json):
+        from agency_node.holder.decision import decide_disclosure  # noqa: PLC0415
+        from agency_node.legal.persons import read_person_key  # noqa: PLC0415
+        from agency_node.node import open_node  # noqa: PLC0415
+        from agency_node.requester.leads import ask_for, list_disclosed  # noqa: PLC0415
+
+        node = open_node(folder, clock)
+        if handle:
+            if person is None or grant is withhold:
+                raise RequestError("a decision needs --person KEY and one of --grant and --withhold")
+            decide_disclosure(node.engine, node.parties, node.agency, handle, read_person_key(person), clock(), grant=grant)
+            print_json({"handle": handle, "decided": "granted" if grant else "withheld"}) if as_json else typer.echo(
+                "decided; it will be sent"
+            )
+            return
+        if not search:
+            raise RequestError("name a --search to ask or look for, or a --handle to decide about")
+        if rank:
+            lead = ask_for(node.engine, node.vault, search, rank, clock())
+            print_json({"search_id": search, "asked": lead.handle, "agency": lead.agency}) if as_json else typer.echo(
+                f"asked {lead.agency}"
+            )
+            return
+        disclosed = list_disclosed(node.engine, node.vault, search)
+    if save is not None:
+        save.mkdir(parents=True, exist_ok=True)
+        for one in disclosed:
+            if one.photograph and one.media is not None:
+                (save / f"{one.handle}.{one.media.name.lower()}").write_bytes(one.photograph)
+    rows = [
+        {"handle": one.handle, "agency": str(one.agency), "outcome": one.outcome, "record_number": one.record_number} for one in disclosed
+    ]
+    if as_json:
+        print_json({"search_id": search, "disclosed": rows})
+        return
+    for row in rows:
+        typer.echo(f"{row['agency']} {row['handle']}: {row['outcome']} {row['record_number']}".rstrip())
+
+
+def _wait_for_release(node: Node, search: str, seconds: float, *, quiet: bool) -> None:
+    """Until the search has ended one way or another; a line for each change of a holder."""
+    from agency_node.overview import search_status  # noqa: PLC0415
+    from agency_node.requester.leads import list_leads  # noqa: PLC0415
+
+    until, shown = time.monotonic() + seconds, ""
+    while time.monotonic() < until:
+        with node.engine.begin() as connection:
+            found = search_status(connection, search)
+        line = f"{found.state}: " + ", ".join(f"{holder} {one['state']}" for holder, one in found.holders.items())
+        if line != shown and not quiet:
+            typer.echo(line, err=True)
+        shown = line
+        if found.state in ("refused", "expired"):
+            raise RequestError(f"the search is {found.state}: {found.note}")
+        if found.state == "released" and all(one.handle or one.agency for one in list_leads(node.engine, node.vault, search)):
+            return
+        time.sleep(POLL_S)
+    raise RequestError("the release has not come in this time; the node goes on: look again with `node release`")
+
+
+def _basis(kind: str, court: str, docket: str, issued: str, expires: str, order: Path | None, facts: str, salt: bytes) -> LegalBasis:
+    from crypto.grant_basis import BasisKind, CourtOrder, StatementOfFacts, commit_facts  # noqa: PLC0415
+
+    basis = _member(BasisKind, kind, "basis")
+    if basis in (BasisKind.WARRANT, BasisKind.COURT_ORDER):
+        if order is None:
+            raise RequestError("a warrant or order comes with its file: --order FILE, and --court, --docket, --issued, --expires")
+        return CourtOrder(basis, court, docket, _day(issued), _day(expires), hashlib.sha256(_read(order)).digest())
+    if len(facts) < 20:
+        raise RequestError("any basis but a warrant or order needs a statement of facts of at least 20 characters: --facts (R2)")
+    return StatementOfFacts(basis, commit_facts(salt, facts))
+
+
+def _member(kind: type[EnumT], text: str, name: str) -> EnumT:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise RequestError(f"{text!r} is not a {name}: take one of {', '.join(one.value for one in kind)}") from error
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise RequestError(f"{text!r} is not a day: write 2026-11-20") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: check the path") from error

@@ -1,0 +1,281 @@
+"""Exactly-once effects over a mailbox that delivers at least once.
+
+In: a message is leased, fetched, checked (frame, addressee, sender's signature) and written to the inbox before the broker is told that it
+may delete it; then its handler runs, which may look things up and compute, and ends in one transaction that stores state, outgoing rows and
+"done" together. Out: rows of the outbox are handed to the broker until it has them. So a process may die at any moment: what was not
+committed is done again from the inbox, what was committed leaves from the outbox as the same bytes.
+
+Invariants: one handler at a time; a repeated message is the message that was there; a second message under one number is refused; each
+peer's checkpoint is connected with our own log before its message is handled, and a fork halts the node.
+
+Left to others: what a message means (the roles' handlers), the wire (`link`), the log (`follower`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Protocol
+
+from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from agency_node.errors import BrokerError, BrokerRefusedError, HaltedError, NodeError
+from agency_node.follower import LogFollower
+from agency_node.journal import NO_SEARCH, record, stamp
+from agency_node.link import BrokerLink, Lease
+from agency_node.outbox import ENTRY, GRANT, Conversation, Outbox, Outgoing, mark_refused, mark_sent, next_outgoing
+from agency_node.parties import Parties
+from agency_node.refusals import AlreadyRefusedError, RefusedByUsError, reason_of
+from agency_node.tables import inbox, receipts
+from crypto.canonical import AgencyId, parse_canonical_json
+from crypto.errors import ContextError, PeerError
+from crypto.lawful_steps import explain
+from crypto.mailbox_receipt import MailboxReceipt
+from crypto.message_types import MessageType
+from crypto.messages import Message, MessageHeader
+from crypto.notices import Refusal, RefusalReason
+
+NEW: Final = "new"
+WAITING: Final = "waiting"
+DONE: Final = "done"
+REFUSED: Final = "refused"
+LEASE_WAIT_S: Final = 20
+LEASES_AT_ONCE: Final = 8
+IDLE_S: Final = 0.2
+"""How often a node looks whether one of its commands has written something."""
+
+HALTED_S: Final = 5.0
+"""How often a halted node looks whether its operator has cleared the halt."""
+
+Commit = Callable[[Connection], None]
+
+
+class NotYetError(NodeError):
+    """The message needs something that has not come yet: handle it again later."""
+
+
+Handler = Callable[[Message], Awaitable[Commit]]
+
+
+class Role(Protocol):
+    """One role's part in the courier's work."""
+
+    def handlers(self) -> Mapping[MessageType, Handler]:
+        """What this role does with which message."""
+
+    async def tick(self) -> None:
+        """What is due by the clock or was asked for by a command."""
+
+    def sent(self, connection: Connection, row: Outgoing) -> None:
+        """Told in the transaction that marks a row as sent."""
+
+    def refused(self, connection: Connection, row: Outgoing, note: str) -> None:
+        """Told in the transaction that marks a row as refused by the broker."""
+
+
+@dataclass
+class Courier:
+    """Runs the loops of one node."""
+
+    agency: AgencyId
+    engine: Engine
+    link: BrokerLink
+    parties: Parties
+    follower: LogFollower
+    outbox: Outbox
+    roles: list[Role]
+    clock: Callable[[], datetime]
+    _woken: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+    def __post_init__(self) -> None:
+        self._handlers: dict[MessageType, list[Handler]] = {}
+        for role in self.roles:
+            for kind, handler in role.handlers().items():
+                self._handlers.setdefault(kind, []).append(handler)
+
+    # --- in -----------------------------------------------------------------------------------------------------------
+
+    async def receive(self, stop: asyncio.Event) -> None:
+        """Lease, store, acknowledge, until stopped."""
+        while not stop.is_set():
+            try:
+                for lease in await self.link.lease(LEASE_WAIT_S, LEASES_AT_ONCE):
+                    await self._take(lease)
+            except (BrokerError, PeerError):
+                await pause(stop, 1.0)
+
+    async def _take(self, lease: Lease) -> None:
+        data = await self.link.fetch(lease)
+        try:
+            message = Message.from_bytes(data)
+            if message.header.recipient != self.agency:
+                raise RefusedByUsError(RefusalReason.MALFORMED, "the message is addressed to another agency")
+            message.check_signature(self.parties.roster().node_key(message.header.sender))
+        except (PeerError, RefusedByUsError) as error:
+            self._note_bad(lease.message_id, error)
+        else:
+            self._store(message, data)
+        receipt = await self.link.acknowledge(lease)
+        said = MailboxReceipt.read(receipt, self.parties.roster().log)
+        if (said.message_id, said.recipient) != (lease.message_id, self.agency):
+            raise ContextError("the broker's deletion receipt is of another message")
+        with self.engine.begin() as connection:
+            connection.execute(insert(receipts).prefix_with("OR IGNORE").values(message_id=str(lease.message_id), document=receipt))
+        self._woken.set()
+
+    def _store(self, message: Message, data: bytes) -> None:
+        header = message.header
+        values = {
+            "message_id": str(message.message_id),
+            "message_type": str(header.message_type),
+            "sender": str(header.sender),
+            "search_id": header.search_id or NO_SEARCH,
+            "sequence": header.sequence,
+            "data": data,
+            "state": NEW,
+            "note": "",
+            "received_at": stamp(self.clock()),
+        }
+        with self.engine.begin() as connection:
+            known = connection.execute(select(inbox.c.state).where(inbox.c.message_id == values["message_id"])).first()
+            if known is not None:
+                return
+            try:
+                with connection.begin_nested():
+                    connection.execute(insert(inbox).values(**values))
+            except IntegrityError:
+                record(connection, self.clock(), header.search_id or NO_SEARCH, "refused message", "its number was used by another")
+
+    def _note_bad(self, message_id: str, error: PeerError | RefusedByUsError) -> None:
+        name = explain(error).name if isinstance(error, PeerError) else error.reason.name.lower()
+        with self.engine.begin() as connection:
+            record(connection, self.clock(), NO_SEARCH, "refused message", f"{message_id[:16]}: {name}")
+
+    # --- work ---------------------------------------------------------------------------------------------------------
+
+    async def work(self, stop: asyncio.Event) -> None:
+        """Handle what is in the inbox and what is due, one thing at a time, until stopped or halted."""
+        while not stop.is_set():
+            self._woken.clear()
+            try:
+                handled = await self._handle_pending()
+                for role in self.roles:
+                    await role.tick()
+            except BrokerError:
+                handled = False  # the broker is away: everything stays where it is
+            except HaltedError:
+                await pause(stop, HALTED_S)
+                handled = False
+            if not handled:
+                await pause(stop, IDLE_S, self._woken)
+
+    async def _handle_pending(self) -> bool:
+        with self.engine.begin() as connection:
+            rows = connection.execute(
+                select(inbox.c.message_id, inbox.c.data).where(inbox.c.state.in_([NEW, WAITING])).order_by(inbox.c.received_at)
+            ).all()
+        results = [await self._handle(row.message_id, Message.from_bytes(row.data)) for row in rows]
+        return any(results)
+
+    async def _handle(self, message_id: str, message: Message) -> bool:
+        """Whether something came of it; a message that must wait stays."""
+        header = message.header
+        try:
+            if header.checkpoint is not None:
+                await self.follower.connect(header.checkpoint)
+            handlers = self._handlers.get(header.message_type, [])
+            if not handlers:
+                raise RefusedByUsError(RefusalReason.MALFORMED, "this node has no role that takes such a message")
+            commits = [await handler(message) for handler in handlers]
+        except (NotYetError, BrokerRefusedError) as waiting:
+            with self.engine.begin() as connection:
+                connection.execute(update(inbox).where(inbox.c.message_id == message_id).values(state=WAITING, note=str(waiting)))
+            return False
+        except AlreadyRefusedError as error:
+            with self.engine.begin() as connection:
+                connection.execute(update(inbox).where(inbox.c.message_id == message_id).values(state=REFUSED, note=str(error), data=None))
+            return True
+        except (PeerError, RefusedByUsError) as error:
+            self._refuse(message_id, message, error)
+            return True
+        with self.engine.begin() as connection:
+            for commit in commits:
+                commit(connection)
+            connection.execute(update(inbox).where(inbox.c.message_id == message_id).values(state=DONE, note=""))
+            record(connection, self.clock(), header.search_id or NO_SEARCH, f"handled {header.message_type}", f"from {header.sender}")
+        return True
+
+    def _refuse(self, message_id: str, message: Message, error: PeerError | RefusedByUsError) -> None:
+        """Keep why, delete what was sent, and tell the sender a code and no more."""
+        header = message.header
+        reason, rule = (error.reason, error.rule) if isinstance(error, RefusedByUsError) else (reason_of(error), None)
+        with self.engine.begin() as connection:
+            connection.execute(update(inbox).where(inbox.c.message_id == message_id).values(state=REFUSED, note=str(error), data=None))
+            record(
+                connection,
+                self.clock(),
+                header.search_id or NO_SEARCH,
+                f"refused {header.message_type}",
+                f"{reason.name.lower()} {rule or ''}",
+            )
+            if header.search_id is not None and header.spec.sealed:
+                self._send_refusal(connection, message, header, Refusal(message.message_id, reason, rule))
+
+    def _send_refusal(self, connection: Connection, message: Message, header: MessageHeader, refusal: Refusal) -> None:
+        if header.search_id is None or header.grant_digest is None:
+            return
+        conversation = Conversation(header.search_id, header.grant_digest, message.envelope().context.epoch)
+        self.outbox.open(connection, MessageType.REFUSAL, refusal, conversation, header.sender)
+
+    # --- out ----------------------------------------------------------------------------------------------------------
+
+    async def send(self, stop: asyncio.Event) -> None:
+        """Hand the outbox to the broker, until stopped."""
+        while not stop.is_set():
+            with self.engine.begin() as connection:
+                rows = next_outgoing(connection)
+            try:
+                for row in rows:
+                    await self._send(row)
+            except BrokerError:
+                await pause(stop, 1.0)
+            if not rows:
+                await pause(stop, IDLE_S)
+
+    async def _send(self, row: Outgoing) -> None:
+        try:
+            if row.kind == GRANT:
+                body = parse_canonical_json(row.data, max_bytes=1 << 20)
+                await self.link.post_grant(bytes.fromhex(str(body["terms"])), bytes.fromhex(str(body["entry"])))
+            elif row.kind == ENTRY:
+                await self.link.enter(row.data, row.grant_digest)
+            else:
+                await self.link.send(row.data)
+        except BrokerRefusedError as error:
+            if not error.is_final:
+                raise
+            with self.engine.begin() as connection:
+                mark_refused(connection, row.number, str(error))
+                record(connection, self.clock(), row.search_id, f"broker refused {row.name}", error.problem)
+                for role in self.roles:
+                    role.refused(connection, row, str(error))
+            return
+        with self.engine.begin() as connection:
+            mark_sent(connection, row.number)
+            record(connection, self.clock(), row.search_id, f"sent {row.name}", f"to {row.recipient}" if row.recipient else "to the log")
+            for role in self.roles:
+                role.sent(connection, row)
+        self._woken.set()
+
+
+async def pause(stop: asyncio.Event, seconds: float, woken: asyncio.Event | None = None) -> None:
+    """Wait that long, or until stopped or woken."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (stop, woken) if event is not None]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waits:
+            one.cancel()

@@ -1,0 +1,311 @@
+"""A custodian takes mask shares and opened values into custody and releases a search once.
+
+At its deadline, or as soon as every holder of the grant has answered or refused, since nothing more can come then (docs/adr/0008).
+
+States of a search, in table `custody`: `open`; then `released`, `refused` (the probe failed the calibration) or `lapsed` (the grant ended).
+Invariants: grant and log are verified before anything is opened, and the log is asked again before the release; what came stays sealed
+until the release, and is deleted with it; scores exist in this process only between opening and release, and are overwritten; one search,
+one release (the table's key); what comes late is discarded, its sender told, and the log has an entry of it.
+
+With several custodians each verifies for itself and hands its share, sealed, to the one that combines (PROTOCOL 6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from agency_node.config import Mode, NodeConfig
+from agency_node.courier import Commit, Handler, NotYetError
+from agency_node.custodian.combining import Custody, Outcomes, combine
+from agency_node.envelopes import Envelopes
+from agency_node.errors import ConfigError
+from agency_node.grants import GrantDesk, HeldGrant
+from agency_node.journal import record, stamp
+from agency_node.outbox import Outbox, Outgoing, SealTo
+from agency_node.parties import Parties
+from agency_node.refusals import RefusedByUsError
+from agency_node.tables import custody, custody_parts, inbox
+from crypto.answer import MaskShare
+from crypto.bodies import MaskHandover, OpenedBody
+from crypto.canonical import AgencyId
+from crypto.embedding import EmbeddingModel
+from crypto.entries import EntryKind
+from crypto.errors import GrantMismatchError, ModelError, PeerError
+from crypto.grant import VerifiedGrant
+from crypto.grant_claims import GrantClaims
+from crypto.manifest import GalleryManifest, check_custodians
+from crypto.message_types import MessageType
+from crypto.messages import Message, read_message
+from crypto.notices import Refusal, RefusalReason
+from crypto.signed import key_id
+
+PATIENCE: Final = timedelta(minutes=2)
+"""How long a holder's refusal waits for its grant, which another party sends."""
+OPEN: Final = "open"
+RELEASED: Final = "released"
+REFUSED: Final = "refused"
+LAPSED: Final = "lapsed"
+SHARE: Final = "share"
+OPENED: Final = "opened"
+REFUSAL: Final = "refusal"
+
+
+class Releasing:
+    """The custodian's part of a search."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        engine: Engine,
+        desk: GrantDesk,
+        envelopes: Envelopes,
+        parties: Parties,
+        outbox: Outbox,
+        models: Sequence[EmbeddingModel],
+        clock: Callable[[], datetime],
+    ) -> None:
+        if config.mode is Mode.PRODUCTION:
+            raise ConfigError(
+                "no measured calibration table is installed; the synthetic one is refused in production: use mode test or demo"
+            )
+        self._agency = config.agency_id
+        self._engine = engine
+        self._desk = desk
+        self._envelopes = envelopes
+        self._parties = parties
+        self._outbox = outbox
+        self._models = {model.model_hash: model for model in models}
+        self._clock = clock
+
+    def handlers(self) -> Mapping[MessageType, Handler]:
+        """Shares, hand-overs, opened values and holders' refusals come here."""
+        return {
+            MessageType.MASK_SHARE: self.receive_share,
+            MessageType.MASK_HANDOVER: self.receive_handover,
+            MessageType.OPENED_SCORES: self.receive_opened,
+            MessageType.REFUSAL: self.receive_refusal,
+        }
+
+    def sent(self, connection: Connection, row: Outgoing) -> None:
+        """Nothing follows."""
+
+    def refused(self, connection: Connection, row: Outgoing, note: str) -> None:
+        """Nothing follows; the journal has it."""
+
+    # --- grant --------------------------------------------------------------------------------------------------------
+
+    def concerns(self, claims: GrantClaims) -> bool:
+        """Whether the grant names this agency as a custodian."""
+        return self._agency in claims.custodians
+
+    async def admit(self, grant: VerifiedGrant, message: Message) -> Commit:
+        """What a custodian asks beside:
+
+        1. it has a calibration table of the grant's model (`ModelError`)
+        2. each holder's manifest is valid, of that model, and trusts one of the custodians (`check_custodians`)
+        """
+        del message
+        claims = grant.claims
+        if claims.model_hash not in self._models:
+            raise ModelError("this custodian has no calibration table of the grant's embedding model")
+        check_custodians(claims, self._parties.roster(), await self._manifests(claims), self._clock())
+
+        def commit(connection: Connection) -> None:
+            values = {
+                "search_id": str(claims.search_id),
+                "state": OPEN,
+                "note": "",
+                "deadline": stamp(claims.answer_deadline),
+                "alarms": "",
+            }
+            connection.execute(insert(custody).values(**values))
+
+        return commit
+
+    async def _manifests(self, claims: GrantClaims) -> dict[AgencyId, GalleryManifest]:
+        return {holder: await self._parties.manifest(holder) for holder in claims.holders}
+
+    # --- custody ------------------------------------------------------------------------------------------------------
+
+    async def receive_share(self, message: Message) -> Commit:
+        """A holder's mask share: kept sealed until the release, or handed to the custodian who combines."""
+        held = self._in_time(message)
+        claims, holder = held.claims, message.header.sender
+        if holder not in claims.holders:
+            raise GrantMismatchError("a mask share comes from a holder of the grant")
+        if claims.combiner == self._agency:
+            return self._keep(message, held, holder, SHARE, self._agency)
+        share = self._envelopes.open(message, MaskShare, held.conversation, holder)
+        combiner = SealTo.statement(await self._parties.week_key(claims.combiner))
+
+        def commit(connection: Connection) -> None:
+            handover = MaskHandover(holder, share)
+            self._outbox.sealed(connection, MessageType.MASK_HANDOVER, handover, held.conversation, combiner)
+            connection.execute(update(inbox).where(inbox.c.message_id == str(message.message_id)).values(data=None))
+
+        return commit
+
+    async def receive_handover(self, message: Message) -> Commit:
+        """Another custodian's share."""
+        held = self._in_time(message)
+        sender = message.header.sender
+        if sender not in held.claims.custodians or sender == self._agency or held.claims.combiner != self._agency:
+            raise GrantMismatchError("a hand-over comes from another custodian of the grant to the one who combines")
+        handover = self._envelopes.open(message, MaskHandover, held.conversation, sender)
+        if handover.holder not in held.claims.holders:
+            raise GrantMismatchError("a hand-over is of a holder of the grant")
+        return self._keep(message, held, handover.holder, SHARE, sender)
+
+    async def receive_opened(self, message: Message) -> Commit:
+        """What the requester opened of one holder's answer, under that holder's own statement of the answer's digest."""
+        held = self._in_time(message)
+        claims = held.claims
+        if claims.combiner != self._agency:
+            raise GrantMismatchError("opened values go to the custodian who combines")
+        opened = self._envelopes.open(message, OpenedBody, held.conversation, claims.requesting_agency)
+        holder = opened.statement.holder
+        if holder not in claims.holders:
+            raise GrantMismatchError("opened values are of a holder of the grant")
+        opened.statement.check(claims.search_id, held.digest, self._parties.roster().node_key(holder))
+        return self._keep(message, held, holder, OPENED, claims.requesting_agency)
+
+    async def receive_refusal(self, message: Message) -> Commit:
+        """A holder of the grant will not answer, and says why: the release names it. Refusals of others change nothing."""
+        refusal = read_message(
+            message, Refusal, recipient=self._agency, sender_public=self._parties.roster().node_key(message.header.sender)
+        )
+        search_id, holder = message.header.search_id, message.header.sender
+        held = None if search_id is None else self._desk.find(search_id)
+        if held is None and self._clock() - message.header.sent_at < PATIENCE:
+            raise NotYetError("its grant has not come yet")
+        if held is None or holder not in held.claims.holders or self._state(held) != OPEN:
+            return lambda connection: None
+        note = f"{int(refusal.reason)}:{refusal.rule or 0}"
+        values = {"search_id": str(search_id), "holder": str(holder), "kind": REFUSAL, "custodian": "", "note": note}
+        return lambda connection: _insert_part(connection, values)
+
+    def _in_time(self, message: Message) -> HeldGrant:
+        """The grant of a search that is still open here; what comes later is discarded, logged and refused as late."""
+        held = self._desk.held(message)
+        state = self._state(held)
+        if state is None:
+            raise GrantMismatchError("the grant does not name this agency as a custodian")
+        if state == OPEN and self._clock() < held.claims.answer_deadline:
+            return held
+        with self._engine.begin() as connection:
+            late = [("late", message.message_id.digest)]
+            self._outbox.entry(connection, EntryKind.REFUSAL, held.conversation, late, author=self._agency)
+            record(connection, self._clock(), held.claims.search_id, "late", f"{message.header.message_type} from {message.header.sender}")
+        raise RefusedByUsError(RefusalReason.LATE, "the search was released, or its deadline has passed: what comes late is discarded")
+
+    def _state(self, held: HeldGrant) -> str | None:
+        with self._engine.begin() as connection:
+            where = custody.c.search_id == str(held.claims.search_id)
+            return connection.execute(select(custody.c.state).where(where)).scalar()
+
+    def _keep(self, message: Message, held: HeldGrant, holder: AgencyId, kind: str, custodian: AgencyId) -> Commit:
+        values = {
+            "search_id": str(held.claims.search_id),
+            "holder": str(holder),
+            "kind": kind,
+            "custodian": str(custodian),
+            "data": message.to_bytes(),
+            "note": "",
+        }
+
+        def commit(connection: Connection) -> None:
+            _insert_part(connection, values)
+            connection.execute(update(inbox).where(inbox.c.message_id == str(message.message_id)).values(data=None))
+
+        return commit
+
+    # --- release ------------------------------------------------------------------------------------------------------
+
+    async def tick(self) -> None:
+        """Release what is complete or due."""
+        with self._engine.begin() as connection:
+            waiting = connection.execute(select(custody.c.search_id).where(custody.c.state == OPEN)).scalars().all()
+        for search_id in waiting:
+            held = self._desk.find(search_id)
+            if held is None or held.claims.combiner != self._agency:
+                continue
+            taken = self._taken(held)
+            if taken.is_complete(held.claims) or self._clock() >= held.claims.answer_deadline:
+                await self._release(held, taken)
+
+    def _taken(self, held: HeldGrant) -> Custody:
+        with self._engine.begin() as connection:
+            where = custody_parts.c.search_id == str(held.claims.search_id)
+            return Custody.of(connection.execute(select(custody_parts).where(where)).all())
+
+    async def _release(self, held: HeldGrant, taken: Custody) -> None:
+        """Ask the log again, open, unmask, release, destroy: once."""
+        claims = held.claims
+        if self._clock() >= claims.expires:
+            self._close(held, LAPSED, "the grant expired before the release")
+            return
+        try:
+            await self._desk.check_act(claims, held.digest)
+        except NotYetError:
+            return
+        except PeerError as error:
+            self._close(held, LAPSED, str(error))
+            return
+        manifests = await self._manifests(claims)
+        keys = {agency: SealTo.statement(await self._parties.week_key(agency)) for agency in claims.holders}
+        requester = SealTo.statement(await self._parties.search_key(claims.requesting_agency, claims.search_id))
+        office = self._parties.roster().agency(claims.requesting_agency).legal_office or claims.requesting_agency
+        discovery_key = self._parties.roster().discovery_key(claims.requesting_agency)
+        discovery = SealTo(office, discovery_key, key_id(discovery_key.raw))
+        model = self._models[claims.model_hash]
+        outcomes = await asyncio.to_thread(combine, held, taken, manifests, model, self._envelopes, self._parties.roster())
+        with self._engine.begin() as connection:
+            self._queue(connection, held, outcomes, keys, requester, discovery)
+            self._forget(connection, claims)
+            state = REFUSED if outcomes.calibration_failed else RELEASED
+            values = {"state": state, "note": outcomes.note, "released_at": stamp(self._clock()), "alarms": outcomes.alarms_text}
+            connection.execute(update(custody).where(custody.c.search_id == str(claims.search_id)).values(**values))
+            record(connection, self._clock(), claims.search_id, state, outcomes.note)
+
+    def _queue(
+        self,
+        connection: Connection,
+        held: HeldGrant,
+        outcomes: Outcomes,
+        keys: Mapping[AgencyId, SealTo],
+        requester: SealTo,
+        discovery: SealTo,
+    ) -> None:
+        """The log entry first, then every holder's part in one batch, empty ones alike, then the requester's and the legal office's."""
+        claims, released = held.claims, outcomes.release
+        slots = [b"%d %d %d" % lead for lead in released.to_requester.leads]
+        fields = [("alarms", outcomes.alarms_text.encode("ascii"))] if outcomes.alarms_text else [("alarms", b"none")]
+        fields += [("release-slot", slot) for slot in slots]
+        self._outbox.entry(connection, EntryKind.RELEASE, held.conversation, fields, padded_to=claims.cap + 1)
+        for holder, part in sorted(released.to_holders.items()):
+            self._outbox.sealed(connection, MessageType.HOLDER_RELEASE, part, held.conversation, keys[holder])
+        self._outbox.sealed(connection, MessageType.REQUESTER_RELEASE, released.to_requester, held.conversation, requester)
+        if released.to_discovery is not None:
+            self._outbox.sealed(connection, MessageType.DISCOVERY_RELEASE, released.to_discovery, held.conversation, discovery)
+
+    def _forget(self, connection: Connection, claims: GrantClaims) -> None:
+        """Shares and opened values are gone with the release."""
+        where = custody_parts.c.search_id == str(claims.search_id)
+        connection.execute(update(custody_parts).where(where).values(data=None))
+
+    def _close(self, held: HeldGrant, state: str, note: str) -> None:
+        with self._engine.begin() as connection:
+            self._forget(connection, held.claims)
+            where = custody.c.search_id == str(held.claims.search_id)
+            connection.execute(update(custody).where(where).values(state=state, note=note))
+            record(connection, self._clock(), held.claims.search_id, state, note)
+
+
+def _insert_part(connection: Connection, values: Mapping[str, object]) -> None:
+    """The first word counts: a holder's second refusal or share under another number changes nothing."""
+    connection.execute(insert(custody_parts).prefix_with("OR IGNORE").values(**values))

@@ -1,0 +1,78 @@
+"""The error tree of an agency's node: what a person can mend, what the broker said, what this machine lacks.
+
+::
+
+    NodeError
+    ├── ConfigError       the folder or node.toml is not what a node needs
+    ├── StoreError        the node's own store or key cannot be used
+    ├── RequestError      a person asked for something that cannot be done as asked
+    │   ├── ImageError        a picture that cannot be searched or enrolled with
+    │   └── EnrolmentError    a table or folder of records that cannot be enrolled
+    ├── HaltedError       the node saw proof of a forked log or roster and acts no more
+    └── BrokerError       the broker cannot be reached, or refused
+        ├── BrokerUnreachableError
+        └── BrokerRefusedError
+
+Every text names what to do next and holds no key, score, embedding, image or case text. What other parties send wrongly is
+`crypto.errors.PeerError`.
+"""
+
+from __future__ import annotations
+
+
+class NodeError(Exception):
+    """Root of what the node raises on purpose."""
+
+
+class ConfigError(NodeError):
+    """The node's folder or `node.toml` is not what a node needs."""
+
+
+class StoreError(NodeError):
+    """The node's own store or key cannot be used."""
+
+
+class RequestError(NodeError):
+    """A person asked for something that cannot be done as asked."""
+
+
+class ImageError(RequestError):
+    """A picture that cannot be searched or enrolled with."""
+
+
+class EnrolmentError(RequestError):
+    """A table or folder of records that cannot be enrolled."""
+
+
+class HaltedError(NodeError):
+    """The node saw proof of a forked log or roster; it acts no more until its operator has looked."""
+
+
+class BrokerError(NodeError):
+    """The broker cannot be reached, or refused."""
+
+
+class BrokerUnreachableError(BrokerError):
+    """No answer from the broker: try again later; nothing was lost."""
+
+
+class BrokerRefusedError(BrokerError):
+    """The broker answered with a problem document (RFC 9457).
+
+    `status` is the HTTP status, `problem` the last part of the document's type (`urn:sealmatch:problem:<problem>`), `title` and `detail`
+    the document's own words.
+    """
+
+    def __init__(self, status: int, problem: str, title: str, detail: str) -> None:
+        super().__init__(f"the broker refused ({problem}): {title}. {detail}".strip())
+        self.status = status
+        self.problem = problem
+        self.title = title
+        self.detail = detail
+
+    @property
+    def is_final(self) -> bool:
+        """Whether sending the same again cannot help."""
+        return (
+            400 <= self.status < 500 and self.status not in {408, 425, 429} and self.problem not in {"not-yet-entered", "part-out-of-order"}
+        )

@@ -1,0 +1,54 @@
+"""Single values in the node's store, by name, and the one that stops it: why the node halted, with the evidence.
+
+Invariants: the first halt stays, with what proved it; later ones do not overwrite it. Only an operator who has looked removes it.
+Left to others: when to halt and what to ask before an act (`parties`, `follower`).
+"""
+
+from __future__ import annotations
+
+import enum
+
+from sqlalchemy import Connection, Engine, select
+from sqlalchemy.dialects.sqlite import insert
+
+from agency_node import tables
+
+
+class Fact(enum.StrEnum):
+    """Names of the values in table `facts`."""
+
+    ROSTER = "roster"
+    ROOT_FINGERPRINT = "root-fingerprint"
+    CHECKPOINT = "checkpoint"
+    COSIGNED = "cosigned"
+    MANIFEST = "manifest"
+    HALTED = "halted"
+    EVIDENCE_HELD = "evidence-held"
+    EVIDENCE_SHOWN = "evidence-shown"
+
+
+def read_fact(connection: Connection, name: Fact) -> bytes | None:
+    """The value, None when there is none."""
+    return connection.execute(select(tables.facts.c.value).where(tables.facts.c.name == name.value)).scalar_one_or_none()
+
+
+def write_fact(connection: Connection, name: Fact, value: bytes) -> None:
+    """Set the value in the caller's transaction."""
+    statement = insert(tables.facts).values(name=name.value, value=value)
+    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+
+
+def halt(engine: Engine, reason: str, held: bytes, shown: bytes) -> None:
+    """Halt this node for good: `reason` for the operator, and the two signed documents that contradict one another."""
+    with engine.begin() as connection:
+        if read_fact(connection, Fact.HALTED) is None:
+            write_fact(connection, Fact.HALTED, reason.encode())
+            write_fact(connection, Fact.EVIDENCE_HELD, held)
+            write_fact(connection, Fact.EVIDENCE_SHOWN, shown)
+
+
+def halted(engine: Engine) -> str | None:
+    """Why this node halted, None when it did not."""
+    with engine.begin() as connection:
+        value = read_fact(connection, Fact.HALTED)
+    return None if value is None else value.decode("utf-8", "replace")

@@ -1,0 +1,230 @@
+"""Grants that reach a holder or a custodian: verified before anything else is done, kept sealed, asked again before every step.
+
+Invariants: a search id, a grant id and a grant digest stand here once; what `held` returns was verified by this node itself against its
+pinned roster, stood in the log under a cosigned checkpoint, and named this node. A grant that was refused stays refused.
+
+Left to others: what follows from a grant (the admitters of the roles), the log (`follower`), policy (`holder.answering`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Protocol
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from agency_node.courier import Commit, Handler, NotYetError
+from agency_node.envelopes import Envelopes
+from agency_node.follower import LogFollower
+from agency_node.journal import stamp
+from agency_node.outbox import Conversation, Outgoing
+from agency_node.parties import Parties
+from agency_node.refusals import AlreadyRefusedError, RefusedByUsError
+from agency_node.tables import held_grants
+from agency_node.vault import Vault
+from crypto.bodies import GrantBody
+from crypto.canonical import AgencyId
+from crypto.checkpoint import Checkpoint
+from crypto.entries import EntryKind
+from crypto.errors import ContextError, GrantMismatchError, InclusionError, MirrorError, StaleCheckpointError, WitnessError
+from crypto.grant import VerifiedGrant, check_in_force, check_names, verify_grant
+from crypto.grant_claims import GrantClaims
+from crypto.grant_token import unverified_claims
+from crypto.message_types import MessageType
+from crypto.messages import Message
+from crypto.notices import RefusalReason
+
+STANDING: Final = "standing"
+REFUSED: Final = "refused"
+_TOKEN: Final = "grant-token"  # noqa: S105  # the name of a purpose
+
+
+@dataclass(frozen=True)
+class HeldGrant:
+    """A grant that this node verified and keeps."""
+
+    claims: GrantClaims
+    digest: bytes = field(repr=False)
+
+    @property
+    def conversation(self) -> Conversation:
+        """What its messages have in common."""
+        return Conversation.of(self.claims)
+
+
+class Admitter(Protocol):
+    """What a role does when a verified grant names it."""
+
+    def concerns(self, claims: GrantClaims) -> bool:
+        """Whether the grant names this node in that role."""
+
+    async def admit(self, grant: VerifiedGrant, message: Message) -> Commit:
+        """Check what this role checks and say what to store; raises to refuse."""
+
+
+class GrantDesk:
+    """Takes `grant` messages for every role that serves grants."""
+
+    def __init__(
+        self,
+        agency: AgencyId,
+        engine: Engine,
+        vault: Vault,
+        envelopes: Envelopes,
+        parties: Parties,
+        follower: LogFollower,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._agency = agency
+        self._engine = engine
+        self._vault = vault
+        self._envelopes = envelopes
+        self._parties = parties
+        self._follower = follower
+        self._clock = clock
+        self.admitters: list[Admitter] = []
+
+    def handlers(self) -> Mapping[MessageType, Handler]:
+        """Grants come here."""
+        return {MessageType.GRANT: self.receive}
+
+    async def tick(self) -> None:
+        """Nothing is due."""
+
+    def sent(self, connection: Connection, row: Outgoing) -> None:
+        """Nothing follows."""
+
+    def refused(self, connection: Connection, row: Outgoing, note: str) -> None:
+        """Nothing follows."""
+
+    async def receive(self, message: Message) -> Commit:
+        """A grant's message, after these checks in this order:
+
+        1. it opens, and its frame names search and grant digest of the very token inside (`ContextError`)
+        2. the grant verifies against the pinned roster at this moment (`verify_grant`, every check of it)
+        3. its sender is the requesting agency, and this agency is named in it (`GrantMismatchError`)
+        4. no grant of that id, search, digest, probe or face was received before (replay)
+        5. the log holds its entry under a cosigned checkpoint and nothing that ends it (`LogError`)
+        6. what each role of this node asks beside
+        """
+        now = self._clock()
+        header = message.header
+        if header.search_id is None or header.grant_digest is None:
+            raise ContextError("a grant belongs to a search")
+        unverified = Conversation(header.search_id, header.grant_digest, message.envelope().context.epoch)
+        token = self._envelopes.open(message, GrantBody, unverified, header.sender).token  # 1
+        grant = verify_grant(token, self._parties.trusted, now)  # 2
+        claims = grant.claims
+        if (claims.search_id, grant.digest, claims.epoch) != (header.search_id, header.grant_digest, unverified.epoch):
+            raise ContextError("the frame names another search or grant than the token inside")
+        check_names(claims, requester=header.sender)  # 3
+        concerned = [admitter for admitter in self.admitters if admitter.concerns(claims)]
+        if not concerned:
+            raise GrantMismatchError("the grant does not name this agency")
+        self._check_new(claims, grant.digest)  # 4
+        await self.check_act(claims, grant.digest)  # 5
+        try:
+            commits = [await admitter.admit(grant, message) for admitter in concerned]  # 6
+        except RefusedByUsError as error:
+            self._keep(token, grant, REFUSED, str(error))
+            raise
+        stored = self._row(token, grant, STANDING, "")
+
+        def commit(connection: Connection) -> None:
+            connection.execute(insert(held_grants).values(**stored))
+            for one in commits:
+                one(connection)
+
+        return commit
+
+    def held(self, message: Message) -> HeldGrant:
+        """The standing grant of a message's search, still in force.
+
+        Raises `NotYetError` while it has not come, `AlreadyRefusedError` when it was refused, `GrantExpiredError` after its end.
+        """
+        search_id = message.header.search_id
+        grant = None if search_id is None else self.find(search_id)
+        if grant is None:
+            raise NotYetError("its grant has not come yet")
+        if message.header.grant_digest != grant.digest:
+            raise GrantMismatchError("the message names another grant than the search's")
+        check_in_force(grant.claims, self._clock())
+        return grant
+
+    async def check_act(self, claims: GrantClaims, digest: bytes) -> Checkpoint:
+        """The checkpoint under which an act of this search may happen now (`LogFollower.check_act`).
+
+        A checkpoint that lacks fresh cosignatures, or is older than what this node has read, is waited for (`NotYetError`): witnesses may
+        be slow. The wait ends with the grant; a log that was read to its end and does not hold the grant is a refusal.
+        """
+        try:
+            return await self._follower.check_act(claims, digest)
+        except (StaleCheckpointError, WitnessError, MirrorError) as error:
+            raise NotYetError(f"the log is not ready: {error}") from error
+        except InclusionError as error:
+            latest = self._follower.latest
+            if latest is None or latest.checkpoint.size < self._follower.mirror.tree.size:
+                raise NotYetError("the log is not cosigned to its end yet") from error
+            raise
+
+    async def check_released(self, claims: GrantClaims, digest: bytes) -> None:
+        """`check_act`, and the log holds the entry of the search's release: no log entry, no release."""
+        checkpoint = await self.check_act(claims, digest)
+        try:
+            self._follower.mirror.check_entered(EntryKind.RELEASE, digest, checkpoint)
+        except InclusionError as error:
+            raise NotYetError("the release's log entry is not cosigned yet") from error
+
+    def find(self, search_id: str) -> HeldGrant | None:
+        """The standing grant of a search, None when there is none; `AlreadyRefusedError` when it was refused."""
+        with self._engine.begin() as connection:
+            row = connection.execute(select(held_grants).where(held_grants.c.search_id == search_id)).first()
+        if row is None:
+            return None
+        if row.state != STANDING:
+            raise AlreadyRefusedError("this node refused the search's grant")
+        return HeldGrant(unverified_claims(self._vault.open(_TOKEN, row.sealed_token, row.grant_digest)), row.grant_digest)
+
+    def end(self, connection: Connection, search_id: str, note: str) -> None:
+        """From now on the grant authorises nothing here."""
+        connection.execute(update(held_grants).where(held_grants.c.search_id == search_id).values(state="ended", note=note))
+
+    def _check_new(self, claims: GrantClaims, digest: bytes) -> None:
+        same = (
+            (held_grants.c.search_id == str(claims.search_id))
+            | (held_grants.c.grant_id == str(claims.grant_id))
+            | (held_grants.c.grant_digest == digest)
+            | (held_grants.c.probe_digest == claims.probe_digest)
+            | (held_grants.c.face_commit == claims.face_commit)
+        )
+        with self._engine.begin() as connection:
+            if connection.execute(select(held_grants.c.search_id).where(same)).first() is not None:
+                raise RefusedByUsError(
+                    RefusalReason.REPLAYED, "this grant, search, probe or face was granted before: one grant, one probe, one search"
+                )
+
+    def _keep(self, token: bytes, grant: VerifiedGrant, state: str, note: str) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(insert(held_grants).prefix_with("OR IGNORE").values(**self._row(token, grant, state, note)))
+
+    def _row(self, token: bytes, grant: VerifiedGrant, state: str, note: str) -> dict[str, object]:
+        claims = grant.claims
+        roles: Sequence[str] = [
+            name for name, named in (("holder", claims.holders), ("custodian", claims.custodians)) if self._agency in named
+        ]
+        return {
+            "search_id": str(claims.search_id),
+            "grant_digest": grant.digest,
+            "grant_id": str(claims.grant_id),
+            "probe_digest": claims.probe_digest,
+            "face_commit": claims.face_commit,
+            "sealed_token": self._vault.seal(_TOKEN, token, grant.digest),
+            "roles": ",".join(roles),
+            "state": state,
+            "note": note,
+            "deadline": stamp(claims.answer_deadline),
+            "expires": stamp(claims.expires),
+            "received_at": stamp(self._clock()),
+        }

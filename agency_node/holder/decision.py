@@ -1,0 +1,56 @@
+"""A reviewer of the holder's legal office decides whether a photograph and a record number are disclosed (PROTOCOL 3, step 12; R8).
+
+Invariants: the decision is a document that a person signed, whose key the pinned roster gives the role; its digest travels with the
+disclosure. Left to others: sending what was decided (`disclosing`), the persons' key files (`legal.persons`).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Engine, update
+
+from agency_node.errors import RequestError
+from agency_node.legal.persons import PersonKey
+from agency_node.parties import Parties
+from agency_node.tables import disclosure_requests
+from crypto.canonical import AgencyId, JsonObject
+from crypto.moments import format_moment, round_moment
+from crypto.roster_entries import PersonRole
+from crypto.signed import DocumentKind, sign_document
+
+DECISION_KIND: Final = DocumentKind("sealmatch-1/disclosure-decision", 4096)
+PENDING: Final = "pending"
+GRANTED: Final = "granted"
+WITHHOLDING: Final = "withholding"
+
+
+def decide_disclosure(
+    engine: Engine, parties: Parties, agency: AgencyId, handle: str, person: PersonKey, now: datetime, *, grant: bool
+) -> None:
+    """A reviewer of this holder's legal office decides about one request; the serving node sends what follows.
+
+    1. the roster lists the person's key as a reviewer's, of this agency's legal office (`RequestError`)
+    2. the person's training has not lapsed (R14, `TrainingExpiredError`)
+    3. a request of that handle is pending (`RequestError`)
+    """
+    roster = parties.roster()
+    signatory = roster.signatory(person.key_id)
+    office = roster.agency(agency).legal_office
+    if signatory.credential.role is not PersonRole.REVIEWER or signatory.agency.agency_id != office:  # 1
+        raise RequestError("this key is not a reviewer's of this agency's own legal office: let one of its reviewers decide")
+    signatory.person.check_trained(now)  # 2
+    content: JsonObject = {
+        "handle": handle,
+        "outcome": "granted" if grant else "withheld",
+        "reviewer": str(signatory.person.person_id),
+        "decided_at": format_moment(round_moment(now)),
+    }
+    decision = sign_document(DECISION_KIND, content, person.signing_key)
+    state = GRANTED if grant else WITHHOLDING
+    with engine.begin() as connection:
+        pending = (disclosure_requests.c.handle == handle) & (disclosure_requests.c.state == PENDING)
+        changed = connection.execute(update(disclosure_requests).where(pending).values(state=state, decision=decision))
+        if changed.rowcount != 1:  # 3
+            raise RequestError("no request for this handle is waiting: `sealmatch node status` lists those that are")

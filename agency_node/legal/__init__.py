@@ -1,0 +1,1 @@
+"""Legal staff: persons' keys, the review of a grant."""

@@ -1,0 +1,86 @@
+"""A legal reviewer decides about a draft: sees what was written, has the face's commitment checked, and signs or refuses with a reason.
+
+The reviewer's side computes the face's vector from the still anew and compares it with what the investigator signed, so that a grant is for
+the picture that the reviewer sees (PROTOCOL 3, step 3). Invariants: what was signed verifies against the pinned roster before the draft
+becomes a grant, so one person in two roles, a lapsed training or a wrong key ends here (R5, R14); a refused draft's search key is
+destroyed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Engine, select, update
+
+from agency_node.errors import RequestError
+from agency_node.faces.embedder import Embedder, the_one_face
+from agency_node.faces.image import read_image
+from agency_node.journal import record
+from agency_node.legal.persons import PersonKey
+from agency_node.requester.drafting import CASE, DRAFTED, STILL, TOKEN, CaseFile
+from agency_node.tables import searches
+from agency_node.vault import Vault
+from crypto.embedding import face_commitment
+from crypto.grant import verify_grant
+from crypto.grant_claims import GrantClaims, GrantRole
+from crypto.grant_token import add_signature, unverified_claims
+from crypto.roster import TrustedRoster
+
+GRANTED: Final = "granted"
+REFUSED: Final = "refused"
+
+
+def read_draft(engine: Engine, vault: Vault, search_id: str) -> tuple[GrantClaims, bytes]:
+    """A draft's claims and its token; `RequestError` when there is none that waits for a reviewer."""
+    with engine.begin() as connection:
+        row = connection.execute(select(searches).where(searches.c.search_id == search_id)).first()
+    if row is None:
+        raise RequestError("there is no search of that id here: `sealmatch node status` lists them")
+    if row.state != DRAFTED:
+        raise RequestError(f"this search is {row.state}; a reviewer decides about drafts")
+    token = vault.open(TOKEN, row.sealed_token, search_id.encode("ascii"))
+    return unverified_claims(token), token
+
+
+def grant_draft(
+    engine: Engine, vault: Vault, embedder: Embedder, roster: TrustedRoster, search_id: str, reviewer: PersonKey, now: datetime
+) -> GrantClaims:
+    """Sign a draft as its reviewer, after these checks in this order:
+
+    1. it waits for a reviewer (`RequestError`)
+    2. the still gives the face that the investigator committed to (`RequestError`)
+    3. the grant that results verifies against the pinned roster (`verify_grant`, every check)
+    """
+    claims, token = read_draft(engine, vault, search_id)  # 1
+    _check_face(engine, vault, embedder, search_id, claims)  # 2
+    signed = add_signature(token, GrantRole.REVIEWER, reviewer.signing_key)
+    verify_grant(signed, roster, now)  # 3
+    bound = search_id.encode("ascii")
+    with engine.begin() as connection:
+        where = (searches.c.search_id == search_id) & (searches.c.state == DRAFTED)
+        changed = connection.execute(update(searches).where(where).values(state=GRANTED, sealed_token=vault.seal(TOKEN, signed, bound)))
+        if changed.rowcount != 1:
+            raise RequestError("somebody else has decided about this draft meanwhile")
+        record(connection, now, search_id, "granted", "by its reviewer")
+    return claims
+
+
+def refuse_draft(engine: Engine, vault: Vault, search_id: str, reason: str, now: datetime) -> None:
+    """Refuse a draft with a reason, which stays in this agency; the still and the search key are destroyed."""
+    read_draft(engine, vault, search_id)
+    with engine.begin() as connection:
+        values = {"state": REFUSED, "note": reason, "sealed_search_key": None, "probe": None}
+        connection.execute(update(searches).where(searches.c.search_id == search_id).values(**values))
+        record(connection, now, search_id, "refused", "by its reviewer")
+
+
+def _check_face(engine: Engine, vault: Vault, embedder: Embedder, search_id: str, claims: GrantClaims) -> None:
+    bound = search_id.encode("ascii")
+    with engine.begin() as connection:
+        row = connection.execute(select(searches.c.sealed_still, searches.c.sealed_case).where(searches.c.search_id == search_id)).one()
+    case = CaseFile.from_bytes(vault.open(CASE, row.sealed_case, bound))
+    image = read_image(vault.open(STILL, row.sealed_still, bound))
+    vector = embedder.model.probe_vector(the_one_face(embedder, image).embedding)
+    if face_commitment(case.face_salt, image.sha256, embedder.model.model_hash, vector) != claims.face_commit:
+        raise RequestError("the still does not give the face that the investigator committed to: have it drafted anew")

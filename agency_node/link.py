@@ -1,0 +1,373 @@
+"""The broker's API, version 1, as typed calls: one for every route.
+
+Invariants: whatever comes back is read strictly. JSON of another form is a `BrokerRefusedError` with the problem `unreadable-reply`, parts
+and notes of another form a `PeerError`; nothing else is raised for what a broker answers. A message that `fetch` returns hashes to the id
+that the lease names. Every call may be repeated: the broker answers the same, or says that it was done.
+
+The protocols name what each part of the node asks of the broker, so that tests can play one that breaks the rules.
+
+Nothing that comes back is trusted. Left to others: what documents, leaves and heads mean, and whether to believe them (`parties`,
+`follower`, `courier`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Protocol
+
+from agency_node.errors import BrokerRefusedError
+from agency_node.transport import DEFAULT_MAX_REPLY_BYTES, Reply, Transport, unreadable
+from crypto.binary import sha256
+from crypto.canonical import AgencyId, JsonValue, SearchId, b64url_decode, b64url_encode
+from crypto.checkpoint import MAX_NOTE_BYTES, SignedCheckpoint
+from crypto.entries import MAX_ENTRY_BYTES
+from crypto.errors import ContextError, EncodingError, FieldError, NotCanonicalError, OversizedError
+from crypto.fields import MAX_INTEGER, Fields, check_range
+from crypto.manifest import MANIFEST_KIND
+from crypto.message_types import MAX_MESSAGE_BYTES, MESSAGES, MessageType
+from crypto.parts import MAX_PART_BYTES, MAX_PARTS, PIECE_BYTES, Part
+from crypto.roster import ROSTER_KIND
+from crypto.sealing_key import SEALING_KEY_KIND, Week
+from crypto.signed import DocumentKind
+from crypto.wire import MessageId
+
+MAX_LEAVES: Final = 1000
+MAX_LEASES: Final = 32
+MAX_WAIT_S: Final = 25
+"""The longest that the broker holds a request open."""
+
+_REPLY_S: Final = 10.0
+_PART_S: Final = 60.0
+"""For a part of 1 MiB: a line of 0.2 Mbit/s is enough."""
+_LEAVES_S: Final = 120.0
+_MAX_PROOF_HASHES: Final = 128
+_MAX_LEASE_ID_CHARS: Final = 64
+_LEASE_ID_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+_STATES: Final = ("incomplete", "queued", "leased", "delivered")
+
+
+@dataclass(frozen=True)
+class MessageState:
+    """Where a message is: `incomplete`, `queued`, `leased`, `delivered`; `missing` parts; the broker's receipt once it is delivered."""
+
+    state: str
+    missing: tuple[int, ...]
+    receipt: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A message that waits here for this node, and for nobody else until `expires_at`. All of it is the broker's word only."""
+
+    lease_id: str
+    message_id: MessageId
+    message_type: MessageType
+    sender: AgencyId
+    search_id: SearchId | None
+    total_bytes: int
+    parts: int
+    expires_at: datetime
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.lease_id) <= _MAX_LEASE_ID_CHARS or not _LEASE_ID_LETTERS.issuperset(self.lease_id):
+            raise FieldError("a lease's id is letters, digits, - and _")
+        check_range(self.total_bytes, 1, MESSAGES[self.message_type].max_bytes, "lease.total_bytes")
+        if self.parts != -(-self.total_bytes // PIECE_BYTES):
+            raise FieldError("a lease's number of parts follows from its bytes")
+
+
+class StatementLink(Protocol):
+    """What `parties` asks of the broker."""
+
+    async def roster(self) -> bytes: ...
+    async def roster_version(self, version: int) -> bytes: ...
+    async def manifest(self, agency: AgencyId) -> bytes: ...
+    async def sealing_key(self, agency: AgencyId, use: Week | SearchId) -> bytes: ...
+
+
+class LogLink(Protocol):
+    """What `follower` asks of the broker."""
+
+    async def checkpoint(self, min_size: int = 0, cosignatures: int = 0, wait_s: int = 0) -> SignedCheckpoint | None: ...
+    async def pending(self, after_size: int, wait_s: int) -> SignedCheckpoint: ...
+    async def cosign(self, note: SignedCheckpoint) -> None: ...
+    async def leaves(self, start: int, limit: int) -> tuple[int, list[bytes]]: ...
+    async def consistency(self, old: int, new: int) -> tuple[bytes, ...]: ...
+
+
+class MailLink(Protocol):
+    """What `courier` asks of the broker."""
+
+    async def post_grant(self, terms: bytes, leaf: bytes) -> int: ...
+    async def enter(self, leaf: bytes, grant_digest: bytes) -> int: ...
+    async def send(self, data: bytes) -> MessageState: ...
+    async def message_state(self, message_id: MessageId) -> MessageState | None: ...
+    async def lease(self, wait_s: int = 0, limit: int = MAX_LEASES) -> list[Lease]: ...
+    async def fetch(self, lease: Lease) -> bytes: ...
+    async def acknowledge(self, lease: Lease) -> bytes: ...
+
+
+class BrokerLink:
+    """Every route of the broker's API, over one transport."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    # --- roster and statements ---
+
+    async def roster(self) -> bytes:
+        """The newest roster document, unverified."""
+        return await self._document("/v1/roster", ROSTER_KIND)
+
+    async def roster_version(self, version: int) -> bytes:
+        """The roster document of that version, unverified."""
+        return await self._document(f"/v1/roster/{version:d}", ROSTER_KIND)
+
+    async def put_manifest(self, document: bytes) -> None:
+        """Publish this agency's gallery manifest."""
+        await self._transport.request("PUT", "/v1/statements/manifest", content=document, content_type="application/json")
+
+    async def put_sealing_key(self, document: bytes) -> None:
+        """Publish this agency's sealing key of a week or a search."""
+        await self._transport.request("PUT", "/v1/statements/sealing-key", content=document, content_type="application/json")
+
+    async def manifest(self, agency: AgencyId) -> bytes:
+        """An agency's newest manifest, unverified."""
+        return await self._document(f"/v1/statements/manifest/{agency}", MANIFEST_KIND)
+
+    async def sealing_key(self, agency: AgencyId, use: Week | SearchId) -> bytes:
+        """An agency's sealing key for that week or search, unverified."""
+        text = use.text if isinstance(use, Week) else str(use)
+        return await self._document(f"/v1/statements/sealing-key/{agency}/{text}", SEALING_KEY_KIND)
+
+    # --- grants and the log ---
+
+    async def post_grant(self, terms: bytes, leaf: bytes) -> int:
+        """Enter a grant, its token without the reason, and its leaf; the leaf's index."""
+        body = {"terms": b64url_encode(terms), "entry": b64url_encode(leaf)}
+        return _index(await self._post("/v1/grants", body))
+
+    async def enter(self, leaf: bytes, grant_digest: bytes) -> int:
+        """Enter another leaf of that grant; its index."""
+        return _index(await self._post("/v1/log/entries", {"entry": b64url_encode(leaf), "grant_digest": grant_digest.hex()}))
+
+    async def checkpoint(self, min_size: int = 0, cosignatures: int = 0, wait_s: int = 0) -> SignedCheckpoint | None:
+        """The newest head of that size and with that many cosignatures, unverified; None when there is none in time."""
+        wait_s = min(wait_s, MAX_WAIT_S)
+        params = {"min_size": min_size, "cosignatures": cosignatures, "wait_s": wait_s}
+        try:
+            return _note(await self._transport.request("GET", "/v1/log/checkpoint", params=params, timeout_s=_REPLY_S + wait_s))
+        except BrokerRefusedError as error:
+            if error.problem == "checkpoint-not-yet":
+                return None
+            raise
+
+    async def pending(self, after_size: int, wait_s: int) -> SignedCheckpoint:
+        """The head that witnesses are to cosign, as soon as it is larger than `after_size`, else the present one; unverified."""
+        wait_s = min(wait_s, MAX_WAIT_S)
+        params = {"after_size": after_size, "wait_s": wait_s}
+        return _note(await self._transport.request("GET", "/v1/log/pending", params=params, timeout_s=_REPLY_S + wait_s))
+
+    async def cosign(self, note: SignedCheckpoint) -> None:
+        """Hand in a head with this agency's cosignature."""
+        await self._transport.request("POST", "/v1/log/cosignatures", content=note.to_bytes(), content_type="text/plain; charset=utf-8")
+
+    async def leaves(self, start: int, limit: int = MAX_LEAVES) -> tuple[int, list[bytes]]:
+        """The log's size and up to `limit` leaves from `start` on, unverified."""
+        reply = await self._transport.request(
+            "GET",
+            "/v1/log/leaves",
+            params={"start": start, "limit": limit},
+            timeout_s=_LEAVES_S,
+            max_reply_bytes=limit * (MAX_ENTRY_BYTES * 4 // 3 + 8) + 256,
+        )
+        with _strict(reply):
+            fields = _fields(reply)
+            size, leaves = fields.integer("size"), [b64url_decode(text) for text in fields.texts("leaves")]
+            fields.close()
+            check_range(size, 0, MAX_INTEGER, "size")
+            check_range(len(leaves), 0, min(limit, max(size - start, 0)), "number of leaves")
+        return size, leaves
+
+    async def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
+        """The broker's proof that the log of `new` leaves continues that of `old`, unverified."""
+        return _proof(await self._transport.request("GET", "/v1/log/consistency", params={"old": old, "new": new}))
+
+    async def inclusion(self, index: int, size: int) -> tuple[bytes, ...]:
+        """The broker's proof that a leaf stands at `index` of the log of `size` leaves, unverified."""
+        return _proof(await self._transport.request("GET", "/v1/log/inclusion", params={"index": index, "size": size}))
+
+    # --- messages ---
+
+    async def send(self, data: bytes) -> MessageState:
+        """Hand in a whole message, or what is still missing of it; sending again what was sent does nothing.
+
+        Of a message in several parts the broker is asked first what it has. `BrokerRefusedError` also when it forgets parts again.
+        """
+        if not 1 <= len(data) <= MAX_MESSAGE_BYTES:
+            raise OversizedError(f"a message has 1 to {MAX_MESSAGE_BYTES} bytes")
+        message_id, count = MessageId(sha256(data).hex()), -(-len(data) // PIECE_BYTES)
+        state = MessageState("incomplete", tuple(range(count)))
+        if count > 1:
+            state = await self.message_state(message_id) or state
+        for number in state.missing:
+            if number >= count:
+                raise unreadable(200, "it asks for parts that the message does not have")
+            part = Part(message_id, number, len(data), data[number * PIECE_BYTES : (number + 1) * PIECE_BYTES])
+            path = f"/v1/messages/{message_id}/parts/{number}"
+            reply = await self._transport.request(
+                "PUT", path, content=part.to_bytes(), content_type="application/octet-stream", timeout_s=_PART_S
+            )
+            state = _state(reply)
+        if state.state == "incomplete":
+            raise unreadable(200, "every part was sent, and the message is still incomplete")
+        return state
+
+    async def message_state(self, message_id: MessageId) -> MessageState | None:
+        """Where a message of or for this agency is; None when the broker does not know it."""
+        try:
+            return _state(await self._transport.request("GET", f"/v1/messages/{message_id}"))
+        except BrokerRefusedError as error:
+            if error.problem == "not-found":
+                return None
+            raise
+
+    async def lease(self, wait_s: int = 0, limit: int = MAX_LEASES) -> list[Lease]:
+        """Messages for this agency, oldest first; an empty list when none came in time."""
+        wait_s = min(wait_s, MAX_WAIT_S)
+        reply = await self._post("/v1/mailbox/leases", {"wait_s": wait_s, "limit": limit}, timeout_s=_REPLY_S + wait_s)
+        with _strict(reply):
+            fields = _fields(reply)
+            leases = [_lease(child) for child in fields.children("leases")]
+            fields.close()
+            check_range(len(leases), 0, limit, "number of leases")
+        return leases
+
+    async def fetch(self, lease: Lease) -> bytes:
+        """The whole message under a lease, hashed but not parsed: what cannot be parsed must still be taken and refused.
+
+        A part of another message is a `ContextError`, one of another length a `FieldError`; parts that do not hash to the id are a
+        `NotCanonicalError`.
+        """
+        whole = bytearray()
+        for number in range(lease.parts):
+            path = f"/v1/messages/{lease.message_id}/parts/{number}"
+            reply = await self._transport.request(
+                "GET", path, params={"lease_id": lease.lease_id}, timeout_s=_PART_S, max_reply_bytes=MAX_PART_BYTES
+            )
+            part = Part.from_bytes(reply.body)
+            if part.message_id != lease.message_id:
+                raise ContextError("part is of another message")
+            if (part.number, part.total_bytes) != (number, lease.total_bytes):
+                raise FieldError("part is not the one that was asked for")
+            whole += part.piece
+        data = bytes(whole)
+        if sha256(data) != lease.message_id.digest:
+            raise NotCanonicalError("the parts do not hash to the message's id")
+        return data
+
+    async def acknowledge(self, lease: Lease) -> bytes:
+        """Say that the message is in this node's store; the broker deletes it. Its receipt document, unverified."""
+        reply = await self._post(f"/v1/mailbox/leases/{lease.lease_id}/acknowledgement", {})
+        with _strict(reply):
+            fields = _fields(reply)
+            receipt = fields.data("receipt")
+            fields.close()
+        return receipt
+
+    async def _document(self, path: str, kind: DocumentKind) -> bytes:
+        return (await self._transport.request("GET", path, max_reply_bytes=kind.max_bytes, timeout_s=_PART_S)).body
+
+    async def _post(self, path: str, body: Mapping[str, str | int], *, timeout_s: float = _REPLY_S) -> Reply:
+        content = json.dumps(dict(body), separators=(",", ":")).encode("ascii")
+        return await self._transport.request(
+            "POST", path, content=content, content_type="application/json", timeout_s=timeout_s, max_reply_bytes=DEFAULT_MAX_REPLY_BYTES
+        )
+
+
+# --- replies ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _strict(reply: Reply) -> Iterator[None]:
+    """Whatever of a reply cannot be read is one error: the broker's JSON is not signed and proves nothing against anybody."""
+    try:
+        yield
+    except EncodingError as error:
+        raise unreadable(reply.status, "its content has another form than the API gives it") from error
+
+
+def _fields(reply: Reply) -> Fields:
+    try:
+        value: JsonValue = json.loads(reply.body, parse_float=_refuse, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise FieldError("reply is not JSON of ours") from error
+    return Fields(value, "reply")
+
+
+def _refuse(_text: str) -> int:
+    raise ValueError
+
+
+def _note(reply: Reply) -> SignedCheckpoint:
+    return SignedCheckpoint.from_bytes(reply.body, max_bytes=MAX_NOTE_BYTES)
+
+
+def _index(reply: Reply) -> int:
+    with _strict(reply):
+        fields = _fields(reply)
+        index = fields.integer("index")
+        fields.close()
+        check_range(index, 0, MAX_INTEGER, "index")
+    return index
+
+
+def _proof(reply: Reply) -> tuple[bytes, ...]:
+    with _strict(reply):
+        fields = _fields(reply)
+        proof = fields.digests("proof")
+        fields.close()
+        check_range(len(proof), 0, _MAX_PROOF_HASHES, "number of hashes")
+    return proof
+
+
+def _state(reply: Reply) -> MessageState:
+    with _strict(reply):
+        fields = _fields(reply)
+        state, missing = fields.text("state"), fields.items("missing")
+        receipt = fields.data("receipt") if "receipt" in fields.as_object() else None
+        fields.close()
+        numbers = tuple(
+            number for number in missing if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < MAX_PARTS
+        )
+        if state not in _STATES or len(numbers) != len(missing) or sorted(set(numbers)) != list(numbers):
+            raise FieldError("reply is no message state")
+        if bool(numbers) != (state == "incomplete"):
+            raise FieldError("parts are missing exactly of an incomplete message")
+    return MessageState(state, numbers, receipt)
+
+
+def _lease(fields: Fields) -> Lease:
+    lease = Lease(
+        lease_id=fields.text("lease_id"),
+        message_id=fields.name("message_id", MessageId),
+        message_type=_message_type(fields.text("message_type")),
+        sender=fields.name("sender", AgencyId),
+        search_id=None if fields.is_null("search_id") else fields.name("search_id", SearchId),
+        total_bytes=fields.integer("total_bytes"),
+        parts=fields.integer("parts"),
+        expires_at=fields.moment("expires_at"),
+    )
+    fields.close()
+    return lease
+
+
+def _message_type(text: str) -> MessageType:
+    try:
+        return MessageType(text)
+    except ValueError as error:
+        raise FieldError("reply names no message type of ours") from error

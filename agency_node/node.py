@@ -1,0 +1,78 @@
+"""The parts of one node, put together from its folder: what commands and the serving process share.
+
+The one place that builds stores, keys and the connection to the broker. Invariants: nothing here dials out by itself; the node's clock is
+given in, and is the system's only in `commands`.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from agency_node.config import AT_REST_KEY_FILE, CONFIG_FILE, NodeConfig
+from agency_node.errors import ConfigError
+from agency_node.keyring import CreatedKeys, Keyring
+from agency_node.link import BrokerLink
+from agency_node.parties import Parties
+from agency_node.store import DATABASE_FILE, open_store
+from agency_node.transport import Transport
+from agency_node.vault import KEY_BYTES, Vault
+from crypto.canonical import AgencyId
+
+KEYS: str = "keys"
+
+
+@dataclass
+class Node:
+    """An opened node."""
+
+    folder: Path
+    config: NodeConfig
+    clock: Callable[[], datetime]
+    engine: Engine = field(repr=False)
+    vault: Vault = field(repr=False)
+    keyring: Keyring = field(repr=False)
+    transport: Transport = field(repr=False)
+    link: BrokerLink = field(repr=False)
+    parties: Parties = field(repr=False)
+
+    @property
+    def agency(self) -> AgencyId:
+        """The agency's id."""
+        return self.config.agency_id
+
+
+def open_node(folder: Path, clock: Callable[[], datetime]) -> Node:
+    """The node of that folder; `ConfigError` or `StoreError` say what is missing."""
+    config = NodeConfig.load(folder)
+    vault = Vault.from_file(folder / KEYS / AT_REST_KEY_FILE)
+    engine = open_store(folder / DATABASE_FILE)
+    keyring = Keyring(folder, vault, engine, config.agency_id, clock)
+    transport = Transport(config.broker, config.agency_id, keyring.node_key, clock, verify=_verify(config))
+    link = BrokerLink(transport)
+    parties = Parties(engine, link, config.fingerprint, clock)
+    return Node(folder, config, clock, engine, vault, keyring, transport, link, parties)
+
+
+def create_node(folder: Path, config: NodeConfig, *, witness: bool) -> CreatedKeys:
+    """Make a node's folder: settings, at-rest key, node key, witness key if it is to witness; never over another node."""
+    if (folder / CONFIG_FILE).exists():
+        raise ConfigError(f"there is a node in this folder already ({CONFIG_FILE}): choose another folder")
+    (folder / KEYS).mkdir(mode=0o700, parents=True, exist_ok=True)
+    at_rest = folder / KEYS / AT_REST_KEY_FILE
+    descriptor = os.open(at_rest, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(os.urandom(KEY_BYTES))
+    created = Keyring.create(folder, Vault.from_file(at_rest), witness=witness)
+    (folder / CONFIG_FILE).write_text(config.to_toml(), encoding="utf-8")
+    return created
+
+
+def _verify(config: NodeConfig) -> ssl.SSLContext | bool:
+    return ssl.create_default_context(cafile=config.broker_ca) if config.broker_ca else True

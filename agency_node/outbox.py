@@ -1,0 +1,225 @@
+"""What a node is about to send: grants, log entries and messages, stored in the transaction that decided on them and sent in order.
+
+Invariants: a message is sealed once and its bytes are kept until the broker has them, so that a repetition is the same bytes under the
+same id; for each search, rows leave in the order in which they were written, so that a release's log entry stands before the release
+leaves; what the broker refuses for good stops there and is told to whoever put it in.
+
+Left to others: what to send (the roles), carrying (`link`), when to try again (`courier`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection, insert, select, update
+
+from agency_node.journal import NO_SEARCH, record, stamp
+from agency_node.tables import outbox, sequences
+from agency_node.vault import Vault
+from crypto.canonical import AgencyId, JsonObject, JsonValue, KeyId, SearchId, canonical_json
+from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject
+from crypto.epoch import Epoch
+from crypto.grant_claims import GrantClaims
+from crypto.keys import SealingPublicKey, SigningKey
+from crypto.message_types import Body, MessageType
+from crypto.messages import Message, MessageHeader, seal_message, sign_message
+from crypto.moments import round_moment, utc_day
+from crypto.sealing_key import SealingKeyStatement
+from crypto.wire import MessageId
+
+GRANT: Final = "grant"
+ENTRY: Final = "entry"
+MESSAGE: Final = "message"
+READY: Final = "ready"
+SENT: Final = "sent"
+REFUSED: Final = "refused"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What every message of one search has in common."""
+
+    search_id: SearchId
+    grant_digest: bytes = field(repr=False)
+    epoch: Epoch
+
+    @classmethod
+    def of(cls, claims: GrantClaims) -> Conversation:
+        """The conversation that a grant opens."""
+        return cls(claims.search_id, claims.digest, claims.epoch)
+
+
+@dataclass(frozen=True)
+class SealTo:
+    """A recipient with the key that its envelope is sealed to."""
+
+    agency: AgencyId
+    key: SealingPublicKey = field(repr=False)
+    key_id: KeyId
+
+    @classmethod
+    def statement(cls, statement: SealingKeyStatement) -> SealTo:
+        """The key that an agency stated."""
+        return cls(statement.agency, statement.key, statement.key_id)
+
+
+class Outbox:
+    """Writes rows; every method runs in the caller's transaction."""
+
+    def __init__(
+        self,
+        agency: AgencyId,
+        node_key: SigningKey,
+        vault: Vault,
+        clock: Callable[[], datetime],
+        latest_checkpoint: Callable[[], bytes | None],
+    ) -> None:
+        self._agency = agency
+        self._node_key = node_key
+        self._vault = vault
+        self._clock = clock
+        self._latest_checkpoint = latest_checkpoint
+
+    def grant(self, connection: Connection, claims: GrantClaims, routing_token: bytes) -> None:
+        """Queue a grant's terms and its log entry for the broker; the token is without its reason."""
+        leaf, openings = self._leaf(EntryKind.GRANT, claims.digest, None, [("grant-digest", claims.digest)], None)
+        body = canonical_json({"terms": routing_token.hex(), "entry": leaf.hex()})
+        self._put(connection, claims.search_id, GRANT, "grant", "", claims.digest, body, openings)
+
+    def entry(
+        self,
+        connection: Connection,
+        kind: EntryKind,
+        conversation: Conversation,
+        fields: Sequence[tuple[str, bytes]],
+        *,
+        author: AgencyId | None = None,
+        padded_to: int | None = None,
+    ) -> None:
+        """Queue a log entry about a search with these fields (type, value), padded with empty ones of the last type."""
+        leaf, openings = self._leaf(kind, conversation.grant_digest, author, fields, padded_to)
+        self._put(connection, conversation.search_id, ENTRY, kind.value, "", conversation.grant_digest, leaf, openings)
+
+    def sealed(self, connection: Connection, kind: MessageType, body: Body, conversation: Conversation, recipient: SealTo) -> MessageId:
+        """Seal a message, queue it, return its id."""
+        message = seal_message(
+            self._header(connection, kind, conversation, recipient.agency),
+            body,
+            recipient_public=recipient.key,
+            recipient_key_id=recipient.key_id,
+            epoch=conversation.epoch,
+            sender_signing_key=self._node_key,
+        )
+        return self._message(connection, message)
+
+    def open(self, connection: Connection, kind: MessageType, body: Body, conversation: Conversation, recipient: AgencyId) -> MessageId:
+        """Sign an open message, queue it, return its id."""
+        header = self._header(connection, kind, conversation, recipient)
+        return self._message(connection, sign_message(header, body, sender_signing_key=self._node_key))
+
+    def _header(self, connection: Connection, kind: MessageType, conversation: Conversation, recipient: AgencyId) -> MessageHeader:
+        return MessageHeader(
+            kind,
+            conversation.search_id,
+            conversation.grant_digest,
+            self._agency,
+            recipient,
+            _next_sequence(connection, conversation.search_id, recipient),
+            round_moment(self._clock()),
+            self._latest_checkpoint(),
+        )
+
+    def _message(self, connection: Connection, message: Message) -> MessageId:
+        header = message.header
+        search_id, digest = header.search_id or NO_SEARCH, header.grant_digest or b""
+        self._put(connection, search_id, MESSAGE, header.message_type, header.recipient, digest, message.to_bytes(), None)
+        record(connection, self._clock(), search_id, f"queued {header.message_type}", f"to {header.recipient}")
+        return message.message_id
+
+    def _leaf(
+        self, kind: EntryKind, grant_digest: bytes, author: AgencyId | None, fields: Sequence[tuple[str, bytes]], padded_to: int | None
+    ) -> tuple[bytes, bytes]:
+        """The leaf's bytes, and its openings as sealed JSON, which this agency keeps and may show."""
+        openings = [FieldOpening.fresh(FieldType(name), value) for name, value in fields]
+        last = FieldType(fields[-1][0])
+        openings += [FieldOpening.fresh(last, b"") for _ in range((padded_to or len(fields)) - len(fields))]
+        leaf = LogEntry(kind, utc_day(self._clock()), entry_subject(kind, grant_digest, author), tuple(map(commit_field, openings)))
+        kept: list[JsonValue] = [{"salt": one.salt.hex(), "type": str(one.field_type), "value": one.value.hex()} for one in openings]
+        document: JsonObject = {"openings": kept}
+        return leaf.to_bytes(), self._vault.seal("log-openings", canonical_json(document), grant_digest)
+
+    def _put(
+        self,
+        connection: Connection,
+        search_id: str,
+        kind: str,
+        name: str,
+        recipient: str,
+        grant_digest: bytes,
+        data: bytes,
+        openings: bytes | None,
+    ) -> None:
+        connection.execute(
+            insert(outbox).values(
+                search_id=search_id,
+                kind=kind,
+                name=name,
+                recipient=recipient,
+                grant_digest=grant_digest,
+                data=data,
+                sealed_openings=openings,
+                state=READY,
+                note="",
+                created_at=stamp(self._clock()),
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """The first row of a search that has not left yet."""
+
+    number: int
+    search_id: str
+    kind: str
+    name: str
+    recipient: str
+    grant_digest: bytes = field(repr=False)
+    data: bytes = field(repr=False)
+
+
+def next_outgoing(connection: Connection) -> list[Outgoing]:
+    """For each search the one row that is next, oldest search first."""
+    rows = connection.execute(
+        select(outbox.c.number, outbox.c.search_id, outbox.c.kind, outbox.c.name, outbox.c.recipient, outbox.c.grant_digest, outbox.c.data)
+        .where(outbox.c.state == READY)
+        .order_by(outbox.c.number)
+        .limit(256)
+    ).all()
+    first: dict[str, Outgoing] = {}
+    for row in rows:
+        first.setdefault(row.search_id, Outgoing(*row))
+    return list(first.values())
+
+
+def mark_sent(connection: Connection, number: int) -> None:
+    """The broker has it; the bytes are no longer needed, its sender's copy of the openings is."""
+    connection.execute(update(outbox).where(outbox.c.number == number).values(state=SENT, data=None))
+
+
+def mark_refused(connection: Connection, number: int, note: str) -> None:
+    """The broker refused it for good."""
+    connection.execute(update(outbox).where(outbox.c.number == number).values(state=REFUSED, data=None, note=note))
+
+
+def _next_sequence(connection: Connection, search_id: str, recipient: str) -> int:
+    key = (sequences.c.search_id == search_id) & (sequences.c.recipient == recipient)
+    last = connection.execute(select(sequences.c.last).where(key)).scalar()
+    if last is None:
+        connection.execute(insert(sequences).values(search_id=search_id, recipient=recipient, last=1))
+        return 1
+    connection.execute(update(sequences).where(key).values(last=last + 1))
+    return int(last) + 1

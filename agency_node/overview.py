@@ -1,0 +1,96 @@
+"""What a node can tell about its searches, grants and queues: values for tables and for `--json`, read from the store in one transaction.
+
+Holds nothing that a terminal must not show: no case number, no score, no picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sqlalchemy import ColumnElement, Connection, Engine, Table, func, select
+
+from agency_node.facts import halted
+from agency_node.tables import (
+    answers,
+    custody,
+    disclosure_requests,
+    held_grants,
+    inbox,
+    journal,
+    outbox,
+    records,
+    search_holders,
+    searches,
+)
+
+
+@dataclass(frozen=True)
+class SearchStatus:
+    """One search of this agency and what became of each holder."""
+
+    search_id: str
+    state: str
+    note: str
+    deadline: str
+    holders: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """One node at one moment."""
+
+    agency: str
+    halted: str | None
+    searches: list[SearchStatus]
+    grants: list[dict[str, str]]
+    custody: list[dict[str, str]]
+    requests: list[dict[str, str]]
+    counts: dict[str, int]
+
+
+def node_status(engine: Engine, agency: str) -> NodeStatus:
+    """Everything at once."""
+    reason = halted(engine)
+    with engine.begin() as connection:
+        own = connection.execute(select(searches.c.search_id).order_by(searches.c.created_at)).scalars().all()
+        return NodeStatus(
+            agency,
+            reason,
+            [search_status(connection, search_id) for search_id in own],
+            _rows(connection, held_grants, "search_id", "roles", "state", "note", "deadline", "expires"),
+            _rows(connection, custody, "search_id", "state", "note", "deadline", "released_at", "alarms"),
+            _rows(connection, disclosure_requests, "search_id", "handle", "state", "received_at"),
+            {
+                "records": _count(connection, records),
+                "answers": _count(connection, answers),
+                "waiting_messages": _count(connection, inbox, inbox.c.state.in_(["new", "waiting"])),
+                "unsent": _count(connection, outbox, outbox.c.state == "ready"),
+            },
+        )
+
+
+def search_status(connection: Connection, search_id: str) -> SearchStatus:
+    """One search."""
+    row = connection.execute(select(searches).where(searches.c.search_id == search_id)).one()
+    where = search_holders.c.search_id == search_id
+    holders = {
+        one.holder: {"state": one.state, "note": one.note, "at": one.at}
+        for one in connection.execute(select(search_holders).where(where).order_by(search_holders.c.holder))
+    }
+    return SearchStatus(search_id, row.state, row.note, row.deadline, holders)
+
+
+def journal_of(engine: Engine, search_id: str) -> list[dict[str, str]]:
+    """What this node did about a search, in order."""
+    with engine.begin() as connection:
+        rows = connection.execute(select(journal).where(journal.c.search_id == search_id).order_by(journal.c.number)).all()
+    return [{"at": row.at, "event": row.event, "detail": row.detail} for row in rows]
+
+
+def _rows(connection: Connection, table: Table, *names: str) -> list[dict[str, str]]:
+    columns = [table.c[name] for name in names]
+    return [{name: value or "" for name, value in zip(names, row, strict=True)} for row in connection.execute(select(*columns))]
+
+
+def _count(connection: Connection, table: Table, *where: ColumnElement[bool]) -> int:
+    return int(connection.execute(select(func.count()).select_from(table).where(*where)).scalar_one())

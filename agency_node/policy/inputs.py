@@ -1,0 +1,106 @@
+"""What a policy decides upon: facts of one grant and of the agencies in it, for one holder, at one moment.
+
+Invariants: every fact comes from a verified grant, from the pinned roster or from the node's clock, none from the broker; equal inputs are
+one string of bytes, so that `sha256` names them. Left to others: verifying the grant (`crypto.grant`), the decision (`engine`).
+
+`sha256` is for this node's own records: a statute and a handful of words can be guessed from their digest, so it is not published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Self
+
+from crypto.canonical import AgencyId, JsonObject, canonical_json
+from crypto.grant_basis import Offence
+from crypto.grant_claims import GrantClaims
+from crypto.moments import check_now
+from crypto.roster import Roster
+
+_TYPE: Final = "sealmatch-1/policy-inputs"
+
+
+@dataclass(frozen=True)
+class AgencyFacts:
+    """What the roster says of an agency, as far as a policy may ask. Plain words: what a pack does not list, it refuses."""
+
+    agency_id: str
+    agency_class: str
+    jurisdiction: str
+
+    @classmethod
+    def of(cls, roster: Roster, agency_id: AgencyId) -> Self:
+        """From the roster; `UnknownAgencyError` if it does not list the agency."""
+        agency = roster.agency(agency_id)
+        return cls(str(agency_id), agency.agency_class.value, str(agency.jurisdiction))
+
+    def to_json(self) -> JsonObject:
+        """Its part of the digest, and the attributes that policies read."""
+        return {"id": self.agency_id, "class": self.agency_class, "jurisdiction": self.jurisdiction}
+
+
+@dataclass(frozen=True)
+class PolicyInputs:
+    """May `requesting` have this search made in the gallery of `holder`?
+
+    `now` is an aware moment; `offence` is None where none is named.
+    """
+
+    requesting: AgencyFacts
+    originating: AgencyFacts
+    holder: AgencyFacts
+    purpose: str
+    basis: str
+    offence: Offence | None = field(repr=False)
+    event: str
+    probe_source: str
+    cap: int
+    reviewers: int
+    now: datetime
+
+    def __post_init__(self) -> None:
+        check_now(self.now)
+
+    @classmethod
+    def from_grant(cls, claims: GrantClaims, roster: Roster, holder: AgencyId, now: datetime) -> Self:
+        """The facts of a grant that was verified against that roster; `UnknownAgencyError` for an agency that it does not list."""
+        return cls(
+            requesting=AgencyFacts.of(roster, claims.requesting_agency),
+            originating=AgencyFacts.of(roster, claims.originating_agency),
+            holder=AgencyFacts.of(roster, holder),
+            purpose=claims.purpose.value,
+            basis=claims.basis.kind.value,
+            offence=claims.offence,
+            event=claims.event.value,
+            probe_source=claims.probe_source.value,
+            cap=claims.cap,
+            reviewers=len(claims.reviewers),
+            now=now,
+        )
+
+    @property
+    def instant(self) -> str:
+        """`now` in UTC to the millisecond, the finest that Cedar knows."""
+        utc = self.now.astimezone(UTC)
+        return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+
+    @property
+    def sha256(self) -> bytes:
+        """Of the canonical JSON of all inputs, 32 bytes."""
+        facts: JsonObject = {
+            "type": _TYPE,
+            "requesting": self.requesting.to_json(),
+            "originating": self.originating.to_json(),
+            "holder": self.holder.to_json(),
+            "purpose": self.purpose,
+            "basis": self.basis,
+            "offence": None if self.offence is None else self.offence.to_json(),
+            "event": self.event,
+            "probe_source": self.probe_source,
+            "cap": self.cap,
+            "reviewers": self.reviewers,
+            "now": self.instant,
+        }
+        return hashlib.sha256(canonical_json(facts)).digest()

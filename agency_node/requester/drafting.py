@@ -1,0 +1,185 @@
+"""From a still to a draft: the face is found, the probe encrypted, the claims written and signed by the investigator.
+
+Invariants: a draft has one still, one probe and one search key, all fresh; the search key lies sealed under the node's key, and a second
+time sealed to the legal office's discovery key, which is how it can be produced in an audit after this node has destroyed its own copy; the
+salts that open the grant's commitments stay here, sealed. Nobody is searched by a draft: that takes a reviewer (`legal.review`) and the
+log.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection, Engine, insert, select
+
+from agency_node.faces.embedder import Embedder, the_one_face
+from agency_node.faces.image import read_image
+from agency_node.journal import record, stamp
+from agency_node.legal.persons import PersonKey
+from agency_node.tables import search_holders, searches
+from agency_node.vault import Vault
+from crypto.canonical import AgencyId, GrantId, PersonId, SearchId
+from crypto.embedding import face_commitment
+from crypto.envelope import OFFERED_SUITES, P256_SHA256_AES256GCM
+from crypto.epoch import Epoch
+from crypto.grant_basis import Event, LegalBasis, Offence, ProbeSource, Purpose, commit_case
+from crypto.grant_claims import GrantClaims, GrantRole
+from crypto.grant_token import sign_grant
+from crypto.keys import SealingPublicKey
+from crypto.moments import round_moment
+from crypto.probe import make_probe
+
+CASE: Final = "case"
+STILL: Final = "still"
+SEARCH_KEY: Final = "search-key"
+TOKEN: Final = "grant-token"  # noqa: S105  # the name of a purpose
+ESCROW_LABEL: Final = b"sealmatch-1/audit-escrow|"
+DRAFTED: Final = "drafted"
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What an investigator asks for. `still` is one image file's bytes; the case number never leaves this node but as a commitment."""
+
+    case_number: str = field(repr=False)
+    still: bytes = field(repr=False)
+    offence: Offence | None
+    basis: LegalBasis = field(repr=False)
+    purpose: Purpose
+    event: Event
+    probe_source: ProbeSource
+    reviewer: PersonId
+    holders: Sequence[AgencyId]
+    custodians: Sequence[AgencyId]
+    combiner: AgencyId
+    cap: int
+    false_positives_per_million: int
+    answer_within: timedelta
+    valid_for: timedelta
+    policy_packs: Sequence[bytes]
+    facts: str = field(default="", repr=False)
+    facts_salt: bytes = field(default=b"", repr=False)
+    """The statement of facts and its salt, where the basis is one: the text stays in this agency."""
+
+
+@dataclass(frozen=True)
+class CaseFile:
+    """What opens the commitments of a grant; kept sealed."""
+
+    case_number: str = field(repr=False)
+    case_salt: bytes = field(repr=False)
+    face_salt: bytes = field(repr=False)
+    image_sha256: bytes = field(repr=False)
+    facts: str = field(default="", repr=False)
+    facts_salt: bytes = field(default=b"", repr=False)
+
+    def to_bytes(self) -> bytes:
+        """JSON, to be sealed."""
+        kept = {"case_number": self.case_number, "facts": self.facts}
+        kept |= {name: getattr(self, name).hex() for name in ("case_salt", "face_salt", "image_sha256", "facts_salt")}
+        return json.dumps(kept).encode("utf-8")
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> CaseFile:
+        """Inverse of `to_bytes`."""
+        kept = json.loads(data)
+        digests = {name: bytes.fromhex(kept[name]) for name in ("case_salt", "face_salt", "image_sha256", "facts_salt")}
+        return cls(case_number=kept["case_number"], facts=kept["facts"], **digests)
+
+
+def draft_search(
+    engine: Engine,
+    vault: Vault,
+    embedder: Embedder,
+    agency: AgencyId,
+    discovery_key: SealingPublicKey,
+    request: SearchRequest,
+    investigator: PersonKey,
+    now: datetime,
+) -> SearchId:
+    """Store a draft signed by the investigator; `ImageError` for a picture without exactly one face, `PeerError` for claims that no grant
+    may make (one person in two roles among them, R5)."""
+    image = read_image(request.still)
+    face = the_one_face(embedder, image)
+    model, epoch = embedder.model, Epoch.at(now)
+    search_id = SearchId(secrets.token_hex(16))
+    vector = model.probe_vector(face.embedding)
+    probe, key = make_probe(model, vector, epoch)
+    start = round_moment(now)
+    with engine.begin() as connection:
+        case_salt = _case_salt(connection, vault, request.case_number)
+    case = CaseFile(
+        request.case_number, case_salt, secrets.token_bytes(32), image.sha256, facts=request.facts, facts_salt=request.facts_salt
+    )
+    claims = GrantClaims(
+        grant_id=GrantId(secrets.token_hex(16)),
+        search_id=search_id,
+        requesting_agency=agency,
+        originating_agency=agency,
+        investigator=investigator.person_id,
+        reviewers=(request.reviewer,),
+        originator=None,
+        reason_salt=secrets.token_bytes(32),
+        case_commitment=commit_case(case.case_salt, request.case_number),
+        offence=request.offence,
+        basis=request.basis,
+        purpose=request.purpose,
+        event=request.event,
+        probe_source=request.probe_source,
+        probe_digest=probe.digest,
+        face_commit=face_commitment(case.face_salt, image.sha256, model.model_hash, vector),
+        epoch=epoch,
+        model_hash=model.model_hash,
+        holders=tuple(sorted(request.holders)),
+        custodians=tuple(sorted(request.custodians)),
+        combiner=request.combiner,
+        cap=request.cap,
+        false_positives_per_million=request.false_positives_per_million,
+        answer_deadline=start + request.answer_within,
+        policy_packs=tuple(sorted(request.policy_packs)),
+        not_before=start,
+        expires=start + request.valid_for,
+    )
+    token = sign_grant(claims, GrantRole.INVESTIGATOR, investigator.signing_key)
+    bound, secret = search_id.encode("ascii"), key.export_secret()
+    key.destroy()
+    with engine.begin() as connection:
+        connection.execute(
+            insert(searches).values(
+                search_id=str(search_id),
+                grant_id=str(claims.grant_id),
+                state=DRAFTED,
+                note="",
+                created_at=stamp(now),
+                deadline=stamp(claims.answer_deadline),
+                expires=stamp(claims.expires),
+                epoch=epoch.month,
+                grant_digest=claims.digest,
+                sealed_token=vault.seal(TOKEN, token, bound),
+                sealed_case=vault.seal(CASE, case.to_bytes(), bound),
+                sealed_still=vault.seal(STILL, request.still, bound),
+                probe=probe.to_bytes(),
+                sealed_search_key=vault.seal(SEARCH_KEY, secret, bound),
+                escrow=discovery_key.seal(OFFERED_SUITES[P256_SHA256_AES256GCM], secret, ESCROW_LABEL + bound),
+            )
+        )
+        for holder in claims.holders:
+            connection.execute(
+                insert(search_holders).values(search_id=str(search_id), holder=str(holder), state="waiting", note="", at=stamp(now))
+            )
+        record(connection, now, search_id, "drafted", f"{len(claims.holders)} holders")
+    return search_id
+
+
+def _case_salt(connection: Connection, vault: Vault, case_number: str) -> bytes:
+    """One salt for one case, so that a holder can keep two searches of it off one layout (`grant_basis.commit_case`)."""
+    for row in connection.execute(select(searches.c.search_id, searches.c.sealed_case)):
+        earlier = CaseFile.from_bytes(vault.open(CASE, row.sealed_case, row.search_id.encode("ascii")))
+        if earlier.case_number == case_number:
+            return earlier.case_salt
+    return secrets.token_bytes(32)

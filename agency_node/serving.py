@@ -1,0 +1,207 @@
+"""`sealmatch node serve`: the roles that are switched on, and the loops that carry them.
+
+Loops: receive (mailbox to inbox), work (inbox and what is due), send (outbox to broker), follow (roster, week key), and, with a witness
+key, witness. The node says that it is ready when its roster is pinned, its key of the week published and, as a holder, its gallery packed
+and its kernels warm. SIGTERM and SIGINT end the loops after the transaction that runs; `kill -9` loses nothing that was committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Final
+
+from agency_node.config import Role
+from agency_node.courier import Courier, pause
+from agency_node.courier import Role as CourierRole
+from agency_node.envelopes import Envelopes
+from agency_node.errors import BrokerError, ConfigError, HaltedError
+from agency_node.faces.embedder import load_embedder
+from agency_node.follower import LogFollower
+from agency_node.grants import GrantDesk
+from agency_node.holder.answering import Answering
+from agency_node.holder.disclosing import Disclosing
+from agency_node.holder.index import GalleryIndex
+from agency_node.node import Node
+from agency_node.outbox import Outbox
+from agency_node.policy.engine import load_packs
+from agency_node.requester.leads import Leads
+from agency_node.requester.searching import Searching
+from agency_node.warming import warm
+from agency_node.witness import Witness
+from crypto.epoch import Epoch
+from crypto.errors import PeerError
+from crypto.sealing_key import Week
+
+REFRESH_S: Final = 30.0
+
+
+@dataclass
+class Service:
+    """One serving node."""
+
+    node: Node
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        node = self.node
+        self.follower = LogFollower(node.engine, node.link, node.parties, node.clock)
+        envelopes = Envelopes(node.agency, node.keyring, node.parties)
+        self.outbox = Outbox(node.agency, node.keyring.node_key, node.vault, node.clock, self._latest_checkpoint)
+        desk = GrantDesk(node.agency, node.engine, node.vault, envelopes, node.parties, self.follower, node.clock)
+        roles: list[CourierRole] = [desk]
+        if Role.HOLDER in node.config.roles:
+            roles += self._holder(desk, envelopes)
+        if Role.REQUESTER in node.config.roles:
+            roles += self._requester(envelopes)
+        if Role.CUSTODIAN in node.config.roles:
+            from agency_node.custodian.releasing import Releasing  # noqa: PLC0415  # a node loads what its roles need
+
+            model = load_embedder(node.config.embedder).model
+            releasing = Releasing(node.config, node.engine, desk, envelopes, node.parties, self.outbox, [model], node.clock)
+            desk.admitters.append(releasing)
+            roles.append(releasing)
+        self.courier = Courier(node.agency, node.engine, node.link, node.parties, self.follower, self.outbox, roles, node.clock)
+
+    def _holder(self, desk: GrantDesk, envelopes: Envelopes) -> list[CourierRole]:
+        node = self.node
+        packs = load_packs(node.config.policy_packs)
+        model = load_embedder(node.config.embedder).model
+        self.index = GalleryIndex(node.config, node.engine, node.vault, node.keyring, model, node.clock)
+        answering = Answering(
+            node.agency,
+            node.engine,
+            node.vault,
+            node.keyring.node_key,
+            self.index,
+            packs,
+            desk,
+            envelopes,
+            node.parties,
+            node.link,
+            self.outbox,
+            node.clock,
+        )
+        desk.admitters.append(answering)
+        disclosing = Disclosing(node.agency, node.engine, node.vault, self.index, desk, envelopes, node.parties, self.outbox, node.clock)
+        return [answering, disclosing]
+
+    def _requester(self, envelopes: Envelopes) -> list[CourierRole]:
+        node = self.node
+        searching = Searching(
+            node.agency,
+            node.engine,
+            node.vault,
+            node.keyring,
+            envelopes,
+            node.parties,
+            self.follower,
+            node.link,
+            self.outbox,
+            node.clock,
+        )
+        return [searching, Leads(node.engine, node.vault, envelopes, node.parties, self.outbox, node.clock)]
+
+    def _latest_checkpoint(self) -> bytes | None:
+        latest = self.follower.latest
+        return None if latest is None else latest.to_bytes()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until stopped."""
+        await self._start(stop)
+        if stop.is_set():
+            return
+        loops: list[Coroutine[None, None, None]] = [
+            self.courier.receive(stop),
+            self.courier.work(stop),
+            self.courier.send(stop),
+            self._refresh(stop),
+        ]
+        if self.node.keyring.witness_key is not None:
+            node = self.node
+            loops.append(Witness(node.engine, node.link, node.parties, node.keyring, node.clock).run(stop))
+        tasks = [asyncio.create_task(loop) for loop in loops]
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+            for loop in tasks:
+                if loop.done():
+                    loop.result()  # a loop that broke ends the node with its error
+        finally:
+            stopped.cancel()
+            for loop in tasks:
+                loop.cancel()
+            await asyncio.gather(*tasks, stopped, return_exceptions=True)
+            await self.node.transport.close()
+
+    async def _start(self, stop: asyncio.Event) -> None:
+        """Pin or refresh the roster, publish the week's key, read the log, pack the gallery; wait for a broker that is not there yet."""
+        model = load_embedder(self.node.config.embedder).model
+        await asyncio.to_thread(warm, model, Epoch.at(self.node.clock()))
+        while not stop.is_set():
+            try:
+                await self.node.parties.refresh()
+                self._check_roles()
+                await self._publish_week_key()
+                if Role.HOLDER in self.node.config.roles:
+                    await self.index.prepare(self.node.link)
+            except BrokerError:
+                await pause(stop, 0.5)
+                continue
+            self.ready.set()
+            return
+
+    def _check_roles(self) -> None:
+        """The roster must give this agency what `node.toml` switches on, with this very key."""
+        node, listed = self.node, self.node.parties.roster().agency(self.node.agency)
+        if listed.node_key != node.keyring.node_key.verifying_key:
+            raise ConfigError(
+                "the roster lists another node key for this agency: send the roots the entry that `sealmatch node init` printed"
+            )
+        missing = [role.value for role in node.config.roles if role.value not in {str(one.value) for one in listed.roles}]
+        if missing:
+            raise ConfigError(
+                f"the roster does not give this agency the role {missing[0]}: switch it off in node.toml, or have the roster changed"
+            )
+
+    async def _publish_week_key(self) -> None:
+        await self.node.link.put_sealing_key(self.node.keyring.current_week().sign(self.node.keyring.node_key))
+
+    async def _refresh(self, stop: asyncio.Event) -> None:
+        """Follow roster and log, publish the next week's key when its week begins."""
+        week = Week.at(self.node.clock())
+        while not stop.is_set():
+            await pause(stop, REFRESH_S)
+            try:
+                await self.node.parties.refresh()
+                await self.follower.follow()
+                if Week.at(self.node.clock()) != week:
+                    await self._publish_week_key()
+                    week = Week.at(self.node.clock())
+            except (BrokerError, HaltedError, PeerError):
+                continue
+
+
+def serve(node: Node, on_ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `on_ready` is called once, when the node is."""
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        service = Service(node)
+        announced = asyncio.create_task(_announce(service, on_ready))
+        try:
+            await service.run(stop)
+        finally:
+            announced.cancel()
+
+    asyncio.run(main())
+
+
+async def _announce(service: Service, on_ready: Callable[[], None]) -> None:
+    await service.ready.wait()
+    on_ready()

@@ -1,0 +1,45 @@
+"""A node's database: opened, migrated, with the settings on which its invariants rest.
+
+SQLite beside the node's keys by default. Invariants: a transaction is on disk when it has ended (WAL, synchronous FULL); it begins by
+taking the write lock, so that serving process and commands wait for one another instead of failing half-way; what is deleted is overwritten
+(secure_delete).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event
+
+DATABASE_FILE: Final = "node.sqlite"
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=20000", "foreign_keys=ON", "secure_delete=ON")
+
+
+def open_store(path: Path) -> Engine:
+    """The engine of the database file, brought to the newest schema; made when it is not there."""
+    engine = create_engine(f"sqlite:///{path}")
+
+    @event.listens_for(engine, "connect")
+    def _settings(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # the driver begins no transaction by itself: we do, below
+        cursor = connection.cursor()
+        for pragma in _PRAGMAS:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    with engine.connect() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.commit()
+    return engine

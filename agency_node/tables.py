@@ -1,0 +1,291 @@
+"""Every table of a node's database. One file, so that what a node keeps can be read in one place.
+
+Columns named `sealed_*` hold blobs of `vault.Vault`: their content does not open without the node's at-rest key, also for who has the disk.
+Messages of other parties are kept as they came; the sealed ones open only with keys of the keyring. Moments are ISO 8601 text in UTC.
+Invariants that the database itself holds: a message is received once, a grant, a probe and a face are answered once (PROTOCOL 3, step 7),
+a search is released once.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Index, Integer, LargeBinary, MetaData, String, Table, UniqueConstraint
+
+metadata = MetaData()
+
+
+def _text(name: str, *, nullable: bool = False, primary_key: bool = False, unique: bool | None = None) -> Column[str]:
+    return Column(name, String, nullable=nullable, primary_key=primary_key, unique=unique)
+
+
+def _bytes(name: str, *, nullable: bool = False, unique: bool | None = None) -> Column[bytes]:
+    return Column(name, LargeBinary, nullable=nullable, unique=unique)
+
+
+# --- every node ------------------------------------------------------------------------------------------------------
+
+facts = Table("facts", metadata, _text("name", primary_key=True), _bytes("value"))
+"""Single values: the trusted roster's document, the latest checkpoint, what a witness last signed, why the node halted."""
+
+sealing_keys = Table(
+    "sealing_keys",
+    metadata,
+    _text("key_id", primary_key=True),
+    _text("use"),
+    _bytes("sealed_private", nullable=True),
+    _bytes("statement"),
+    _text("created_at"),
+)
+"""This node's own sealing keys; `use` is a week or a search id, `sealed_private` is NULL once destroyed."""
+
+statements = Table(
+    "statements",
+    metadata,
+    _text("agency", primary_key=True),
+    _text("kind", primary_key=True),
+    _text("use", primary_key=True),
+    _bytes("document"),
+)
+"""Other agencies' manifests (`use` empty) and sealing keys, as they were last verified."""
+
+log_leaves = Table("log_leaves", metadata, Column("position", Integer, primary_key=True, autoincrement=False), _bytes("data"))
+
+inbox = Table(
+    "inbox",
+    metadata,
+    _text("message_id", primary_key=True),
+    _text("message_type"),
+    _text("sender"),
+    _text("search_id"),
+    Column("sequence", Integer, nullable=False),
+    _bytes("data", nullable=True),
+    _text("state"),
+    _text("note"),
+    _text("received_at"),
+    UniqueConstraint("sender", "search_id", "sequence", name="one_message_a_number"),
+)
+"""Messages received: `new`, `waiting` (for something that must come first), `done`, `refused`. `data` is NULL once deleted."""
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    _text("search_id"),
+    _text("kind"),
+    _text("name"),
+    _text("recipient"),
+    _bytes("grant_digest"),
+    _bytes("data", nullable=True),
+    _bytes("sealed_openings", nullable=True),
+    _text("state"),
+    _text("note"),
+    _text("created_at"),
+)
+"""What is to be sent, in order for each search: `grant`, `entry` (a leaf of the log) or `message`; `ready`, `sent`, `refused`."""
+
+sequences = Table(
+    "sequences",
+    metadata,
+    _text("search_id", primary_key=True),
+    _text("recipient", primary_key=True),
+    Column("last", Integer, nullable=False),
+)
+
+receipts = Table("receipts", metadata, _text("message_id", primary_key=True), _bytes("document"))
+"""The broker's signed word that it deleted a message (R22)."""
+
+held_grants = Table(
+    "held_grants",
+    metadata,
+    _text("search_id", primary_key=True),
+    _bytes("grant_digest", unique=True),
+    _text("grant_id", unique=True),
+    _bytes("probe_digest", unique=True),
+    _bytes("face_commit", unique=True),
+    _bytes("sealed_token"),
+    _text("roles"),
+    _text("state"),
+    _text("note"),
+    _text("deadline"),
+    _text("expires"),
+    _text("received_at"),
+)
+"""Grants that name this node as holder or custodian, kept past their expiry. State: `standing`, `refused`, `ended`. One grant, one probe,
+one face (PROTOCOL 5): each stands here once."""
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    _text("at"),
+    _text("search_id"),
+    _text("event"),
+    _text("detail"),
+    Index("journal_by_search", "search_id"),
+)
+"""The node's own ledger: what it did and why, to the hundredth of a second (R50 to R52); ids, codes and rule numbers only."""
+
+# --- requester -------------------------------------------------------------------------------------------------------
+
+searches = Table(
+    "searches",
+    metadata,
+    _text("search_id", primary_key=True),
+    _text("grant_id", unique=True),
+    _text("state"),
+    _text("note"),
+    _text("created_at"),
+    _text("deadline"),
+    _text("expires"),
+    _text("epoch"),
+    _bytes("grant_digest", unique=True),
+    _bytes("sealed_token"),
+    _bytes("sealed_case"),
+    _bytes("sealed_still", nullable=True),
+    _bytes("probe", nullable=True),
+    _bytes("sealed_search_key", nullable=True),
+    _bytes("escrow", nullable=True),
+    _bytes("sealed_release", nullable=True),
+    _bytes("discovery", nullable=True),
+)
+"""A requester's searches. `escrow` is the search key sealed to the legal office for an audit, `discovery` the sealed scores: both open
+with the discovery key alone, which is not this node's."""
+
+search_holders = Table(
+    "search_holders",
+    metadata,
+    _text("search_id", primary_key=True),
+    _text("holder", primary_key=True),
+    _text("state"),
+    _text("note"),
+    _text("at"),
+)
+"""Progress per holder: `waiting`, `sent`, `answered`, `opened`, `refused`, `silent`, `rejected`."""
+
+leads = Table(
+    "leads",
+    metadata,
+    _text("search_id", primary_key=True),
+    Column("release_index", Integer, primary_key=True, autoincrement=False),
+    _text("holder"),
+    _bytes("sealed_stub", nullable=True),
+)
+"""Stubs by release index; `sealed_stub` is NULL for a lead that was withdrawn."""
+
+disclosures = Table(
+    "disclosures",
+    metadata,
+    _text("search_id", primary_key=True),
+    _text("holder", primary_key=True),
+    _text("handle", primary_key=True),
+    _text("outcome"),
+    _bytes("sealed_record", nullable=True),
+    _text("asked_at"),
+)
+"""What this node asked holders to disclose; `handle` is empty for the dummy, `outcome` empty until the answer came."""
+
+# --- holder ----------------------------------------------------------------------------------------------------------
+
+records = Table(
+    "records",
+    metadata,
+    Column("row", Integer, primary_key=True, autoincrement=False),
+    _bytes("tag", unique=True),
+    _bytes("sealed_record"),
+    _bytes("sealed_photograph", nullable=True),
+    _text("captured"),
+    _text("enrolled_at"),
+    _text("expunged_at", nullable=True),
+)
+"""The gallery's records; `tag` finds a record number again without storing it, `sealed_record` holds it (JSON: record_number, source_class,
+media)."""
+
+template_blocks = Table(
+    "template_blocks",
+    metadata,
+    Column("block", Integer, primary_key=True, autoincrement=False),
+    Column("count", Integer, nullable=False),
+    _bytes("sealed_templates"),
+)
+"""Templates int8[count, D] of rows block * 1024 and on."""
+
+layouts = Table("layouts", metadata, _text("layout_id", primary_key=True), _bytes("sealed_layout"), _text("created_at"))
+"""Layouts that answered something: seed, and rows as they were, for releases and audits."""
+
+answers = Table(
+    "answers",
+    metadata,
+    _text("search_id", primary_key=True),
+    _text("grant_id", unique=True),
+    _bytes("probe_digest", unique=True),
+    _bytes("face_commit", unique=True),
+    _text("state"),
+    _text("layout_id", nullable=True),
+    _bytes("answer_digest", nullable=True),
+    _bytes("sealed_root", nullable=True),
+    _bytes("sealed_release", nullable=True),
+    _text("claimed_at"),
+)
+"""One grant, one probe, one face: one answer. Claimed before the scan, `answered` together with the outgoing messages, then `released`."""
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    _text("search_id"),
+    _text("at"),
+    Column("allowed", Integer, nullable=False),
+    _text("policies"),
+    _text("rules"),
+    _bytes("pack_sha256"),
+    _bytes("inputs_sha256"),
+)
+"""Every decision of the policy: which pack, which policies decided, over which inputs."""
+
+stubs = Table(
+    "stubs",
+    metadata,
+    _text("handle", primary_key=True),
+    _text("search_id"),
+    Column("release_index", Integer, nullable=False),
+    Column("row", Integer, nullable=False),
+)
+"""What this holder showed: the handle means a row to it alone."""
+
+disclosure_requests = Table(
+    "disclosure_requests",
+    metadata,
+    _text("message_id", primary_key=True),
+    _text("search_id"),
+    _text("handle"),
+    _text("state"),
+    _bytes("decision", nullable=True),
+    _text("received_at"),
+)
+"""Requests for a photograph: `pending` until the holder's own legal staff decides, then `disclosed`, `withheld`, `withdrawn`."""
+
+# --- custodian -------------------------------------------------------------------------------------------------------
+
+custody = Table(
+    "custody",
+    metadata,
+    _text("search_id", primary_key=True),
+    _text("state"),
+    _text("note"),
+    _text("deadline"),
+    _text("released_at", nullable=True),
+    _text("alarms"),
+)
+"""Searches in custody: `open`, `released`, `refused`, `lapsed`. The key makes it one release a search."""
+
+custody_parts = Table(
+    "custody_parts",
+    metadata,
+    _text("search_id", primary_key=True),
+    _text("holder", primary_key=True),
+    _text("kind", primary_key=True),
+    _text("custodian", primary_key=True),
+    _bytes("data", nullable=True),
+    _text("note"),
+)
+"""What came for the release: `share`, `opened` as sealed messages, `refusal` (code and rule in `note`). `data` is NULL after the
+release."""

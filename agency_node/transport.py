@@ -1,0 +1,184 @@
+"""The node's one way out: signed HTTP requests to the broker, and every way in which they fail turned into an error of ours.
+
+Invariants: this is the only module that imports httpx; no request leaves it unsigned (RFC 9421, a fresh nonce each), none follows a
+redirect, takes a proxy or a password from the environment, or waits without end; no reply is read beyond its limit, and none is
+decompressed. No foreign exception leaves it. Words of the broker that come into an error's text are short and printable.
+
+Left to others: which routes there are and what their replies mean (`link`), when to try again (the callers).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+import httpx
+
+from agency_node.errors import BrokerRefusedError, BrokerUnreachableError, ConfigError
+from crypto.canonical import AgencyId
+from crypto.keys import SigningKey
+from crypto.request_signature import fresh_nonce, sign_request
+
+DEFAULT_MAX_REPLY_BYTES: Final = 128 << 10
+"""Room for a signed note (64 KiB) and every document but the roster."""
+UNREADABLE: Final = "unreadable-reply"
+"""The `problem` of a reply that no broker of this protocol sends."""
+
+_MAX_PROBLEM_BYTES: Final = 64 << 10
+_MAX_TITLE_CHARS: Final = 200
+_MAX_DETAIL_CHARS: Final = 2000
+_PROBLEM_TYPE: Final = re.compile(r"urn:sealmatch:problem:([a-z0-9-]{1,64})")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back with a status of 200 to 299. `content_type` is the media type alone, in small letters."""
+
+    status: int
+    content_type: str
+    body: bytes = field(repr=False)
+
+
+class Transport:
+    """Signed requests of one agency to one broker. Close it when done; it keeps connections open between requests.
+
+    `verify` is True for the public certificate authorities or a context with those of the federation. `transport` replaces the
+    network, e.g. by an application in this process.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        agency: AgencyId,
+        key: SigningKey,
+        clock: Callable[[], datetime],
+        *,
+        verify: ssl.SSLContext | bool = True,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        try:
+            url = httpx.URL(base_url)
+        except (httpx.InvalidURL, TypeError) as error:
+            raise ConfigError("the broker's address is not a URL: set it in node.toml, e.g. https://broker.example.org") from error
+        if url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.query or url.fragment:
+            raise ConfigError("the broker's address is https:// or http:// with a host, and no user or query: set it in node.toml")
+        self._agency, self._key, self._clock = agency, key, clock
+        self._client = httpx.AsyncClient(
+            base_url=url,
+            verify=verify,
+            transport=transport,
+            trust_env=False,
+            follow_redirects=False,
+            headers={"accept-encoding": "identity", "user-agent": "sealmatch"},
+        )
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        content: bytes | None = None,
+        content_type: str | None = None,
+        timeout_s: float = 10,
+        max_reply_bytes: int = DEFAULT_MAX_REPLY_BYTES,
+    ) -> Reply:
+        """The broker's reply to one signed request; `path` is already encoded and begins with a slash.
+
+        `timeout_s` is for all of it, from connecting to the last byte. `BrokerUnreachableError` when there is no whole reply in that time,
+        `BrokerRefusedError` for every status but 200 to 299 and for a reply longer than `max_reply_bytes`.
+        """
+        try:
+            request = self._client.build_request(method, path, params=params or None, content=content, timeout=timeout_s)
+        except httpx.InvalidURL as error:
+            raise ConfigError("the broker's address is not one that requests can be sent to: mend it in node.toml") from error
+        if content_type is not None:
+            request.headers["content-type"] = content_type
+        url, nonce, now = str(request.url), fresh_nonce(), self._clock()
+        request.headers.update(sign_request(method, url, content or b"", agency=self._agency, key=self._key, nonce=nonce, now=now))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._exchange(request, max_reply_bytes)
+        except (httpx.TimeoutException, TimeoutError) as error:
+            raise BrokerUnreachableError("the broker did not answer in time: it is tried again; check the network if this stays") from error
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError) as error:
+            raise BrokerUnreachableError(_unreachable(error)) from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def _exchange(self, request: httpx.Request, max_reply_bytes: int) -> Reply:
+        response = await self._client.send(request, stream=True)
+        try:
+            refused = not 200 <= response.status_code < 300
+            body = await _read(response, _MAX_PROBLEM_BYTES if refused else max_reply_bytes)
+        finally:
+            await response.aclose()
+        media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if refused:
+            raise _refusal(response.status_code, media_type, body)
+        if body is None:
+            raise unreadable(response.status_code, "it is longer than any reply to this request, or compressed")
+        return Reply(response.status_code, media_type, body)
+
+
+def unreadable(status: int, why: str) -> BrokerRefusedError:
+    """The error for a reply that no broker of this protocol sends; `why` is one clause of ours, quoting nothing."""
+    return BrokerRefusedError(
+        status, UNREADABLE, "the reply cannot be read", f"The cause: {why}. Check that node.toml names a broker, of this version"
+    )
+
+
+async def _read(response: httpx.Response, limit: int) -> bytes | None:
+    """The body, None when it is longer than `limit` or in an encoding that was not asked for: the rest is not read."""
+    if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        return None
+    chunks, total = [], 0
+    async for chunk in response.aiter_raw():
+        total += len(chunk)
+        if total > limit:
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _refusal(status: int, media_type: str, body: bytes | None) -> BrokerRefusedError:
+    """What a problem document says (RFC 9457), as far as it can be read; a reply of another kind says nothing but its status."""
+    if media_type != "application/problem+json" or body is None:
+        return unreadable(status, f"status {status} without a problem document")
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return unreadable(status, f"status {status} with a broken problem document")
+    if not isinstance(document, dict):
+        return unreadable(status, f"status {status} with a broken problem document")
+    kind = _PROBLEM_TYPE.fullmatch(str(document.get("type")))
+    if kind is None:
+        return unreadable(status, f"status {status} with a problem of another protocol")
+    title = _printable(document.get("title"), _MAX_TITLE_CHARS) or "no title"
+    return BrokerRefusedError(status, kind[1], title, _printable(document.get("detail"), _MAX_DETAIL_CHARS))
+
+
+def _printable(value: object, max_chars: int) -> str:
+    """A peer's words, fit for a terminal and a log line."""
+    text = value[:max_chars] if isinstance(value, str) else ""
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
+
+
+def _unreachable(error: Exception) -> str:
+    """Our words for the commonest causes; the library's may quote addresses and are left in the chain."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return "the broker's certificate is not one that this node trusts: check broker address and certificate file in node.toml"
+        if isinstance(cause, ssl.SSLError):
+            return "no TLS connection to the broker: check that its address in node.toml is an https one, and the certificate file"
+        cause = cause.__cause__ or cause.__context__
+    return "the broker cannot be reached: it is tried again; check its address in node.toml and the network if this stays"

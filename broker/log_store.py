@@ -1,0 +1,229 @@
+"""The public log as the broker keeps it: leaves, the tree over them, signed heads, witnesses' cosignatures.
+
+Leaves and heads are in the store, the tree in memory, rebuilt at the start and read on after every change. Invariants: leaves are only ever
+added (the database refuses anything else); a head is stored before its signature leaves the process, one for a size, so that no crash makes
+two; a cosignature is kept only if it verifies under the roster's key of its witness and over this log's own root.
+
+Left to others: what an entry may say (`parties`), when a checkpoint counts (`crypto.witness`: every party for itself).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import RowMapping, func, select
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from broker.config import Limits
+from broker.errors import LogSizeError, NotFoundError
+from broker.store import Store
+from broker.tables import cosignatures, heads, leaves
+from crypto.canonical import AgencyId
+from crypto.checkpoint import MAX_SIGNATURES as MAX_LINES
+from crypto.checkpoint import (
+    Checkpoint,
+    LogKey,
+    NoteSignature,
+    SignedCheckpoint,
+    check_log_signature,
+    key_id,
+    sign_checkpoint,
+    signature_line,
+)
+from crypto.entries import LogEntry
+from crypto.errors import CheckpointError, ConsistencyError, WitnessError
+from crypto.keys import SigningKey
+from crypto.ledger import MerkleTree
+from crypto.roster import Roster
+from crypto.roster_entries import AgencyRole
+from crypto.witness import COSIGNATURE_V1, MAX_CLOCK_SKEW_S, WitnessKey, _cosigned_at
+
+_READ_ON: Final = 10_000
+"""Leaves that are read from the store at a time."""
+
+
+@dataclass
+class _PendingHead:
+    """The head that witnesses are asked to cosign, and who has."""
+
+    size: int
+    since: datetime
+    signed_by: set[AgencyId] = field(default_factory=set)
+
+
+class LogStore:
+    """One log. `open` before anything else."""
+
+    def __init__(self, store: Store, key: SigningKey, log: LogKey, limits: Limits) -> None:
+        self._store = store
+        self._key = key
+        self._log = log
+        self._limits = limits
+        self._tree = MerkleTree()
+        self._published = -1
+        self._pending: _PendingHead | None = None
+        self._witness_seen: dict[AgencyId, datetime] = {}
+
+    @property
+    def size(self) -> int:
+        """Leaves that stand in the log."""
+        return self._tree.size
+
+    async def publish(self) -> None:
+        """Read the leaves that the tree lacks, and sign a head for the size that it has then. Doing it again does nothing."""
+        async with self._store.writing() as connection:
+            while True:
+                newer = select(leaves.c.position, leaves.c.leaf_hash).where(leaves.c.position >= self._tree.size)
+                rows = (await connection.execute(newer.order_by(leaves.c.position).limit(_READ_ON))).all()
+                for row in rows:
+                    if row.position == self._tree.size:
+                        self._tree.append(bytes(row.leaf_hash))
+                if len(rows) < _READ_ON:
+                    break
+            size = self._tree.size
+            if size == self._published:
+                return
+            note = sign_checkpoint(Checkpoint(self._log.origin, size, self._tree.root()), self._key)
+            await connection.execute(insert(heads).values(size=size, note=note.to_bytes()).on_conflict_do_nothing())
+            stored = (await connection.execute(select(heads.c.note).where(heads.c.size == size))).scalar_one()
+            if bytes(stored) != note.to_bytes():
+                raise ConsistencyError("the stored head of this size is another than the leaves give: the database was tampered with")
+        self._published = size
+
+    async def append(self, connection: AsyncConnection, entry: LogEntry, grant_digest: bytes) -> tuple[int, bool]:
+        """Where the leaf stands, and whether it is new or these very bytes were entered before; in the caller's transaction.
+
+        The caller calls `publish` when the transaction has ended.
+        """
+        leaf = entry.leaf_hash()
+        there = (await connection.execute(select(leaves.c.position).where(leaves.c.leaf_hash == leaf))).scalar()
+        if there is not None:
+            return int(there), False
+        position = int((await connection.execute(select(func.count()).select_from(leaves))).scalar_one())
+        await connection.execute(
+            leaves.insert().values(
+                position=position, entry=entry.to_bytes(), leaf_hash=leaf, subject=entry.subject, grant_digest=grant_digest
+            )
+        )
+        return position, True
+
+    # --- reading ---
+
+    async def leaves_from(self, start: int, limit: int) -> tuple[int, list[bytes]]:
+        """The log's size, and leaf data from position `start` on."""
+        size = self._published
+        wanted = select(leaves.c.entry).where(leaves.c.position >= start, leaves.c.position < min(size, start + limit))
+        async with self._store.reading() as connection:
+            rows = (await connection.execute(wanted.order_by(leaves.c.position))).scalars()
+            return size, [bytes(data) for data in rows]
+
+    def consistency_proof(self, old: int, new: int) -> tuple[bytes, ...]:
+        """That the first `old` leaves are the beginning of the first `new`."""
+        if not old <= new <= self._tree.size:
+            raise LogSizeError("the log has not that size, or the old size is the larger one")
+        return self._tree.consistency_proof(old, new)
+
+    def inclusion_proof(self, index: int, size: int) -> tuple[bytes, ...]:
+        """That the leaf at `index` stands among the first `size`."""
+        if not index < size <= self._tree.size:
+            raise LogSizeError("the log has not that size, or no leaf at that index in it")
+        return self._tree.inclusion_proof(index, size)
+
+    def check_on_this_log(self, note: SignedCheckpoint) -> None:
+        """Raise `ConsistencyError` unless the log's key signed `note` and its root is the root of this log at its size."""
+        try:
+            check_log_signature(note, self._log)
+        except CheckpointError as error:
+            raise ConsistencyError("the checkpoint is not signed by this log") from error
+        if note.checkpoint.size > self._tree.size or self._tree.root(note.checkpoint.size) != note.checkpoint.root:
+            raise ConsistencyError("the checkpoint does not lie on this log")
+
+    # --- heads ---
+
+    async def checkpoint(self, min_size: int, count: int) -> SignedCheckpoint | None:
+        """The newest head of at least that size with at least so many cosignatures, with all that it has so far; None if there is none."""
+        signed = func.count(cosignatures.c.agency)
+        wanted = (
+            select(heads.c.size)
+            .join(cosignatures, cosignatures.c.size == heads.c.size, isouter=True)
+            .where(heads.c.size >= min_size, heads.c.size <= self._published)
+            .group_by(heads.c.size)
+            .having(signed >= count)
+            .order_by(heads.c.size.desc())
+            .limit(1)
+        )
+        async with self._store.reading() as connection:
+            size = (await connection.execute(wanted)).scalar()
+            return None if size is None else await self._note(connection, int(size))
+
+    def pending_size(self, now: datetime) -> int:
+        """Size of the head that witnesses are to cosign now.
+
+        It stays until every witness that was active lately has signed it, or until it is 2 s old, so that witnesses meet on one head.
+        """
+        pending = self._pending
+        if pending is None:
+            pending = self._pending = _PendingHead(self._published, now)
+        if self._published > pending.size:
+            recently = now - timedelta(seconds=self._limits.active_witness_s)
+            active = {agency for agency, seen in self._witness_seen.items() if seen >= recently}
+            if active <= pending.signed_by or now - pending.since >= timedelta(seconds=self._limits.head_stays_s):
+                pending = self._pending = _PendingHead(self._published, now)
+        return pending.size
+
+    async def head(self, size: int) -> SignedCheckpoint:
+        """The head of that size with its cosignatures."""
+        async with self._store.reading() as connection:
+            return await self._note(connection, size)
+
+    async def cosign(self, data: bytes, agency: AgencyId, roster: Roster, now: datetime) -> SignedCheckpoint:
+        """Keep the caller's cosignature, after these checks in this order; the head with all cosignatures so far.
+
+        1. the caller is a witness in the roster (`UnknownAgencyError`)
+        2. the body is a checkpoint that lies on this log (a `PeerError`, `ConsistencyError`)
+        3. it bears the caller's cosignature, and that verifies (`WitnessError`), not from the future
+        4. the log signed a head of that size (`NotFoundError`)
+
+        A later cosignature of the same witness takes the place of an earlier one, an earlier one changes nothing; lines of others are not
+        read.
+        """
+        witness = roster.agency_as(agency, AgencyRole.WITNESS).witness  # 1
+        if witness is None:
+            raise WitnessError("the agency has no witness key in the roster")
+        note = SignedCheckpoint.from_bytes(data)  # 2
+        self.check_on_this_log(note)
+        line, signed_at = _cosignature(note, witness, now)  # 3
+        size = note.checkpoint.size
+        values = {"name": line.name, "key_id": line.key_id, "signature": line.signature, "signed_at": signed_at}
+        added = insert(cosignatures).values(size=size, agency=agency, **values)
+        newer = added.on_conflict_do_update(index_elements=["size", "agency"], set_=values, where=cosignatures.c.signed_at < signed_at)
+        async with self._store.writing() as connection:
+            if (await connection.execute(select(heads.c.size).where(heads.c.size == size))).scalar() is None:  # 4
+                raise NotFoundError("the log signed no head of that size")
+            await connection.execute(newer)
+            merged = await self._note(connection, size)
+        self._witness_seen[agency] = now
+        if self._pending is not None and self._pending.size == size:
+            self._pending.signed_by.add(agency)
+        return merged
+
+    async def _note(self, connection: AsyncConnection, size: int) -> SignedCheckpoint:
+        note = (await connection.execute(select(heads.c.note).where(heads.c.size == size))).scalar_one()
+        latest = select(cosignatures).where(cosignatures.c.size == size).order_by(cosignatures.c.signed_at.desc()).limit(MAX_LINES - 1)
+        rows: Sequence[RowMapping] = (await connection.execute(latest)).mappings().all()
+        lines = (NoteSignature(row["name"], bytes(row["key_id"]), bytes(row["signature"])) for row in rows)
+        return SignedCheckpoint.from_bytes(bytes(note)).with_signatures(lines)
+
+
+def _cosignature(note: SignedCheckpoint, witness: WitnessKey, now: datetime) -> tuple[NoteSignature, int]:
+    line = signature_line(note, witness.name, key_id(witness.name, COSIGNATURE_V1, witness.key))
+    signed_at = _cosigned_at(note, witness)
+    if line is None or signed_at is None:
+        raise WitnessError("the note bears no cosignature of the caller's witness key")
+    if signed_at > now.timestamp() + MAX_CLOCK_SKEW_S:
+        raise WitnessError("the cosignature is from the future; set the witness's clock")
+    return line, signed_at

@@ -1,0 +1,60 @@
+"""A node's database: the migrations make the tables that the code names, and a transaction is all or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import insert, select
+from sqlalchemy.exc import IntegrityError
+
+from agency_node.journal import record, stamp
+from agency_node.store import DATABASE_FILE, open_store
+from agency_node.tables import answers, journal, metadata
+from tests.sample_federation import NOW
+
+CLAIM = {"search_id": "a", "grant_id": "g", "probe_digest": b"p", "face_commit": b"f", "state": "claimed", "claimed_at": stamp(NOW)}
+
+
+def test_migrations_make_what_the_code_names(tmp_path: Path) -> None:
+    engine = open_store(tmp_path / DATABASE_FILE)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        differences = compare_metadata(context, metadata)
+    assert [one for one in differences if one[0] != "remove_table" or one[1].name != "alembic_version"] == []
+
+
+def test_settings_on_which_the_invariants_rest(tmp_path: Path) -> None:
+    with open_store(tmp_path / DATABASE_FILE).connect() as connection:
+        found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("journal_mode", "secure_delete", "synchronous")}
+    assert found == {"journal_mode": "wal", "secure_delete": 1, "synchronous": 2}
+
+
+@pytest.mark.parametrize("same", ["search_id", "grant_id", "probe_digest", "face_commit"])
+def test_one_grant_one_probe_one_face_one_answer(tmp_path: Path, same: str) -> None:
+    engine = open_store(tmp_path / DATABASE_FILE)
+    other: dict[str, object] = {"search_id": "b", "grant_id": "h", "probe_digest": b"q", "face_commit": b"e"}
+    with engine.begin() as connection:
+        connection.execute(insert(answers).values(**CLAIM))
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        connection.execute(insert(answers).values(**{**CLAIM, **other, same: CLAIM[same]}))
+    with engine.begin() as connection:
+        connection.execute(insert(answers).values(**{**CLAIM, **other}))
+
+
+def test_a_transaction_that_breaks_leaves_nothing(tmp_path: Path) -> None:
+    engine = open_store(tmp_path / DATABASE_FILE)
+    with pytest.raises(RuntimeError), engine.begin() as connection:
+        record(connection, NOW, "a", "half done")
+        raise RuntimeError
+    with engine.begin() as connection:
+        assert connection.execute(select(journal)).all() == []
+
+
+def test_an_older_store_is_opened_again(tmp_path: Path) -> None:
+    with open_store(tmp_path / DATABASE_FILE).begin() as connection:
+        record(connection, NOW, "a", "kept")
+    with open_store(tmp_path / DATABASE_FILE).begin() as connection:
+        assert connection.execute(select(journal.c.event)).scalars().all() == ["kept"]
