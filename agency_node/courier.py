@@ -25,14 +25,14 @@ from sqlalchemy.exc import IntegrityError
 from agency_node.errors import BrokerError, BrokerRefusedError, HaltedError, NodeError
 from agency_node.follower import LogFollower
 from agency_node.journal import NO_SEARCH, record, stamp
-from agency_node.link import BrokerLink, Lease
+from agency_node.link import Lease, MailLink
 from agency_node.outbox import ENTRY, GRANT, Conversation, Outbox, Outgoing, mark_refused, mark_sent, next_outgoing
 from agency_node.parties import Parties
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError, reason_of
 from agency_node.tables import inbox, receipts
 from crypto.canonical import AgencyId, parse_canonical_json
-from crypto.errors import ContextError, PeerError
-from crypto.lawful_steps import explain
+from crypto.errors import ContextError, MirrorError, PeerError, RosterExpiredError
+from crypto.lawful_steps import explain, explain_refusal
 from crypto.mailbox_receipt import MailboxReceipt
 from crypto.message_types import MessageType
 from crypto.messages import Message, MessageHeader
@@ -47,6 +47,8 @@ LEASES_AT_ONCE: Final = 8
 IDLE_S: Final = 0.2
 """How often a node looks whether one of its commands has written something."""
 
+AGAIN_S: Final = 1.0
+"""How long to leave a broker alone that cannot be reached."""
 HALTED_S: Final = 5.0
 """How often a halted node looks whether its operator has cleared the halt."""
 
@@ -82,7 +84,7 @@ class Courier:
 
     agency: AgencyId
     engine: Engine
-    link: BrokerLink
+    link: MailLink
     parties: Parties
     follower: LogFollower
     outbox: Outbox
@@ -92,6 +94,7 @@ class Courier:
 
     def __post_init__(self) -> None:
         self._handlers: dict[MessageType, list[Handler]] = {}
+        self._last_trouble: dict[int, str] = {}
         for role in self.roles:
             for kind, handler in role.handlers().items():
                 self._handlers.setdefault(kind, []).append(handler)
@@ -102,24 +105,31 @@ class Courier:
         """Lease, store, acknowledge, until stopped."""
         while not stop.is_set():
             try:
-                for lease in await self.link.lease(LEASE_WAIT_S, LEASES_AT_ONCE):
-                    await self._take(lease)
+                leases = await self.link.lease(LEASE_WAIT_S, LEASES_AT_ONCE)
             except (BrokerError, PeerError):
-                await pause(stop, 1.0)
+                await pause(stop, AGAIN_S)
+                continue
+            for lease in leases:
+                try:
+                    await self._take(lease)
+                except (BrokerError, PeerError) as error:  # the lease runs out, and the message comes again
+                    self._note_bad(lease.message_id, error)
+                    await pause(stop, AGAIN_S)
 
     async def _take(self, lease: Lease) -> None:
+        roster = self.parties.roster()  # under an expired roster nothing is judged, and so nothing is deleted
         data = await self.link.fetch(lease)
         try:
             message = Message.from_bytes(data)
             if message.header.recipient != self.agency:
                 raise RefusedByUsError(RefusalReason.MALFORMED, "the message is addressed to another agency")
-            message.check_signature(self.parties.roster().node_key(message.header.sender))
+            message.check_signature(roster.node_key(message.header.sender))
         except (PeerError, RefusedByUsError) as error:
             self._note_bad(lease.message_id, error)
         else:
             self._store(message, data)
         receipt = await self.link.acknowledge(lease)
-        said = MailboxReceipt.read(receipt, self.parties.roster().log)
+        said = MailboxReceipt.read(receipt, roster.log)
         if (said.message_id, said.recipient) != (lease.message_id, self.agency):
             raise ContextError("the broker's deletion receipt is of another message")
         with self.engine.begin() as connection:
@@ -149,8 +159,8 @@ class Courier:
             except IntegrityError:
                 record(connection, self.clock(), header.search_id or NO_SEARCH, "refused message", "its number was used by another")
 
-    def _note_bad(self, message_id: str, error: PeerError | RefusedByUsError) -> None:
-        name = explain(error).name if isinstance(error, PeerError) else error.reason.name.lower()
+    def _note_bad(self, message_id: str, error: PeerError | RefusedByUsError | BrokerError) -> None:
+        name = explain(error).name if isinstance(error, PeerError) else type(error).__name__
         with self.engine.begin() as connection:
             record(connection, self.clock(), NO_SEARCH, "refused message", f"{message_id[:16]}: {name}")
 
@@ -161,9 +171,9 @@ class Courier:
         while not stop.is_set():
             self._woken.clear()
             try:
+                self._check_not_halted()
                 handled = await self._handle_pending()
-                for role in self.roles:
-                    await role.tick()
+                await self._tick()
             except BrokerError:
                 handled = False  # the broker is away: everything stays where it is
             except HaltedError:
@@ -171,6 +181,23 @@ class Courier:
                 handled = False
             if not handled:
                 await pause(stop, IDLE_S, self._woken)
+
+    def _check_not_halted(self) -> None:
+        reason = self.follower.halted()
+        if reason is not None:
+            raise HaltedError(f"this node acts no more: {reason}. Keep its store, it holds the evidence")
+
+    async def _tick(self) -> None:
+        """Let every role do what is due; what another party got wrong is noted and keeps no other role from its work."""
+        for role in self.roles:
+            try:
+                await role.tick()
+            except (PeerError, NotYetError, BrokerRefusedError) as error:
+                name = explain(error).name if isinstance(error, PeerError) else str(error)
+                if self._last_trouble.get(id(role)) != name:
+                    self._last_trouble[id(role)] = name
+                    with self.engine.begin() as connection:
+                        record(connection, self.clock(), NO_SEARCH, f"{type(role).__name__} waits", name)
 
     async def _handle_pending(self) -> bool:
         with self.engine.begin() as connection:
@@ -190,7 +217,7 @@ class Courier:
             if not handlers:
                 raise RefusedByUsError(RefusalReason.MALFORMED, "this node has no role that takes such a message")
             commits = [await handler(message) for handler in handlers]
-        except (NotYetError, BrokerRefusedError) as waiting:
+        except (NotYetError, BrokerRefusedError, MirrorError, RosterExpiredError) as waiting:
             with self.engine.begin() as connection:
                 connection.execute(update(inbox).where(inbox.c.message_id == message_id).values(state=WAITING, note=str(waiting)))
             return False
@@ -209,18 +236,17 @@ class Courier:
         return True
 
     def _refuse(self, message_id: str, message: Message, error: PeerError | RefusedByUsError) -> None:
-        """Keep why, delete what was sent, and tell the sender a code and no more."""
+        """Keep why and what may lawfully be done next, delete what was sent, and tell the sender a code and no more."""
         header = message.header
-        reason, rule = (error.reason, error.rule) if isinstance(error, RefusedByUsError) else (reason_of(error), None)
+        if isinstance(error, RefusedByUsError):
+            reason, rule, said = error.reason, error.rule, explain_refusal(error.reason)
+        else:
+            reason, rule, said = reason_of(error), None, explain(error)
+        note = f"{error}. Next: {said.step}"
+        detail = said.name if rule is None else f"{said.name} R{rule}"
         with self.engine.begin() as connection:
-            connection.execute(update(inbox).where(inbox.c.message_id == message_id).values(state=REFUSED, note=str(error), data=None))
-            record(
-                connection,
-                self.clock(),
-                header.search_id or NO_SEARCH,
-                f"refused {header.message_type}",
-                f"{reason.name.lower()} {rule or ''}",
-            )
+            connection.execute(update(inbox).where(inbox.c.message_id == message_id).values(state=REFUSED, note=note, data=None))
+            record(connection, self.clock(), header.search_id or NO_SEARCH, f"refused {header.message_type}", detail)
             if header.search_id is not None and header.spec.sealed:
                 self._send_refusal(connection, message, header, Refusal(message.message_id, reason, rule))
 
@@ -233,15 +259,18 @@ class Courier:
     # --- out ----------------------------------------------------------------------------------------------------------
 
     async def send(self, stop: asyncio.Event) -> None:
-        """Hand the outbox to the broker, until stopped."""
+        """Hand the outbox to the broker, until stopped; nothing leaves a halted node."""
         while not stop.is_set():
+            if self.follower.halted() is not None:
+                await pause(stop, HALTED_S)
+                continue
             with self.engine.begin() as connection:
                 rows = next_outgoing(connection)
             try:
                 for row in rows:
                     await self._send(row)
             except BrokerError:
-                await pause(stop, 1.0)
+                await pause(stop, AGAIN_S)
             if not rows:
                 await pause(stop, IDLE_S)
 

@@ -19,6 +19,11 @@ Every text names what to do next and holds no key, score, embedding, image or ca
 
 from __future__ import annotations
 
+from typing import Final
+
+RETRYABLE: Final = frozenset({"unreadable-reply", "part-order", "request-stale", "request-unsigned"})
+"""Refusals that say something of the way or the moment: a proxy's page, parts out of order, a clock that was wrong."""
+
 
 class NodeError(Exception):
     """Root of what the node raises on purpose."""
@@ -73,6 +78,4 @@ class BrokerRefusedError(BrokerError):
     @property
     def is_final(self) -> bool:
         """Whether sending the same again cannot help."""
-        return (
-            400 <= self.status < 500 and self.status not in {408, 425, 429} and self.problem not in {"not-yet-entered", "part-out-of-order"}
-        )
+        return 400 <= self.status < 500 and self.status not in {408, 425, 429} and self.problem not in RETRYABLE

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
+from agency_node.courier import REFUSED as MESSAGE_REFUSED
 from agency_node.courier import Commit, Handler, NotYetError
 from agency_node.envelopes import Envelopes
 from agency_node.follower import LogFollower
@@ -22,7 +23,7 @@ from agency_node.journal import stamp
 from agency_node.outbox import Conversation, Outgoing
 from agency_node.parties import Parties
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError
-from agency_node.tables import held_grants
+from agency_node.tables import held_grants, inbox
 from agency_node.vault import Vault
 from crypto.bodies import GrantBody
 from crypto.canonical import AgencyId
@@ -38,6 +39,7 @@ from crypto.notices import RefusalReason
 
 STANDING: Final = "standing"
 REFUSED: Final = "refused"
+ENDED: Final = "ended"
 _TOKEN: Final = "grant-token"  # noqa: S105  # the name of a purpose
 
 
@@ -91,7 +93,10 @@ class GrantDesk:
         return {MessageType.GRANT: self.receive}
 
     async def tick(self) -> None:
-        """Nothing is due."""
+        """Grants whose time has run out have ended."""
+        over = (held_grants.c.state == STANDING) & (held_grants.c.expires <= stamp(self._clock()))
+        with self._engine.begin() as connection:
+            connection.execute(update(held_grants).where(over).values(state=ENDED, note="expired"))
 
     def sent(self, connection: Connection, row: Outgoing) -> None:
         """Nothing follows."""
@@ -147,6 +152,7 @@ class GrantDesk:
         search_id = message.header.search_id
         grant = None if search_id is None else self.find(search_id)
         if grant is None:
+            self._check_not_refused(search_id)
             raise NotYetError("its grant has not come yet")
         if message.header.grant_digest != grant.digest:
             raise GrantMismatchError("the message names another grant than the search's")
@@ -183,13 +189,16 @@ class GrantDesk:
             row = connection.execute(select(held_grants).where(held_grants.c.search_id == search_id)).first()
         if row is None:
             return None
-        if row.state != STANDING:
+        if row.state == REFUSED:
             raise AlreadyRefusedError("this node refused the search's grant")
         return HeldGrant(unverified_claims(self._vault.open(_TOKEN, row.sealed_token, row.grant_digest)), row.grant_digest)
 
-    def end(self, connection: Connection, search_id: str, note: str) -> None:
-        """From now on the grant authorises nothing here."""
-        connection.execute(update(held_grants).where(held_grants.c.search_id == search_id).values(state="ended", note=note))
+    def _check_not_refused(self, search_id: str | None) -> None:
+        """A grant that did not verify is not kept, but what follows it need not wait for it."""
+        came = (inbox.c.search_id == search_id) & (inbox.c.message_type == str(MessageType.GRANT)) & (inbox.c.state == MESSAGE_REFUSED)
+        with self._engine.begin() as connection:
+            if connection.execute(select(inbox.c.message_id).where(came)).first() is not None:
+                raise AlreadyRefusedError("this node refused the search's grant")
 
     def _check_new(self, claims: GrantClaims, digest: bytes) -> None:
         same = (

@@ -89,6 +89,13 @@ class StatementLink(Protocol):
     async def sealing_key(self, agency: AgencyId, use: Week | SearchId) -> bytes: ...
 
 
+class PublishLink(Protocol):
+    """What roles ask of the broker: to hand out what this agency signed."""
+
+    async def put_manifest(self, document: bytes) -> None: ...
+    async def put_sealing_key(self, document: bytes) -> None: ...
+
+
 class LogLink(Protocol):
     """What `follower` asks of the broker."""
 

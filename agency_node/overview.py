@@ -19,9 +19,11 @@ from agency_node.tables import (
     journal,
     outbox,
     records,
+    sealing_keys,
     search_holders,
     searches,
 )
+from crypto.canonical import KeyId
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,21 @@ def journal_of(engine: Engine, search_id: str) -> list[dict[str, str]]:
     with engine.begin() as connection:
         rows = connection.execute(select(journal).where(journal.c.search_id == search_id).order_by(journal.c.number)).all()
     return [{"at": row.at, "event": row.event, "detail": row.detail} for row in rows]
+
+
+def ended_search_keys(engine: Engine) -> list[KeyId]:
+    """Live sealing keys of searches of this agency that have ended."""
+    ended = select(searches.c.search_id).where(searches.c.state.in_(["refused", "expired", "closed"]))
+    live = sealing_keys.c.sealed_private.is_not(None) & sealing_keys.c.use.in_(ended)
+    with engine.begin() as connection:
+        return [KeyId(name) for name in connection.execute(select(sealing_keys.c.key_id).where(live)).scalars()]
+
+
+def has_open_searches(engine: Engine) -> bool:
+    """Whether this node holds a grant, or runs a search, that has not ended: something sealed to an old week's key may still come."""
+    with engine.begin() as connection:
+        held = _count(connection, held_grants, held_grants.c.state == "standing")
+        return held + _count(connection, searches, searches.c.state.not_in(["refused", "expired", "closed"])) > 0
 
 
 def _rows(connection: Connection, table: Table, *names: str) -> list[dict[str, str]]:

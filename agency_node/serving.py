@@ -8,6 +8,7 @@ and its kernels warm. SIGTERM and SIGINT end the loops after the transaction tha
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from agency_node.holder.disclosing import Disclosing
 from agency_node.holder.index import GalleryIndex
 from agency_node.node import Node
 from agency_node.outbox import Outbox
+from agency_node.overview import ended_search_keys, has_open_searches
 from agency_node.policy.engine import load_packs
 from agency_node.requester.leads import Leads
 from agency_node.requester.searching import Searching
@@ -120,8 +122,7 @@ class Service:
             self._refresh(stop),
         ]
         if self.node.keyring.witness_key is not None:
-            node = self.node
-            loops.append(Witness(node.engine, node.link, node.parties, node.keyring, node.clock).run(stop))
+            loops.append(self._witness(stop))
         tasks = [asyncio.create_task(loop) for loop in loops]
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -169,11 +170,24 @@ class Service:
     async def _publish_week_key(self) -> None:
         await self.node.link.put_sealing_key(self.node.keyring.current_week().sign(self.node.keyring.node_key))
 
+    async def _witness(self, stop: asyncio.Event) -> None:
+        """Cosign heads; a witness that saw a fork signs no more, and its node goes on to say why it halted."""
+        node = self.node
+        await Witness(node.engine, node.link, node.parties, node.keyring, node.clock).run(stop)
+        await stop.wait()
+
+    def _forget_keys(self) -> None:
+        """Destroy sealing keys that nothing can come for any more: of searches that have ended, and of weeks long past."""
+        for key_id in ended_search_keys(self.node.engine):
+            self.node.keyring.destroy(key_id)
+        self.node.keyring.destroy_old_weeks(lambda _: has_open_searches(self.node.engine))
+
     async def _refresh(self, stop: asyncio.Event) -> None:
         """Follow roster and log, publish the next week's key when its week begins."""
         week = Week.at(self.node.clock())
         while not stop.is_set():
             await pause(stop, REFRESH_S)
+            self._forget_keys()
             try:
                 await self.node.parties.refresh()
                 await self.follower.follow()
@@ -184,8 +198,16 @@ class Service:
                 continue
 
 
+def quiet_transport() -> None:
+    """The HTTP library names every address that it asks, ids of messages and searches among them: not in this node's log."""
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def serve(node: Node, on_ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT; `on_ready` is called once, when the node is."""
+
+    quiet_transport()
 
     async def main() -> None:
         stop = asyncio.Event()

@@ -24,6 +24,7 @@
     │   ├── SequenceUsedError           the number belongs to another message
     │   ├── FullMailboxError            too much waits to be collected
     │   ├── UnknownLeaseError           no lease of that id for this caller
+    │   ├── BusyStoreError              the store could not finish what was asked of it
     │   └── NoRosterError               no roster is installed yet
     └── OperatorError               what whoever runs the broker can change: configuration, files, rosters
 
@@ -131,6 +132,10 @@ class FullMailboxError(RefusedError):
 
 class UnknownLeaseError(RefusedError):
     """No lease of that id for this caller."""
+
+
+class BusyStoreError(RefusedError):
+    """The store could not finish what was asked of it."""
 
 
 class NoRosterError(RefusedError):

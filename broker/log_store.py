@@ -40,7 +40,7 @@ from crypto.keys import SigningKey
 from crypto.ledger import MerkleTree
 from crypto.roster import Roster
 from crypto.roster_entries import AgencyRole
-from crypto.witness import COSIGNATURE_V1, MAX_CLOCK_SKEW_S, WitnessKey, _cosigned_at
+from crypto.witness import COSIGNATURE_V1, MAX_CLOCK_SKEW_S, WitnessKey, cosigned_at
 
 _READ_ON: Final = 10_000
 """Leaves that are read from the store at a time."""
@@ -221,7 +221,7 @@ class LogStore:
 
 def _cosignature(note: SignedCheckpoint, witness: WitnessKey, now: datetime) -> tuple[NoteSignature, int]:
     line = signature_line(note, witness.name, key_id(witness.name, COSIGNATURE_V1, witness.key))
-    signed_at = _cosigned_at(note, witness)
+    signed_at = cosigned_at(note, witness)
     if line is None or signed_at is None:
         raise WitnessError("the note bears no cosignature of the caller's witness key")
     if signed_at > now.timestamp() + MAX_CLOCK_SKEW_S:

@@ -56,7 +56,7 @@ _OWN: Final[Mapping[type[own.RefusedError], _Row]] = MappingProxyType(
             409, "request-replayed", "The request was received before", "Sign the request again with a new nonce, if you sent it."
         ),
         own.MalformedRequestError: _Row(
-            400, "request-malformed", "The request cannot be read", "Send it in the form that the broker's API page gives."
+            400, "request-malformed", "The request cannot be read", "Send it in the form of the broker's API, version 1."
         ),
         own.OversizedRequestError: _Row(413, "request-too-large", "The request is too long", "Send a message in parts of at most 1 MiB."),
         own.SlowRequestError: _Row(408, "request-too-slow", "The request's body did not arrive in time", "Send it again."),
@@ -113,13 +113,13 @@ _OWN: Final[Mapping[type[own.RefusedError], _Row]] = MappingProxyType(
         own.UnknownLeaseError: _Row(
             404, "lease-unknown", "There is no such lease", "Poll again: the message is leased anew until it is acknowledged."
         ),
+        own.BusyStoreError: _Row(503, "store-unavailable", "The broker's store does not answer", "Send it again later."),
         own.NoRosterError: _Row(
             503, "roster-missing", "The broker has no roster yet", "Let the broker's operator install one with `sealmatch broker roster`."
         ),
     }
 )
 _INTERNAL: Final = _Row(500, "internal", "The broker failed", "Send it again; if it lasts, tell the broker's operator.")
-_STORE: Final = _Row(503, "store-unavailable", "The broker's store does not answer", "Send it again later.")
 _STATUS: Final[Mapping[type[core.PeerError], int]] = MappingProxyType(
     {
         core.PeerError: 400,
@@ -136,8 +136,8 @@ _STATUS: Final[Mapping[type[core.PeerError], int]] = MappingProxyType(
 """By class, else by the nearest class above."""
 _BY_STATUS: Final[Mapping[int, _Row]] = MappingProxyType(
     {
-        404: _Row(404, "no-such-route", "There is nothing at this address", "Use an address of the broker's API page."),
-        405: _Row(405, "method-not-allowed", "This address takes another method", "Use the method of the broker's API page."),
+        404: _Row(404, "no-such-route", "There is nothing at this address", "Use an address of the broker's API, version 1."),
+        405: _Row(405, "method-not-allowed", "This address takes another method", "Use the method that the broker's API has there."),
         413: _OWN[own.OversizedRequestError],
     }
 )
@@ -165,7 +165,7 @@ def problem_of_status(status: int) -> Problem:
 
 def store_problem() -> Problem:
     """The document for a store that is locked, full or gone."""
-    return _problem(_STORE, "")
+    return _problem(_OWN[own.BusyStoreError], "")
 
 
 def _problem(row: _Row, reason: str) -> Problem:

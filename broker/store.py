@@ -22,7 +22,11 @@ from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
-_PRAGMAS: Final = ("busy_timeout=20000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
+_BUSY_MS: Final = 20_000
+"""How long a writer waits for another process."""
+_BUSY_FORGETTING_MS: Final = 2_000
+"""How long emptying the write-ahead log waits for readers; everybody who writes waits meanwhile."""
+_PRAGMAS: Final = (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -78,7 +82,11 @@ class Store:
         way: call it again."""
         async with self._turn, self._engine.connect() as connection:
             await connection.execution_options(isolation_level="AUTOCOMMIT")  # a checkpoint runs outside any transaction
-            row = (await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).one()
+            await connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_FORGETTING_MS}")
+            try:
+                row = (await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).one()
+            finally:
+                await connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_MS}")
             return bool(row[0] == 0)
 
 

@@ -134,7 +134,7 @@ def check_checkpoint(note: SignedCheckpoint, policy: CheckpointPolicy, *, now: d
     # 2
     latest: dict[AgencyId, int] = {}
     for witness in policy.witnesses:
-        time_s = _cosigned_at(note, witness)
+        time_s = cosigned_at(note, witness)
         if time_s is not None and time_s <= now_s + MAX_CLOCK_SKEW_S and witness.agency not in policy.insiders:
             latest[witness.agency] = max(time_s, latest.get(witness.agency, time_s))
     # 3
@@ -149,7 +149,7 @@ def check_checkpoint(note: SignedCheckpoint, policy: CheckpointPolicy, *, now: d
         raise StaleCheckpointError(f"checkpoint lacks a quorum of cosignatures of the last {policy.max_age_s} s")
 
 
-def _cosigned_at(note: SignedCheckpoint, witness: WitnessKey) -> int | None:
+def cosigned_at(note: SignedCheckpoint, witness: WitnessKey) -> int | None:
     """POSIX seconds of the witness's cosignature, None if there is none; `WitnessError` for one that does not verify."""
     line = signature_line(note, witness.name, key_id(witness.name, COSIGNATURE_V1, witness.key))
     if line is None:

@@ -25,6 +25,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Varies the synthetic records, and which of the two portraits is sought.", min=0)] = 0,
     cap: Annotated[int, typer.Option(help="Most leads, over all holders together.", min=1, max=50)] = 20,
     rate: Annotated[int, typer.Option(help="How many of a million searches may show a wrong person.", min=1, max=999_999)] = 1000,
+    records: Annotated[int, typer.Option(help="Synthetic records of each holder.", min=100, max=1_000_000)] = 20_000,
     folder: Annotated[Path | None, typer.Option(help="Keep the federation's folders here; a temporary folder otherwise.")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Leave everything running until Ctrl-C, and print where it is.")] = False,
     as_json: AsJson = False,
@@ -38,7 +39,14 @@ def demo(
         place = folder or Path(tempfile.mkdtemp(prefix="sealmatch-demo-"))
         federation = None
         try:
-            federation, result = run_demo(place, seed=seed, cap=cap, rate=rate, tell=lambda text: console.print(f"· {text}", style="dim"))
+            federation, result = run_demo(
+                place,
+                seed=seed,
+                cap=cap,
+                rate=rate,
+                records=records,
+                tell=lambda text: console.print(f"· {text}", style="dim", soft_wrap=True),
+            )
             if as_json:
                 print_json(as_object(result))
             else:
@@ -79,15 +87,17 @@ def print_result(result: Result, console: Console) -> None:
     for case in result.refused:
         refused.add_row(case.case, case.by, case.reason, case.rule)
     console.print(refused)
+    if result.alarms:
+        console.print(f"The custodian noticed scores that look planted, as some of the synthetic ones are: {result.alarms}\n")
     views = Table(title="Who saw what, from the bytes of this run", title_justify="left", show_lines=True)
-    for heading in ("party", "messages that it sent, fetched or carried", "its keys open", "tried with its keys, stayed shut"):
+    for heading in ("party", "saw: messages it sent, fetched or carried", "could read: its keys open", "stayed shut: tried with its keys"):
         views.add_column(heading, overflow="fold")
     for party, view in result.views.items():
         views.add_row(
-            f"{party}\n{view.role}",
-            f"{_counts(view.saw)}\n{view.saw_bytes:,} bytes",
+            f"{party}\n({view.role})",
+            f"{_counts(view.saw)}\n\n{view.saw_bytes:,} bytes",
             _counts(view.opened) or "nothing",
-            f"{_counts(view.could_not_open)}\n{view.attempts} attempts",
+            f"{_counts(view.could_not_open)}\n\n{view.attempts} attempts",
         )
     console.print(views)
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items())
@@ -97,7 +107,7 @@ def print_result(result: Result, console: Console) -> None:
 def _counts(counts: object) -> str:
     if not isinstance(counts, dict):
         return ""
-    return ", ".join(f"{name} {count}" if count > 1 else name for name, count in sorted(counts.items()))
+    return "\n".join(f"{count} {name}" for name, count in sorted(counts.items()))
 
 
 def _stay(federation: Federation, console: Console) -> None:

@@ -23,7 +23,7 @@ from agency_node.config import Mode, NodeConfig
 from agency_node.courier import Commit, Handler, NotYetError
 from agency_node.custodian.combining import Custody, Outcomes, combine
 from agency_node.envelopes import Envelopes
-from agency_node.errors import ConfigError
+from agency_node.errors import BrokerRefusedError, ConfigError
 from agency_node.grants import GrantDesk, HeldGrant
 from agency_node.journal import record, stamp
 from agency_node.outbox import Outbox, Outgoing, SealTo
@@ -35,7 +35,7 @@ from crypto.bodies import MaskHandover, OpenedBody
 from crypto.canonical import AgencyId
 from crypto.embedding import EmbeddingModel
 from crypto.entries import EntryKind
-from crypto.errors import GrantMismatchError, ModelError, PeerError
+from crypto.errors import AgencyStatementError, GrantMismatchError, ModelError, PeerError
 from crypto.grant import VerifiedGrant
 from crypto.grant_claims import GrantClaims
 from crypto.manifest import GalleryManifest, check_custodians
@@ -257,7 +257,7 @@ class Releasing:
             self._close(held, LAPSED, str(error))
             return
         manifests = await self._manifests(claims)
-        keys = {agency: SealTo.statement(await self._parties.week_key(agency)) for agency in claims.holders}
+        keys = await self._holder_keys(claims, taken)
         requester = SealTo.statement(await self._parties.search_key(claims.requesting_agency, claims.search_id))
         office = self._parties.roster().agency(claims.requesting_agency).legal_office or claims.requesting_agency
         discovery_key = self._parties.roster().discovery_key(claims.requesting_agency)
@@ -271,6 +271,17 @@ class Releasing:
             values = {"state": state, "note": outcomes.note, "released_at": stamp(self._clock()), "alarms": outcomes.alarms_text}
             connection.execute(update(custody).where(custody.c.search_id == str(claims.search_id)).values(**values))
             record(connection, self._clock(), claims.search_id, state, outcomes.note)
+
+    async def _holder_keys(self, claims: GrantClaims, taken: Custody) -> dict[AgencyId, SealTo]:
+        """The holders' keys of this week. One that answered is waited for; one that did not, and is away, gets no empty part."""
+        keys = {}
+        for holder in claims.holders:
+            try:
+                keys[holder] = SealTo.statement(await self._parties.week_key(holder))
+            except (BrokerRefusedError, AgencyStatementError):
+                if taken.is_whole(holder, claims):
+                    raise
+        return keys
 
     def _queue(
         self,
@@ -288,7 +299,8 @@ class Releasing:
         fields += [("release-slot", slot) for slot in slots]
         self._outbox.entry(connection, EntryKind.RELEASE, held.conversation, fields, padded_to=claims.cap + 1)
         for holder, part in sorted(released.to_holders.items()):
-            self._outbox.sealed(connection, MessageType.HOLDER_RELEASE, part, held.conversation, keys[holder])
+            if holder in keys:
+                self._outbox.sealed(connection, MessageType.HOLDER_RELEASE, part, held.conversation, keys[holder])
         self._outbox.sealed(connection, MessageType.REQUESTER_RELEASE, released.to_requester, held.conversation, requester)
         if released.to_discovery is not None:
             self._outbox.sealed(connection, MessageType.DISCOVERY_RELEASE, released.to_discovery, held.conversation, discovery)

@@ -95,12 +95,12 @@ class Federation:
     # --- making -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, folder: Path, now: datetime) -> Federation:
-        """Root ceremony, broker, four nodes, persons, roster."""
+    def create(cls, folder: Path, now: datetime, cast: Mapping[AgencyId, Cast] = CAST) -> Federation:
+        """Root ceremony, broker, a node for each of the cast, persons, roster."""
         folder.mkdir(parents=True, exist_ok=True)
         roots = {agency: SigningKey.generate() for agency in sorted([BOARD, EASTFIELD, NORTHPORT])}
         root_set = RootSet(tuple(RootKey(agency, key.verifying_key) for agency, key in roots.items()), threshold=2)
-        federation = cls(folder, Wiretap([str(agency) for agency in CAST]), roots, SealingPrivateKey.generate(), root_set.fingerprint)
+        federation = cls(folder, Wiretap([str(agency) for agency in cast]), roots, SealingPrivateKey.generate(), root_set.fingerprint)
         broker = federation._cli(
             "broker",
             "init",
@@ -118,7 +118,7 @@ class Federation:
             root=root_set,
             log=LogKey(ORIGIN, VerifyingKey(b64url_decode(str(broker["log_key"])))),
             log_operator=BROKER,
-            agencies=tuple(federation._make_node(agency, CAST[agency]) for agency in sorted(CAST)),
+            agencies=tuple(federation._make_node(agency, cast[agency]) for agency in sorted(cast)),
         )
         federation.install_roster(roster)
         return federation

@@ -59,22 +59,22 @@ def degraded(jpeg: bytes) -> bytes:
     return _jpeg(small.filter(ImageFilter.GaussianBlur(1)), 30)
 
 
-def threshold_of(model: EmbeddingModel, galleries: int, rate: int) -> float:
-    """The threshold that the custodian will compute when all galleries of this size answer."""
-    chunks = -(-(RECORDS + 1) // (N - kept_fillers(model.scales) - SPARE_SLOTS))
+def threshold_of(model: EmbeddingModel, galleries: int, rate: int, records: int = RECORDS) -> float:
+    """The threshold that the custodian will compute when all galleries of this size, and one portrait each, answer."""
+    chunks = -(-(records + 1) // (N - kept_fillers(model.scales) - SPARE_SLOTS))
     return ImpostorTable.isotropic(model.model_hash, model.dimensions).threshold(galleries * chunks * N, rate)
 
 
-def synthetic_units(model: EmbeddingModel, sought: F32, seed: int, share: int, threshold: float) -> F32:
-    """`RECORDS` directions, float32[n, D]: uniform but for this gallery's share of the near misses (a cosine a little below the threshold)
+def synthetic_units(model: EmbeddingModel, sought: F32, seed: int, share: int, threshold: float, records: int = RECORDS) -> F32:
+    """That many directions, float32[n, D]: uniform but for this gallery's share of the near misses (a cosine a little below the threshold)
     and of the rivals (a little above it, so that they are leads behind the right one)."""
     rng = np.random.default_rng([seed, share])
-    units = rng.standard_normal((RECORDS, model.dimensions)).astype(np.float32)
+    units = rng.standard_normal((records, model.dimensions)).astype(np.float32)
     units /= np.linalg.norm(units, axis=1, keepdims=True)
     towards = model.centred_unit(sought)
     below = threshold - rng.uniform(0.012, 0.03, NEAR_MISSES)[share::2]
     above = threshold + rng.uniform(0.012, 0.03, RIVALS)[share::2]
-    places = rng.choice(RECORDS, below.size + above.size, replace=False)
+    places = rng.choice(records, below.size + above.size, replace=False)
     for place, cosine in zip(places, [*below, *above], strict=True):
         units[place] = _at_cosine(rng, towards, float(cosine))
     return units

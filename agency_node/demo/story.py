@@ -33,7 +33,7 @@ from agency_node.demo.federation import (
     Federation,
     FederationError,
 )
-from agency_node.demo.gallery import degraded, portraits, synthetic_units, threshold_of, write_portrait, write_synthetic
+from agency_node.demo.gallery import RECORDS, degraded, portraits, synthetic_units, threshold_of, write_portrait, write_synthetic
 from agency_node.demo.views import View, all_views
 from agency_node.errors import BrokerRefusedError
 from agency_node.faces.embedder import Embedder, load_embedder, the_one_face
@@ -48,7 +48,7 @@ from agency_node.overview import search_status
 from agency_node.policy.engine import load_packs
 from agency_node.requester.drafting import SearchRequest, draft_search
 from agency_node.requester.leads import ask_for, claims_of, list_disclosed, list_leads
-from agency_node.tables import disclosure_requests
+from agency_node.tables import custody, disclosure_requests
 from crypto.canonical import AgencyId, GrantId, PersonId, SearchId
 from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject
 from crypto.epoch import Epoch
@@ -106,6 +106,7 @@ class Story:
     cap: int
     rate: int
     tell: Callable[[str], None]
+    records: int = RECORDS
     result: Result = field(default_factory=Result)
 
     def __post_init__(self) -> None:
@@ -131,7 +132,8 @@ class Story:
             self.federation.start_broker()
             self.federation.start(NORTHPORT, BOARD, wait=False)
         with self.step(
-            "enrol", "Enrolling two portraits among 20,000 synthetic records each, some of them made to be nearly taken for the person"
+            "enrol",
+            f"Enrolling two portraits among {self.records:,} synthetic records each, some of them made to be nearly taken for the person",
         ):
             for share, holder in enumerate(HOLDERS):
                 self._enrol(holder, share)
@@ -152,8 +154,8 @@ class Story:
     def _enrol(self, holder: AgencyId, share: int) -> None:
         node, folder = self.federation.node(holder), self.federation.folder / f"{holder}.enrol"
         store = RecordStore(node.engine, node.vault, self.embedder.model)
-        threshold = threshold_of(self.embedder.model, len(HOLDERS), self.rate)
-        units = synthetic_units(self.embedder.model, self.embedding, self.seed, share, threshold)
+        threshold = threshold_of(self.embedder.model, len(HOLDERS), self.rate, self.records)
+        units = synthetic_units(self.embedder.model, self.embedding, self.seed, share, threshold, self.records)
         table = write_portrait(folder, self.pictures[next(name for name, home in self.home.items() if home == holder)])
         write_synthetic(folder / "synthetic.npz", units, f"{holder[0].upper()}-S")
         now = datetime.now(UTC)
@@ -302,8 +304,10 @@ class Story:
         with node.engine.begin() as connection:
             holders = search_status(connection, search_id).holders
         for holder, one in holders.items():
-            rule = next((word.strip("():") for word in one["note"].split() if word.strip("():").startswith("R")), "")
-            self.result.refused.append(Refused("a search for an offence that the holder's policy denies", holder, one["state"], rule))
+            reason, _, rest = one["note"].partition(" (rule ")
+            rule = rest.partition(")")[0]
+            self.result.refused.append(Refused("a search for an offence that the holder's policy denies", holder, reason, rule))
+            self.result.checks[f"{holder} names its rule"] = rule == "R1"
         self.result.checks["policy refused"] = all(one["state"] == "refused" for one in holders.values())
 
     def _views(self) -> None:
@@ -321,6 +325,8 @@ class Story:
             ].tobytes(),
         }
         self.result.views = {one.party: one for one in all_views(self.federation, secrets_of)}
+        with self.federation.node(BOARD).engine.begin() as connection:
+            self.result.alarms = ";".join(connection.execute(select(custody.c.alarms).where(custody.c.alarms != "")).scalars())
 
     # --- help ---------------------------------------------------------------------------------------------------------
 
@@ -352,13 +358,15 @@ def _pending(node: Node, handle: str) -> bool:
         return connection.execute(select(disclosure_requests.c.state).where(disclosure_requests.c.handle == handle)).first() is not None
 
 
-def run_demo(folder: Path, *, seed: int, cap: int, rate: int, tell: Callable[[str], None]) -> tuple[Federation, Result]:
+def run_demo(
+    folder: Path, *, seed: int, cap: int, rate: int, tell: Callable[[str], None], records: int = RECORDS
+) -> tuple[Federation, Result]:
     """Set up in `folder` and tell the story; the caller closes the federation."""
     started = time.perf_counter()
     tell("Root ceremony: three root keys, a roster signed by two, four agencies with fresh keys")
     federation = Federation.create(folder, datetime.now(UTC))
     try:
-        story = Story(federation, seed, cap, rate, tell)
+        story = Story(federation, seed, cap, rate, tell, records)
         story.result.seconds["set-up"] = round(time.perf_counter() - started, 3)
         return federation, story.run()
     except BaseException:

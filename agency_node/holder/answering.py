@@ -26,7 +26,7 @@ from agency_node.envelopes import Envelopes
 from agency_node.grants import GrantDesk, HeldGrant
 from agency_node.holder.index import GalleryIndex
 from agency_node.journal import record, stamp
-from agency_node.link import BrokerLink
+from agency_node.link import PublishLink
 from agency_node.outbox import Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.policy.engine import Decision, PolicyInputs, PolicyPack, decide_all
@@ -67,7 +67,7 @@ class Answering:
         desk: GrantDesk,
         envelopes: Envelopes,
         parties: Parties,
-        link: BrokerLink,
+        link: PublishLink,
         outbox: Outbox,
         clock: Callable[[], datetime],
     ) -> None:
@@ -119,7 +119,7 @@ class Answering:
         decision = decide_all(self._packs, inputs)  # 2
         if not decision.allowed:
             self._refuse_by_policy(grant, decision, message)
-            raise RefusedByUsError(RefusalReason.POLICY, "; ".join(decision.sentences), decision.rules[0])
+            raise RefusedByUsError(RefusalReason.POLICY, " ".join(decision.sentences), decision.rules[0])
 
         def commit(connection: Connection) -> None:
             self._keep_decision(connection, claims, decision)

@@ -27,7 +27,7 @@ from agency_node.facts import Fact, read_fact, write_fact
 from agency_node.holder.records import RecordStore
 from agency_node.journal import stamp
 from agency_node.keyring import Keyring
-from agency_node.link import BrokerLink
+from agency_node.link import PublishLink
 from agency_node.tables import layouts
 from agency_node.vault import Vault
 from crypto.answer import Answer, AnswerRequest, AnswerSecrets, answer
@@ -35,7 +35,7 @@ from crypto.embedding import EmbeddingModel
 from crypto.epoch import Epoch
 from crypto.errors import LayoutSpentError
 from crypto.gallery import PackedGallery
-from crypto.layout import Layout
+from crypto.layout import FILLER, Layout
 from crypto.ledger import leaf_hash, root_of
 from crypto.manifest import GalleryManifest
 from crypto.moments import round_moment
@@ -70,7 +70,7 @@ class GalleryIndex:
         self.records = RecordStore(engine, vault, model)
         self.manifest: GalleryManifest | None = None
 
-    async def prepare(self, link: BrokerLink) -> None:
+    async def prepare(self, link: PublishLink) -> None:
         """Pack what is enrolled, if it is not packed yet, warm the kernels up, and publish the manifest that says so."""
         count = self.records.count()
         if count == 0:
@@ -132,7 +132,7 @@ class GalleryIndex:
 
     def _new_manifest(self) -> GalleryManifest:
         """The next version; its number and the commitment's salt are stored before it leaves."""
-        now = round_moment(self._clock())
+        now, packed = round_moment(self._clock()), self._packed()
         salt = secrets.token_bytes(32)
         with self._engine.begin() as connection:
             stored = read_fact(connection, Fact.MANIFEST)
@@ -144,8 +144,8 @@ class GalleryIndex:
             version=last + 1,
             model_hash=self.model.model_hash,
             dimensions=self.model.dimensions,
-            records=int(self.records.rows().size),
-            chunks=self._packed().layout.chunks,
+            records=int((packed.layout.rows != FILLER).sum()),
+            chunks=packed.layout.chunks,
             gallery_root=self._commitment(salt),
             trusted_custodians=tuple(sorted(map(type(self._config.agency_id), self._config.trusted_custodians))),
             valid_until=now + timedelta(days=self._config.manifest_days),

@@ -22,6 +22,7 @@ import enum
 import os
 import sys
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from getpass import getpass
 from pathlib import Path
@@ -188,7 +189,7 @@ def read_root_key(path: Path, passphrase: str | None = None) -> RootSigningKey:
     return RootSigningKey(AgencyId(head.owner), _signing_key(path, head, secret))
 
 
-def ask_passphrase(what: str, *, new: bool = False) -> str:
+def ask_passphrase(what: str, *, new: bool = False, prompt: Callable[[str], str] = getpass) -> str:
     """The passphrase from SEALMATCH_PASSPHRASE, else from the terminal, a new one twice; `RequestError` where there is neither."""
     given = os.environ.get(PASSPHRASE_VARIABLE, "")
     if given:
@@ -196,8 +197,8 @@ def ask_passphrase(what: str, *, new: bool = False) -> str:
     if not sys.stdin.isatty():
         raise RequestError(f"no passphrase for {what}: set {PASSPHRASE_VARIABLE}, or run the command in a terminal")
     try:
-        typed = getpass(f"Passphrase for {what}: ")
-        if new and getpass("The same again: ") != typed:
+        typed = prompt(f"Passphrase for {what}: ")
+        if new and prompt("The same again: ") != typed:
             raise RequestError("the two passphrases differ: run the command again")
     except EOFError as error:
         raise RequestError(f"no passphrase for {what}: type one, or set {PASSPHRASE_VARIABLE}") from error

@@ -1,8 +1,8 @@
 """A legal reviewer decides about a draft: sees what was written, has the face's commitment checked, and signs or refuses with a reason.
 
-The reviewer's side computes the face's vector from the still anew and compares it with what the investigator signed, so that a grant is for
-the picture that the reviewer sees (PROTOCOL 3, step 3). Invariants: what was signed verifies against the pinned roster before the draft
-becomes a grant, so one person in two roles, a lapsed training or a wrong key ends here (R5, R14); a refused draft's search key is
+The reviewer's side computes the face's vector from the still anew and compares it with what the investigator signed, up to rounding, so
+that a grant is for the picture that the reviewer sees (PROTOCOL 3, step 3). Invariants: what was signed verifies against the pinned roster
+before the draft becomes a grant, so one person in two roles, a lapsed training or a wrong key ends here (R5, R14); a refused draft's search key is
 destroyed.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
+import numpy as np
 from sqlalchemy import Engine, select, update
 
 from agency_node.errors import RequestError
@@ -27,6 +28,8 @@ from crypto.grant_claims import GrantClaims, GrantRole
 from crypto.grant_token import add_signature, unverified_claims
 from crypto.roster import TrustedRoster
 
+ROUNDING: Final = 2
+"""By how much a coordinate of the probe's integers (about 2,000 long) may differ when another processor computes them."""
 GRANTED: Final = "granted"
 REFUSED: Final = "refused"
 
@@ -81,6 +84,9 @@ def _check_face(engine: Engine, vault: Vault, embedder: Embedder, search_id: str
         row = connection.execute(select(searches.c.sealed_still, searches.c.sealed_case).where(searches.c.search_id == search_id)).one()
     case = CaseFile.from_bytes(vault.open(CASE, row.sealed_case, bound))
     image = read_image(vault.open(STILL, row.sealed_still, bound))
-    vector = embedder.model.probe_vector(the_one_face(embedder, image).embedding)
-    if face_commitment(case.face_salt, image.sha256, embedder.model.model_hash, vector) != claims.face_commit:
+    committed = np.frombuffer(case.vector, "<i4").astype(np.int32)
+    if face_commitment(case.face_salt, image.sha256, embedder.model.model_hash, committed) != claims.face_commit:
+        raise RequestError("the grant is not bound to this still: have it drafted anew")
+    seen = embedder.model.probe_vector(the_one_face(embedder, image).embedding)
+    if committed.shape != seen.shape or int(np.abs(seen - committed).max()) > ROUNDING:
         raise RequestError("the still does not give the face that the investigator committed to: have it drafted anew")

@@ -40,6 +40,7 @@ SEARCH_KEY: Final = "search-key"
 TOKEN: Final = "grant-token"  # noqa: S105  # the name of a purpose
 ESCROW_LABEL: Final = b"sealmatch-1/audit-escrow|"
 DRAFTED: Final = "drafted"
+_HEX: Final = ("case_salt", "face_salt", "image_sha256", "vector", "facts_salt")
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,22 @@ class CaseFile:
     case_salt: bytes = field(repr=False)
     face_salt: bytes = field(repr=False)
     image_sha256: bytes = field(repr=False)
+    vector: bytes = field(repr=False)
+    """The probe's integers m as little-endian int32: what the face commitment binds."""
     facts: str = field(default="", repr=False)
     facts_salt: bytes = field(default=b"", repr=False)
 
     def to_bytes(self) -> bytes:
         """JSON, to be sealed."""
         kept = {"case_number": self.case_number, "facts": self.facts}
-        kept |= {name: getattr(self, name).hex() for name in ("case_salt", "face_salt", "image_sha256", "facts_salt")}
+        kept |= {name: getattr(self, name).hex() for name in _HEX}
         return json.dumps(kept).encode("utf-8")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> CaseFile:
         """Inverse of `to_bytes`."""
         kept = json.loads(data)
-        digests = {name: bytes.fromhex(kept[name]) for name in ("case_salt", "face_salt", "image_sha256", "facts_salt")}
+        digests = {name: bytes.fromhex(kept[name]) for name in _HEX}
         return cls(case_number=kept["case_number"], facts=kept["facts"], **digests)
 
 
@@ -114,7 +117,13 @@ def draft_search(
     with engine.begin() as connection:
         case_salt = _case_salt(connection, vault, request.case_number)
     case = CaseFile(
-        request.case_number, case_salt, secrets.token_bytes(32), image.sha256, facts=request.facts, facts_salt=request.facts_salt
+        case_number=request.case_number,
+        case_salt=case_salt,
+        face_salt=secrets.token_bytes(32),
+        image_sha256=image.sha256,
+        vector=vector.astype("<i4").tobytes(),
+        facts=request.facts,
+        facts_salt=request.facts_salt,
     )
     claims = GrantClaims(
         grant_id=GrantId(secrets.token_hex(16)),

@@ -26,11 +26,12 @@ from sqlalchemy import Connection, Engine, Row, select, update
 
 from agency_node.courier import Commit, Handler, NotYetError
 from agency_node.envelopes import Envelopes
+from agency_node.errors import BrokerRefusedError
 from agency_node.follower import LogFollower
 from agency_node.journal import record, stamp
 from agency_node.keyring import Keyring
 from agency_node.legal.review import GRANTED, REFUSED
-from agency_node.link import BrokerLink
+from agency_node.link import PublishLink
 from agency_node.outbox import GRANT, Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.refusals import RefusedByUsError
@@ -40,7 +41,7 @@ from agency_node.vault import Vault
 from crypto.bodies import AnswerBody, GrantBody, OpenedBody
 from crypto.canonical import AgencyId
 from crypto.entries import EntryKind
-from crypto.errors import GrantMismatchError, LogError, PeerError
+from crypto.errors import AgencyStatementError, GrantMismatchError, LogError, PeerError
 from crypto.grant import verify_grant
 from crypto.grant_claims import GrantClaims
 from crypto.grant_token import unverified_claims, without_reason
@@ -72,7 +73,7 @@ class Searching:
         envelopes: Envelopes,
         parties: Parties,
         follower: LogFollower,
-        link: BrokerLink,
+        link: PublishLink,
         outbox: Outbox,
         clock: Callable[[], datetime],
     ) -> None:
@@ -118,7 +119,7 @@ class Searching:
         for row in running:
             try:
                 await self._move(row)
-            except NotYetError as waiting:
+            except (NotYetError, BrokerRefusedError) as waiting:
                 self._note(row.search_id, str(waiting))
             except PeerError as error:
                 with self._engine.begin() as connection:
@@ -148,20 +149,32 @@ class Searching:
             self._outbox.grant(connection, claims, without_reason(token))
 
     async def _send(self, claims: GrantClaims, token: bytes, probe: bytes) -> None:
-        """Publish the search's own sealing key, then queue the grant for everybody and the probe for the holders, in one transaction."""
+        """Publish the search's own sealing key, then queue the grant for everybody and the probe for the holders, in one transaction.
+
+        A holder that has published no key of this week is not asked: the others are, and the release will say that it was silent.
+        """
         try:
             await self._follower.check_act(claims, claims.digest)
         except LogError as error:
             raise NotYetError(f"the log is not ready: {error}") from error
         own = self._keyring.for_search(claims.search_id)
         await self._link.put_sealing_key(own.sign(self._keyring.node_key))
-        keys = {agency: SealTo.statement(await self._parties.week_key(agency)) for agency in (*claims.holders, *claims.custodians)}
+        keys = {agency: SealTo.statement(await self._parties.week_key(agency)) for agency in claims.custodians}
+        absent = {}
+        for holder in claims.holders:
+            try:
+                keys[holder] = SealTo.statement(await self._parties.week_key(holder))
+            except (BrokerRefusedError, AgencyStatementError) as error:
+                absent[holder] = f"has no sealing key of this week: {error}"
         conversation, body, encrypted = Conversation.of(claims), GrantBody(token), Probe.from_bytes(probe)
         with self._engine.begin() as connection:
             self._advance(connection, claims.search_id, LOGGED, SENT, "probe and grant are on their way")
-            for agency in (*claims.custodians, *claims.holders):
-                self._outbox.sealed(connection, MessageType.GRANT, body, conversation, keys[agency])
+            for key in keys.values():
+                self._outbox.sealed(connection, MessageType.GRANT, body, conversation, key)
             for holder in claims.holders:
+                if holder in absent:
+                    self._mark(connection, claims.search_id, holder, "silent", absent[holder])
+                    continue
                 self._outbox.sealed(connection, MessageType.PROBE, encrypted, conversation, keys[holder])
                 self._mark(connection, claims.search_id, holder, "sent", "")
 
