@@ -14,9 +14,10 @@ Left to others: what a message means (the roles' handlers), the wire (`link`), t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from sqlalchemy import Connection, Engine, insert, select, update
@@ -47,6 +48,8 @@ LEASES_AT_ONCE: Final = 8
 IDLE_S: Final = 0.2
 """How often a node looks whether one of its commands has written something."""
 
+PATIENCE: Final = timedelta(days=2)
+"""How long a message waits for what must come first; then it is dropped, and its sender has long seen a deadline pass."""
 AGAIN_S: Final = 1.0
 """How long to leave a broker alone that cannot be reached."""
 HALTED_S: Final = 5.0
@@ -220,6 +223,8 @@ class Courier:
         except (NotYetError, BrokerRefusedError, MirrorError, RosterExpiredError) as waiting:
             with self.engine.begin() as connection:
                 connection.execute(update(inbox).where(inbox.c.message_id == message_id).values(state=WAITING, note=str(waiting)))
+                overdue = (inbox.c.message_id == message_id) & (inbox.c.received_at < stamp(self.clock() - PATIENCE))
+                connection.execute(update(inbox).where(overdue).values(state=REFUSED, data=None))
             return False
         except AlreadyRefusedError as error:
             with self.engine.begin() as connection:
@@ -266,13 +271,17 @@ class Courier:
                 continue
             with self.engine.begin() as connection:
                 rows = next_outgoing(connection)
-            try:
-                for row in rows:
-                    await self._send(row)
-            except BrokerError:
-                await pause(stop, AGAIN_S)
-            if not rows:
-                await pause(stop, IDLE_S)
+            delayed = [row for row in rows if not await self._sent(row)]
+            if delayed or not rows:
+                await pause(stop, AGAIN_S if delayed else IDLE_S)
+
+    async def _sent(self, row: Outgoing) -> bool:
+        """Whether a row has left or was refused for good; one that must wait keeps no other search waiting."""
+        try:
+            await self._send(row)
+        except BrokerError:
+            return False
+        return True
 
     async def _send(self, row: Outgoing) -> None:
         try:
@@ -281,6 +290,8 @@ class Courier:
                 await self.link.post_grant(bytes.fromhex(str(body["terms"])), bytes.fromhex(str(body["entry"])))
             elif row.kind == ENTRY:
                 await self.link.enter(row.data, row.grant_digest)
+            elif row.recipient == self.agency:
+                self._store(Message.from_bytes(row.data), row.data)  # a requester that names its own gallery: nothing for the broker
             else:
                 await self.link.send(row.data)
         except BrokerRefusedError as error:
@@ -298,6 +309,15 @@ class Courier:
             for role in self.roles:
                 role.sent(connection, row)
         self._woken.set()
+
+
+@contextmanager
+def apart(troubles: list[Exception]) -> Iterator[None]:
+    """One search's trouble keeps no other back: it is put aside, and who works on all of them raises the first when all had their turn."""
+    try:
+        yield
+    except (PeerError, NotYetError, BrokerRefusedError) as error:
+        troubles.append(error)
 
 
 async def pause(stop: asyncio.Event, seconds: float, woken: asyncio.Event | None = None) -> None:

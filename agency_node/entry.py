@@ -47,4 +47,4 @@ def roster_entry(
             witness=witness,
         ).to_json()
     except (CryptoError, ValueError) as error:
-        raise RequestError(f"this entry does not fit the roster: {error}") from error
+        raise RequestError(f"this entry does not fit the roster: {error}; `sealmatch node init --help` has an example") from error

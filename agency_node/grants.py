@@ -40,7 +40,7 @@ from crypto.notices import RefusalReason
 STANDING: Final = "standing"
 REFUSED: Final = "refused"
 ENDED: Final = "ended"
-_TOKEN: Final = "grant-token"  # noqa: S105  # the name of a purpose
+TOKEN: Final = "grant-token"  # noqa: S105  # the name of a purpose
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,13 @@ class GrantDesk:
         self.admitters: list[Admitter] = []
 
     def handlers(self) -> Mapping[MessageType, Handler]:
-        """Grants come here."""
-        return {MessageType.GRANT: self.receive}
+        """Grants come here, and what concerns every node: notices, and what others have seen of the log."""
+        return {
+            MessageType.GRANT: self.receive,
+            MessageType.REFUSAL: self.receive_notice,
+            MessageType.DELETION_RECEIPT: self.receive_notice,
+            MessageType.CHECKPOINT_GOSSIP: self.receive_gossip,
+        }
 
     async def tick(self) -> None:
         """Grants whose time has run out have ended."""
@@ -103,6 +108,16 @@ class GrantDesk:
 
     def refused(self, connection: Connection, row: Outgoing, note: str) -> None:
         """Nothing follows."""
+
+    async def receive_notice(self, message: Message) -> Commit:
+        """A notice to whoever has nothing else to do with it: the courier's line in the journal is enough."""
+        del message
+        return lambda connection: None
+
+    async def receive_gossip(self, message: Message) -> Commit:
+        """A peer's head of the log: connected with this node's own, or proof of a fork (`LogFollower.connect`)."""
+        await self._follower.connect(message.body)
+        return lambda connection: None
 
     async def receive(self, message: Message) -> Commit:
         """A grant's message, after these checks in this order:
@@ -191,7 +206,7 @@ class GrantDesk:
             return None
         if row.state == REFUSED:
             raise AlreadyRefusedError("this node refused the search's grant")
-        return HeldGrant(unverified_claims(self._vault.open(_TOKEN, row.sealed_token, row.grant_digest)), row.grant_digest)
+        return HeldGrant(unverified_claims(self._vault.open(TOKEN, row.sealed_token, row.grant_digest)), row.grant_digest)
 
     def _check_not_refused(self, search_id: str | None) -> None:
         """A grant that did not verify is not kept, but what follows it need not wait for it."""
@@ -229,7 +244,7 @@ class GrantDesk:
             "grant_id": str(claims.grant_id),
             "probe_digest": claims.probe_digest,
             "face_commit": claims.face_commit,
-            "sealed_token": self._vault.seal(_TOKEN, token, grant.digest),
+            "sealed_token": self._vault.seal(TOKEN, token, grant.digest),
             "roles": ",".join(roles),
             "state": state,
             "note": note,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, func, select
 
+from agency_node.errors import RequestError
 from agency_node.facts import halted
 from agency_node.tables import (
     answers,
@@ -61,7 +62,7 @@ def node_status(engine: Engine, agency: str) -> NodeStatus:
             [search_status(connection, search_id) for search_id in own],
             _rows(connection, held_grants, "search_id", "roles", "state", "note", "deadline", "expires"),
             _rows(connection, custody, "search_id", "state", "note", "deadline", "released_at", "alarms"),
-            _rows(connection, disclosure_requests, "search_id", "handle", "state", "received_at"),
+            _rows(connection, disclosure_requests, "search_id", "handle", "state", "received_at", where=disclosure_requests.c.handle != ""),
             {
                 "records": _count(connection, records),
                 "answers": _count(connection, answers),
@@ -80,6 +81,21 @@ def search_status(connection: Connection, search_id: str) -> SearchStatus:
         for one in connection.execute(select(search_holders).where(where).order_by(search_holders.c.holder))
     }
     return SearchStatus(search_id, row.state, row.note, row.deadline, holders)
+
+
+def full_search_id(engine: Engine, text: str) -> str:
+    """The id of the one search, of this agency or held for another, that begins so; `RequestError` for none and for several."""
+    tables = (searches, held_grants, custody)
+    with engine.begin() as connection:
+        found = {
+            one
+            for table in tables
+            for one in connection.execute(select(table.c.search_id).where(table.c.search_id.startswith(text, autoescape=True))).scalars()
+        }
+    if len(found) != 1 or not text:
+        many = "several searches begin so: give more of the id" if found else "there is no such search here: give its id"
+        raise RequestError(f"{many}; `sealmatch node status` lists them")
+    return str(found.pop())
 
 
 def journal_of(engine: Engine, search_id: str) -> list[dict[str, str]]:
@@ -104,9 +120,10 @@ def has_open_searches(engine: Engine) -> bool:
         return held + _count(connection, searches, searches.c.state.not_in(["refused", "expired", "closed"])) > 0
 
 
-def _rows(connection: Connection, table: Table, *names: str) -> list[dict[str, str]]:
+def _rows(connection: Connection, table: Table, *names: str, where: ColumnElement[bool] | None = None) -> list[dict[str, str]]:
     columns = [table.c[name] for name in names]
-    return [{name: value or "" for name, value in zip(names, row, strict=True)} for row in connection.execute(select(*columns))]
+    chosen = select(*columns) if where is None else select(*columns).where(where)
+    return [{name: value or "" for name, value in zip(names, row, strict=True)} for row in connection.execute(chosen)]
 
 
 def _count(connection: Connection, table: Table, *where: ColumnElement[bool]) -> int:

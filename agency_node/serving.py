@@ -146,6 +146,7 @@ class Service:
                 await self.node.parties.refresh()
                 self._check_roles()
                 await self._publish_week_key()
+                await self.node.link.give_back_leases()
                 if Role.HOLDER in self.node.config.roles:
                     await self.index.prepare(self.node.link)
             except BrokerError:

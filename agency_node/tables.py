@@ -261,7 +261,8 @@ disclosure_requests = Table(
     _bytes("decision", nullable=True),
     _text("received_at"),
 )
-"""Requests for a photograph: `pending` until the holder's own legal staff decides, then `disclosed`, `withheld`, `withdrawn`."""
+"""Requests for a photograph: `pending` until the holder's own legal staff decides, then `disclosed`, `withheld`, `withdrawn`; or
+`ended`, when the grant had ended before it was sent."""
 
 # --- custodian -------------------------------------------------------------------------------------------------------
 

@@ -31,3 +31,9 @@ def warm(model: EmbeddingModel, epoch: Epoch) -> None:
     key.destroy()
     share = MaskShare(made.digest, probe.digest, made.slots, kept.mask_seeds[0], kept.places)
     unmask(AgencyId("nobody"), 1, 1, model.scales, opened, [share]).destroy()
+
+
+if __name__ == "__main__":  # `./dev setup` makes the compiled code once, so that the first start of a node need not
+    from agency_node.faces.embedder import load_embedder
+
+    warm(load_embedder("dlib").model, Epoch("2026-11"))

@@ -219,6 +219,13 @@ async def post_leases(request: Request, caller: CallerOf, services: ServicesOf) 
     return JSONResponse({"leases": found or []})
 
 
+@signed.delete("/v1/mailbox/leases")
+async def give_back_leases(caller: CallerOf, services: ServicesOf) -> Response:
+    """End all leases of the caller, which has started again."""
+    await services.mailbox.give_back(caller.agency)
+    return Response(status_code=204)
+
+
 @signed.post("/v1/mailbox/leases/{lease_id}/acknowledgement")
 async def acknowledge(caller: CallerOf, services: ServicesOf, lease_id: NameText) -> Response:
     """Delete what was leased; the signed receipt."""

@@ -156,6 +156,12 @@ class Mailbox:
                 )
         return leases or None
 
+    async def give_back(self, agency: AgencyId) -> None:
+        """End every lease of the agency: a node that starts again knows nothing of what it had taken, and need not wait for it."""
+        held = (messages.c.recipient == agency) & (messages.c.state == QUEUED)
+        async with self._store.writing() as connection:
+            await connection.execute(update(messages).where(held).values(lease_id=None, leased_until=0))
+
     async def part(self, caller: Caller, message_id: MessageId, number: int, lease_id: str) -> bytes:
         """One part, for the recipient under a live lease; the lease's time starts again, so that a long message can be fetched."""
         async with self._store.writing() as connection:

@@ -101,6 +101,18 @@ async def test_a_lease_that_ran_out_frees_the_message(world: World) -> None:
     assert (await world.fetch(second, LAKESIDE)).status_code == 200
 
 
+async def test_a_recipient_that_starts_again_gives_its_leases_back(world: World) -> None:
+    await sent(world)
+    first = (await world.lease(LAKESIDE))[0]
+    assert (await world.ask("DELETE", "/v1/mailbox/leases", agency=EASTFIELD)).status_code == 204
+    assert await world.lease(LAKESIDE) == []  # another agency's word frees nothing
+    assert (await world.ask("DELETE", "/v1/mailbox/leases", agency=LAKESIDE)).status_code == 204
+    assert problem(await world.fetch(first, LAKESIDE)) == (404, "lease-unknown")
+    second = (await world.lease(LAKESIDE))[0]
+    assert second["message_id"] == first["message_id"]
+    assert (await world.fetch(second, LAKESIDE)).status_code == 200
+
+
 async def test_fetching_keeps_a_lease_alive(world: World) -> None:
     await sent(world)
     lease = (await world.lease(LAKESIDE))[0]

@@ -328,6 +328,7 @@ def test_the_hash_is_over_the_procedure_and_the_files(dlib: Embedder) -> None:
     assert dlib.model.spread_milli == 1500
 
 
+@pytest.mark.torture  # two hundred embeddings; what the file's hash binds is checked in every run
 def test_the_centre_is_made_again_from_public_faces(dlib: Embedder) -> None:
     assert isinstance(dlib, DlibEmbedder)
     units = unit_embeddings(dlib)

@@ -28,7 +28,8 @@ def test_migrations_make_what_the_code_names(tmp_path: Path) -> None:
 
 def test_settings_on_which_the_invariants_rest(tmp_path: Path) -> None:
     with open_store(tmp_path / DATABASE_FILE).connect() as connection:
-        found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("journal_mode", "secure_delete", "synchronous")}
+        names = ("journal_mode", "secure_delete", "synchronous")
+        found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in names}
     assert found == {"journal_mode": "wal", "secure_delete": 1, "synchronous": 2}
 
 
@@ -46,9 +47,14 @@ def test_one_grant_one_probe_one_face_one_answer(tmp_path: Path, same: str) -> N
 
 def test_a_transaction_that_breaks_leaves_nothing(tmp_path: Path) -> None:
     engine = open_store(tmp_path / DATABASE_FILE)
-    with pytest.raises(RuntimeError), engine.begin() as connection:
-        record(connection, NOW, "a", "half done")
-        raise RuntimeError
+
+    def break_half_way() -> None:
+        with engine.begin() as connection:
+            record(connection, NOW, "a", "half done")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        break_half_way()
     with engine.begin() as connection:
         assert connection.execute(select(journal)).all() == []
 

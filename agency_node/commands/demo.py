@@ -7,10 +7,12 @@ import shutil
 import signal
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -19,6 +21,7 @@ from agency_node.commands.output import AsJson, plain, print_json, sentences
 if TYPE_CHECKING:
     from agency_node.demo.federation import Federation
     from agency_node.demo.story import Result
+    from agency_node.demo.views import View
 
 
 def demo(
@@ -89,25 +92,36 @@ def print_result(result: Result, console: Console) -> None:
     console.print(refused)
     if result.alarms:
         console.print(f"The custodian noticed scores that look planted, as some of the synthetic ones are: {result.alarms}\n")
-    views = Table(title="Who saw what, from the bytes of this run", title_justify="left", show_lines=True)
-    for heading in ("party", "saw: messages it sent, fetched or carried", "could read: its keys open", "stayed shut: tried with its keys"):
-        views.add_column(heading, overflow="fold")
-    for party, view in result.views.items():
-        views.add_row(
-            f"{party}\n({view.role})",
-            f"{_counts(view.saw)}\n\n{view.saw_bytes:,} bytes",
-            _counts(view.opened) or "nothing",
-            f"{_counts(view.could_not_open)}\n\n{view.attempts} attempts",
-        )
-    console.print(views)
+    print_views(result.views, console)
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items())
     console.print(f"seconds: {seconds}; in all {sum(result.seconds.values()):.0f}")
 
 
-def _counts(counts: object) -> str:
-    if not isinstance(counts, dict):
-        return ""
-    return "\n".join(f"{count} {name}" for name, count in sorted(counts.items()))
+def print_views(views: Mapping[str, View], console: Console) -> None:
+    """A row for each kind of message, a column for each party; from the bytes of this run and attempts with that party's keys."""
+    table = Table(title="Who saw what, from the bytes of this run", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("message", no_wrap=True)
+    for party, view in views.items():
+        table.add_column(f"{party.replace('-', '-' + chr(10))}\n[dim]{view.role}[/dim]", no_wrap=True)
+    for kind in sorted({kind for view in views.values() for kind in view.saw}):
+        sealed = any(kind in view.could_not_open for view in views.values())
+        table.add_row(kind, *(_cell(view, kind, sealed) for view in views.values()))
+    table.add_row("bytes", *(f"{view.saw_bytes:,}" for view in views.values()))
+    table.add_row("attempts", *(f"{view.attempts:,}" for view in views.values()))
+    console.print(table)
+    console.print(
+        "open: its keys open so many of them. shut: it sent, fetched or carried so many, and none of its keys opens one.\n"
+        "no: it was not sent any; tried with its keys all the same, none opened. plain: not sealed, by design.\n",
+        style="dim",
+    )
+
+
+def _cell(view: View, kind: str, sealed: bool) -> str:
+    if not sealed:
+        return f"{view.saw[kind]} plain" if kind in view.saw else "no"
+    if kind in view.opened:
+        return f"{view.opened[kind]} open"
+    return f"{view.saw[kind]} shut" if kind in view.saw else "no"
 
 
 def _stay(federation: Federation, console: Console) -> None:

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from agency_node.commands.output import AsJson, clock, print_json, sentences
+from agency_node.commands.output import AsJson, clock, print_json, print_table, sentences
 
 app = typer.Typer(help="The public log.", epilog="Example: sealmatch log verify --node ./northport", no_args_is_help=True)
 
@@ -58,10 +56,6 @@ def verify(
     if as_json:
         print_json({"ok": True, "report": report})
         return
-    table = Table(title=f"{report.origin}: {report.size} entries verified, {report.witnesses} witnesses", title_justify="left")
-    table.add_column("kind")
-    table.add_column("entries", justify="right")
-    for kind, count in report.kinds.items():
-        table.add_row(kind, str(count))
-    Console().print(table)
+    title = f"{report.origin}: {report.size} entries verified, {report.witnesses} witnesses"
+    print_table(title, {"kind": True, "entries": True}, report.kinds.items())
     typer.echo(f"root {report.root}")

@@ -6,16 +6,21 @@ command needs them.
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from agency_node.commands.output import AsJson, Folder, clock, plain, print_json, sentences
+from agency_node.commands.output import AsJson, Folder, clock, member, plain, print_json, print_table, sentences
 from agency_node.errors import RequestError
+
+PATIENCE_S: Final = 15.0
+STILL_WAITING: Final = (
+    "is the broker running at {}, and does it have a roster? A large gallery takes a while to pack, too. The node goes on trying"
+)
 
 app = typer.Typer(
     help="One agency's node: make it, serve, enrol, search, review, release, disclose.",
@@ -52,14 +57,18 @@ def init(
     """Make a node's folder with fresh keys, pin the root set, and print the entry that the root holders put into the roster."""
     from agency_node.config import NodeConfig, Role  # noqa: PLC0415
     from agency_node.entry import roster_entry  # noqa: PLC0415
+    from agency_node.keyring import CreatedKeys  # noqa: PLC0415
     from agency_node.node import create_node  # noqa: PLC0415
+    from crypto.keys import SigningKey  # noqa: PLC0415
+    from crypto.roster_entries import AgencyRole  # noqa: PLC0415
 
     with sentences(as_json):
+        listed = [member(AgencyRole, one, "role").value for one in role]
         config = NodeConfig.checked(
             {
                 "agency": agency,
                 "mode": mode,
-                "roles": [one for one in role if one in set(Role)],
+                "roles": [one for one in listed if one in set(Role)],
                 "broker": broker,
                 "root_fingerprint": root_fingerprint,
                 "embedder": embedder,
@@ -67,18 +76,20 @@ def init(
                 "policy_packs": policy_pack or [],
             }
         )
-        created = create_node(folder, config, witness="witness" in role)
-        entry = roster_entry(
-            created,
+        entry_of = partial(
+            roster_entry,
             agency=agency,
             name=name,
             agency_class=agency_class,
             jurisdiction=jurisdiction,
-            roles=role,
+            roles=listed,
             officer=officer,
             legal_office=legal_office,
             discovery_key=discovery_key,
         )
+        stand_in = SigningKey.generate().verifying_key
+        entry_of(CreatedKeys(stand_in, stand_in if "witness" in listed else None))  # what does not fit is said before a folder is made
+        entry = entry_of(create_node(folder, config, witness="witness" in listed))
     (folder / "roster-entry.json").write_text(_dump(entry), encoding="utf-8")
     if as_json:
         print_json(entry)
@@ -101,8 +112,12 @@ def serve(
         from agency_node.serving import serve as serve_node  # noqa: PLC0415
 
         node = open_node(folder, clock)
+        waiting = threading.Timer(PATIENCE_S, lambda: typer.echo(f"not ready yet: {STILL_WAITING.format(node.config.broker)}", err=True))
+        waiting.daemon = True
+        waiting.start()
 
         def on_ready() -> None:
+            waiting.cancel()
             if ready_file is not None:
                 ready_file.write_text("ready\n", encoding="ascii")
             if as_json:
@@ -110,7 +125,10 @@ def serve(
             else:
                 typer.echo(f"{node.agency} serves {', '.join(role.value for role in node.config.roles)} at {node.config.broker}", err=True)
 
-        serve_node(node, on_ready)
+        try:
+            serve_node(node, on_ready)
+        finally:
+            waiting.cancel()
 
 
 @app.command(epilog="Example: sealmatch node enrol ./lakeside --folder ./photographs --table ./photographs.csv --refused ./refused.csv")
@@ -160,46 +178,39 @@ def enrol(
 @app.command(epilog="Example: sealmatch node status ./northport")
 def status(
     folder: Folder,
-    search: Annotated[str, typer.Option(help="One search with its journal.")] = "",
+    search: Annotated[str, typer.Option(help="One search with its journal; the first digits of its id will do.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Show searches with progress per holder, grants, custody, waiting requests and queues."""
     with sentences(as_json):
         from agency_node.node import open_node  # noqa: PLC0415
-        from agency_node.overview import journal_of, node_status, search_status  # noqa: PLC0415
+        from agency_node.overview import full_search_id, journal_of, node_status  # noqa: PLC0415
 
         node = open_node(folder, clock)
-        if search:
-            with node.engine.begin() as connection:
-                one = search_status(connection, search)
-            print_json({**plain(one), "journal": journal_of(node.engine, search)}) if as_json else _print_journal(
-                search, journal_of(node.engine, search)
-            )
-            return
         found = node_status(node.engine, str(node.agency))
+        if search:
+            search_id = full_search_id(node.engine, search)
+            journal = journal_of(node.engine, search_id)
+            own = next((one for one in found.searches if one.search_id == search_id), None)  # none at a holder or custodian
+            if as_json:
+                print_json({"search_id": search_id, **({} if own is None else plain(own)), "journal": journal})
+            else:
+                print_table(f"journal of {search_id}", dict.fromkeys(["at", "event", "detail"], False), [one.values() for one in journal])
+            return
     if as_json:
         print_json(found)
         return
-    console = Console()
     if found.halted:
-        console.print(f"HALTED: {found.halted}", style="bold red")
-    searches = Table(title=f"searches of {found.agency}", title_justify="left")
-    for heading in ("search", "state", "deadline", "holder", "outcome", "note"):
-        searches.add_column(heading)
+        typer.echo(f"HALTED: {found.halted}")
     for one in found.searches:
-        searches.add_row(one.search_id[:12], one.state, one.deadline, "", "", one.note)
+        typer.echo(f"search {one.search_id}: {one.state}, answers until {one.deadline} {one.note}".rstrip())
         for holder, progress in one.holders.items():
-            searches.add_row("", "", "", holder, progress["state"], progress["note"])
-    console.print(searches)
+            typer.echo(f"  {holder}: {progress['state']} {progress['note']}".rstrip())
     for title, rows in (("grants held", found.grants), ("custody", found.custody), ("disclosure requests", found.requests)):
         if rows:
-            listed = Table(title=title, title_justify="left")
-            for heading in rows[0]:
-                listed.add_column(heading.replace("_", " "))
-            for row in rows:
-                listed.add_row(*row.values())
-            console.print(listed)
-    console.print(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in found.counts.items()))
+            headings = {name.replace("_", " "): name == ("handle" if "handle" in rows[0] else "search_id") for name in rows[0]}
+            print_table(title, headings, [row.values() for row in rows])
+    typer.echo(f"{found.agency}: " + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found.counts.items()))
 
 
 def duration(text: str) -> timedelta:
@@ -214,12 +225,3 @@ def _dump(entry: object) -> str:
     import json  # noqa: PLC0415
 
     return json.dumps(entry, indent=2, sort_keys=True) + "\n"
-
-
-def _print_journal(search: str, lines: list[dict[str, str]]) -> None:
-    table = Table(title=f"journal of {search}", title_justify="left")
-    for heading in ("at", "event", "detail"):
-        table.add_column(heading)
-    for line in lines:
-        table.add_row(line["at"], line["event"], line["detail"])
-    Console().print(table)

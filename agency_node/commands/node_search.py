@@ -6,29 +6,27 @@ passphrase comes from SEALMATCH_PASSPHRASE or a prompt.
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import secrets
 import time
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from agency_node.commands.node import app, duration
-from agency_node.commands.output import AsJson, Folder, clock, plain, print_json, sentences
+from agency_node.commands.output import AsJson, Folder, clock, member, plain, print_json, print_table, sentences
 from agency_node.errors import RequestError
 
 if TYPE_CHECKING:
     from agency_node.node import Node
+    from agency_node.requester.leads import DisclosedLead
     from crypto.grant_basis import LegalBasis
+    from crypto.grant_claims import GrantClaims
 
-EnumT = TypeVar("EnumT", bound=enum.StrEnum)
 Person = Annotated[Path, typer.Option(help="Your key file, made with `sealmatch person init`.")]
-SearchOption = Annotated[str, typer.Option("--search", help="The search's id, as `node search` printed it.")]
+SearchOption = Annotated[str, typer.Option("--search", help="The search's id, as `node search` printed it; its first digits will do.")]
 POLL_S = 0.3
 
 
@@ -80,9 +78,9 @@ def search(
             still=_read(image),
             offence=Offence(statute, nibrs) if statute or nibrs else None,
             basis=_basis(basis, court, docket, issued, expires, order, facts, facts_salt),
-            purpose=_member(Purpose, purpose, "purpose"),
-            event=_member(Event, event, "event"),
-            probe_source=_member(ProbeSource, source, "source"),
+            purpose=member(Purpose, purpose, "purpose"),
+            event=member(Event, event, "event"),
+            probe_source=member(ProbeSource, source, "source"),
             reviewer=PersonId(reviewer),
             holders=[AgencyId(one) for one in holder],
             custodians=[AgencyId(one) for one in custodian],
@@ -113,16 +111,19 @@ def review(
     person: Annotated[Path | None, typer.Option(help="Your key file; to decide.")] = None,
     grant: Annotated[bool, typer.Option("--grant", help="Sign the grant.")] = False,
     refuse: Annotated[str, typer.Option(help="Refuse, for this reason; it stays in your agency.")] = "",
+    save_still: Annotated[Path | None, typer.Option(help="Write the still into this file, to look at it before you decide.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a draft to its legal reviewer; with --grant sign it, with --refuse REASON refuse it."""
     with sentences(as_json):
         from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
         from agency_node.legal.persons import read_person_key  # noqa: PLC0415
-        from agency_node.legal.review import grant_draft, read_draft, refuse_draft  # noqa: PLC0415
+        from agency_node.legal.review import grant_draft, read_case, read_draft, refuse_draft  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
+        from agency_node.overview import full_search_id  # noqa: PLC0415
 
         node = open_node(folder, clock)
+        search = full_search_id(node.engine, search)
         if grant and refuse:
             raise RequestError("decide one way: --grant or --refuse")
         if grant:
@@ -139,27 +140,25 @@ def review(
             print_json({"search_id": search, "state": "refused"}) if as_json else typer.echo("refused; its search key is destroyed")
             return
         claims, _ = read_draft(node.engine, node.vault, search)
+        case = read_case(node.engine, node.vault, search)
+        if save_still is not None:
+            _write(save_still, case.still)
     shown = {
-        "investigator": claims.investigator,
-        "offence": "-" if claims.offence is None else f"{claims.offence.statute} (NIBRS {claims.offence.nibrs})",
-        "basis": claims.basis.kind.value,
-        "purpose": claims.purpose.value,
-        "event": claims.event.value,
-        "source of the still": claims.probe_source.value,
+        "case": case.case_number,
+        **_reason(claims),
+        "facts": case.facts or "-",
         "holders": ", ".join(claims.holders),
         "custodians": ", ".join(claims.custodians),
         "most leads": claims.cap,
         "wrong persons in a million searches": claims.false_positives_per_million,
-        "answers until": claims.answer_deadline,
-        "grant ends": claims.expires,
+        "answers until": f"{claims.answer_deadline:%Y-%m-%d %H:%M:%S} UTC",
+        "grant ends": f"{claims.expires:%Y-%m-%d %H:%M:%S} UTC",
     }
     if as_json:
         print_json({"search_id": search, "state": "drafted", **{name.replace(" ", "_"): value for name, value in shown.items()}})
         return
-    table = Table(title=f"draft {search}", title_justify="left", show_header=False)
-    for name, value in shown.items():
-        table.add_row(name, str(value))
-    Console().print(table)
+    typer.echo(f"draft {search}")
+    _show(shown)
     typer.echo("decide with --grant --person KEY, or with --refuse REASON")
 
 
@@ -173,10 +172,11 @@ def release(
     """Show what was released: leads at the requester, outcomes and alarms at the custodian. A lead is no identification."""
     with sentences(as_json):
         from agency_node.node import open_node  # noqa: PLC0415
-        from agency_node.overview import node_status, search_status  # noqa: PLC0415
+        from agency_node.overview import full_search_id, node_status, search_status  # noqa: PLC0415
         from agency_node.requester.leads import LEAD_NOTICE, list_leads  # noqa: PLC0415
 
         node = open_node(folder, clock)
+        search = full_search_id(node.engine, search)
         found = [one for one in node_status(node.engine, str(node.agency)).custody if one["search_id"] == search]
         if found:
             print_json(found[0]) if as_json else typer.echo("\n".join(f"{name}: {value}" for name, value in found[0].items()))
@@ -190,19 +190,11 @@ def release(
         listed = [{**plain(one), "band": one.band.name.lower()} for one in leads]
         print_json({"search_id": search, "lead_only": True, "notice": LEAD_NOTICE, "leads": listed, "holders": holders})
         return
-    table = Table(title=f"leads of {search}", title_justify="left", caption=LEAD_NOTICE)
-    for heading in ("rank", "band", "agency", "photographed", "age in days", "handle"):
-        table.add_column(heading)
-    for one in leads:
-        table.add_row(
-            str(one.rank),
-            one.band.name.lower(),
-            str(one.agency or "-"),
-            str(one.captured or "withdrawn"),
-            str(one.age_days or "-"),
-            one.handle,
-        )
-    Console().print(table)
+    headings = {"rank": True, "band": True, "agency": False, "photographed": False, "age in days": False, "handle": True}
+    rows = [
+        [one.rank, one.band.name.lower(), one.agency or "-", one.captured or "withdrawn", one.age_days or "-", one.handle] for one in leads
+    ]
+    print_table(f"leads of {search}", headings, rows, caption=LEAD_NOTICE)
     for holder, progress in holders.items():
         typer.echo(f"{holder}: {progress['state']} {progress['note']}".rstrip())
 
@@ -213,7 +205,7 @@ def disclose(
     search: Annotated[str, typer.Option("--search", help="Requester: the search.")] = "",
     rank: Annotated[int, typer.Option(help="Requester: ask the holder for this lead's photograph and record number.")] = 0,
     save: Annotated[Path | None, typer.Option(help="Requester: write disclosed photographs into this folder.")] = None,
-    handle: Annotated[str, typer.Option(help="Holder: the request to decide, from `node status`.")] = "",
+    handle: Annotated[str, typer.Option(help="Holder: the request to look at or decide, from `node status`.")] = "",
     grant: Annotated[bool, typer.Option("--grant", help="Holder: disclose.")] = False,
     withhold: Annotated[bool, typer.Option("--withhold", help="Holder: do not disclose.")] = False,
     person: Annotated[Path | None, typer.Option(help="Holder: the key file of a reviewer of your own legal office.")] = None,
@@ -221,12 +213,22 @@ def disclose(
 ) -> None:
     """Ask for a lead's photograph (requester), show what was disclosed, or decide about a request (holder's legal staff)."""
     with sentences(as_json):
-        from agency_node.holder.decision import decide_disclosure  # noqa: PLC0415
+        from agency_node.holder.decision import decide_disclosure, read_request  # noqa: PLC0415
         from agency_node.legal.persons import read_person_key  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
+        from agency_node.overview import full_search_id  # noqa: PLC0415
         from agency_node.requester.leads import ask_for, list_disclosed  # noqa: PLC0415
 
         node = open_node(folder, clock)
+        if handle and not grant and not withhold:
+            state, claims = read_request(node.engine, node.vault, handle)
+            shown = {"handle": handle, "state": state, "requesting agency": claims.requesting_agency, **_reason(claims)}
+            if as_json:
+                print_json({name.replace(" ", "_"): value for name, value in shown.items()})
+                return
+            _show(shown)
+            typer.echo("decide with --grant --person KEY, or with --withhold --person KEY")
+            return
         if handle:
             if person is None or grant is withhold:
                 raise RequestError("a decision needs --person KEY and one of --grant and --withhold")
@@ -237,6 +239,7 @@ def disclose(
             return
         if not search:
             raise RequestError("name a --search to ask or look for, or a --handle to decide about")
+        search = full_search_id(node.engine, search)
         if rank:
             lead = ask_for(node.engine, node.vault, search, rank, clock())
             print_json({"search_id": search, "asked": lead.handle, "agency": lead.agency}) if as_json else typer.echo(
@@ -244,19 +247,24 @@ def disclose(
             )
             return
         disclosed = list_disclosed(node.engine, node.vault, search)
-    if save is not None:
-        save.mkdir(parents=True, exist_ok=True)
-        for one in disclosed:
-            if one.photograph and one.media is not None:
-                (save / f"{one.handle}.{one.media.name.lower()}").write_bytes(one.photograph)
+        files = {} if save is None else {one.handle: _save(save, one) for one in disclosed if one.photograph}
     rows = [
-        {"handle": one.handle, "agency": str(one.agency), "outcome": one.outcome, "record_number": one.record_number} for one in disclosed
+        {
+            "handle": one.handle,
+            "agency": str(one.agency),
+            "outcome": one.outcome,
+            "record_number": one.record_number,
+            "photograph": str(files.get(one.handle, "")),
+        }
+        for one in disclosed
     ]
     if as_json:
         print_json({"search_id": search, "disclosed": rows})
         return
     for row in rows:
-        typer.echo(f"{row['agency']} {row['handle']}: {row['outcome']} {row['record_number']}".rstrip())
+        typer.echo(f"{row['agency']} {row['handle']}: {row['outcome']} {row['record_number']} {row['photograph']}".rstrip())
+    if not rows:
+        typer.echo("nothing was disclosed: ask for a lead with --rank, and wait for the holder's legal staff")
 
 
 def _wait_for_release(node: Node, search: str, seconds: float, *, quiet: bool) -> None:
@@ -280,10 +288,47 @@ def _wait_for_release(node: Node, search: str, seconds: float, *, quiet: bool) -
     raise RequestError("the release has not come in this time; the node goes on: look again with `node release`")
 
 
+def _reason(claims: GrantClaims) -> dict[str, object]:
+    """Who asks and why, as a reviewer reads it, at the requester and at the holder."""
+    from crypto.grant_basis import CourtOrder  # noqa: PLC0415
+
+    basis = claims.basis
+    order = f", {basis.court}, {basis.docket}, {basis.issued} to {basis.expires}" if isinstance(basis, CourtOrder) else ""
+    return {
+        "investigator": claims.investigator,
+        "offence": "-" if claims.offence is None else f"{claims.offence.statute} (NIBRS {claims.offence.nibrs})",
+        "basis": basis.kind.value + order,
+        "purpose": claims.purpose.value,
+        "event": claims.event.value,
+        "source of the still": claims.probe_source.value,
+    }
+
+
+def _show(facts: dict[str, object]) -> None:
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        typer.echo(f"  {name:<{width}}  {value}")
+
+
+def _save(folder: Path, disclosed: DisclosedLead) -> Path:
+    ending = "bin" if disclosed.media is None else disclosed.media.name.lower()
+    path = folder / f"{disclosed.handle}.{ending}"
+    _write(path, disclosed.photograph)
+    return path
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: choose another place") from error
+
+
 def _basis(kind: str, court: str, docket: str, issued: str, expires: str, order: Path | None, facts: str, salt: bytes) -> LegalBasis:
     from crypto.grant_basis import BasisKind, CourtOrder, StatementOfFacts, commit_facts  # noqa: PLC0415
 
-    basis = _member(BasisKind, kind, "basis")
+    basis = member(BasisKind, kind, "basis")
     if basis in (BasisKind.WARRANT, BasisKind.COURT_ORDER):
         if order is None:
             raise RequestError("a warrant or order comes with its file: --order FILE, and --court, --docket, --issued, --expires")
@@ -291,13 +336,6 @@ def _basis(kind: str, court: str, docket: str, issued: str, expires: str, order:
     if len(facts) < 20:
         raise RequestError("any basis but a warrant or order needs a statement of facts of at least 20 characters: --facts (R2)")
     return StatementOfFacts(basis, commit_facts(salt, facts))
-
-
-def _member(kind: type[EnumT], text: str, name: str) -> EnumT:
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise RequestError(f"{text!r} is not a {name}: take one of {', '.join(one.value for one in kind)}") from error
 
 
 def _day(text: str) -> date:

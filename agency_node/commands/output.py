@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from agency_node.errors import BrokerError, BrokerRefusedError, NodeError
+from agency_node.errors import BrokerError, BrokerRefusedError, NodeError, RequestError
 from crypto.errors import CryptoError, PeerError
 
+EnumT = TypeVar("EnumT", bound=enum.StrEnum)
+WIDE: Final = 160
+"""Columns of a table that goes into a file or a pipe, where nothing need be folded."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Folder = Annotated[Path, typer.Argument(help="The node's folder.", metavar="DIR", show_default=False)]
 
@@ -23,6 +29,29 @@ Folder = Annotated[Path, typer.Argument(help="The node's folder.", metavar="DIR"
 def clock() -> datetime:
     """The system's clock."""
     return datetime.now(UTC)
+
+
+def print_table(title: str, headings: Mapping[str, bool], rows: Iterable[Iterable[object]], caption: str = "") -> None:
+    """Rows under their headings. True for a heading whose cells must stay whole, because they are copied into the next command; other
+    cells are folded to the terminal's width, and none is cut off."""
+    console = Console(markup=False)
+    if not console.is_terminal:
+        console = Console(width=WIDE, markup=False)
+    table = Table(caption=caption or None, caption_justify="left")
+    for heading, whole in headings.items():
+        table.add_column(heading, overflow="fold", no_wrap=whole)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    typer.echo(title)
+    console.print(table)
+
+
+def member(kind: type[EnumT], text: str, name: str) -> EnumT:
+    """The member of that value; `RequestError` lists those that there are."""
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise RequestError(f"{text!r} is not a {name}: take one of {', '.join(one.value for one in kind)}") from error
 
 
 def print_json(value: object) -> None:

@@ -5,14 +5,13 @@ Everything but the root keys' own files is public, and is printed so that it can
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from agency_node.commands.output import AsJson, clock, print_json, sentences
+from agency_node.commands.output import AsJson, clock, print_json, print_table, sentences
 from agency_node.commands.person import KeyFile, WithoutPassphrase, agency_of, checked_agency, new_passphrase, show
 
 if TYPE_CHECKING:
@@ -58,7 +57,8 @@ def root_set(
         made = make_root_set([read_root_entry(path) for path in entries], threshold)
     show(
         {"fingerprint": made.fingerprint.hex(), "root_set": made.to_json()},
-        "Tell the fingerprint to every agency by a way that the broker does not control; the whole goes to `roster draft --root-set`",
+        f"Tell the fingerprint, {made.fingerprint.hex()}, to every agency and to the broker's operator by a way that the broker does not "
+        "control; the whole goes to `sealmatch roster draft --root-set`",
         as_json,
     )
 
@@ -158,22 +158,15 @@ def show_roster(roster: RosterFile, as_json: AsJson = False) -> None:
     if as_json:
         print_json({**content.to_json(), **_signatures(state), "expired": now >= content.expires})
         return
-    console = Console()
-    table = Table(title=f"roster, version {content.version}, until {content.expires:%Y-%m-%d %H:%M} UTC", title_justify="left")
-    for heading in ("agency", "class", "jurisdiction", "roles", "legal office", "persons (training until)"):
-        table.add_column(heading)
+    agencies: list[Sequence[object]] = []
+    persons: list[Sequence[object]] = []
     for agency in content.agencies:
-        persons = [f"{person.person_id}: {_roles(person)} ({person.trained_until})" for person in agency.persons]
         roles = ", ".join(role.value for role in agency.roles)
-        table.add_row(
-            str(agency.agency_id),
-            agency.agency_class.value,
-            str(agency.jurisdiction),
-            roles,
-            agency.legal_office or "-",
-            "\n".join(persons),
-        )
-    console.print(table)
+        agencies.append([agency.agency_id, agency.agency_class.value, agency.jurisdiction, roles, agency.legal_office or "-"])
+        persons += [[person.person_id, _roles(person), person.trained_until] for person in agency.persons]
+    title = f"roster, version {content.version}, until {content.expires:%Y-%m-%d %H:%M} UTC"
+    print_table(title, {"agency": True, "class": False, "jurisdiction": False, "roles": False, "legal office": False}, agencies)
+    print_table("persons", {"person": True, "role": False, "training until": False}, persons)
     typer.echo(f"root set: {', '.join(entry.holder for entry in content.root.keys)}; {content.root.threshold} must sign")
     typer.echo(f"fingerprint: {content.root.fingerprint.hex()}")
     typer.echo(f"log: {content.log.origin}, operated by {content.log_operator}")

@@ -20,7 +20,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from agency_node.config import Mode, NodeConfig
-from agency_node.courier import Commit, Handler, NotYetError
+from agency_node.courier import Commit, Handler, NotYetError, apart
 from agency_node.custodian.combining import Custody, Outcomes, combine
 from agency_node.envelopes import Envelopes
 from agency_node.errors import BrokerRefusedError, ConfigError
@@ -230,13 +230,17 @@ class Releasing:
         """Release what is complete or due."""
         with self._engine.begin() as connection:
             waiting = connection.execute(select(custody.c.search_id).where(custody.c.state == OPEN)).scalars().all()
+        troubles: list[Exception] = []
         for search_id in waiting:
             held = self._desk.find(search_id)
             if held is None or held.claims.combiner != self._agency:
                 continue
             taken = self._taken(held)
             if taken.is_complete(held.claims) or self._clock() >= held.claims.answer_deadline:
-                await self._release(held, taken)
+                with apart(troubles):
+                    await self._release(held, taken)
+        if troubles:
+            raise troubles[0]
 
     def _taken(self, held: HeldGrant) -> Custody:
         with self._engine.begin() as connection:

@@ -21,7 +21,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from agency_node.courier import Commit, Handler
+from agency_node.courier import Commit, Handler, NotYetError
 from agency_node.envelopes import Envelopes
 from agency_node.grants import GrantDesk, HeldGrant
 from agency_node.holder.index import GalleryIndex
@@ -113,7 +113,7 @@ class Answering:
         now, claims = self._clock(), grant.claims
         await self._index.prepare(self._link)
         if self._index.manifest is None:
-            raise RefusedByUsError(RefusalReason.UNAVAILABLE, "this holder has no gallery yet")
+            raise NotYetError("this holder has no gallery yet")
         check_trusted_by(self._index.manifest, claims, now)  # 1
         inputs = PolicyInputs.from_grant(claims, self._parties.roster(), self._agency, now)
         decision = decide_all(self._packs, inputs)  # 2
@@ -174,9 +174,9 @@ class Answering:
         if now >= claims.answer_deadline:  # 4
             raise RefusedByUsError(RefusalReason.LATE, "the answer deadline has passed")
         await self._desk.check_act(claims, held.digest)  # 5
-        self._claim(claims)  # 6
         to_requester = SealTo.statement(await self._parties.search_key(claims.requesting_agency, claims.search_id))
         to_custodians = [SealTo.statement(await self._parties.week_key(custodian)) for custodian in claims.custodians]
+        self._claim(claims)  # 6
         request = AnswerRequest(probe, held.digest, len(claims.custodians))
         made, kept, layout_id, keep_layout = await asyncio.to_thread(self._index.answer, request, claims.case_commitment)
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, select, update
 
 from agency_node.errors import RequestError
+from agency_node.grants import TOKEN
 from agency_node.legal.persons import PersonKey
 from agency_node.parties import Parties
-from agency_node.tables import disclosure_requests
+from agency_node.tables import disclosure_requests, held_grants
+from agency_node.vault import Vault
 from crypto.canonical import AgencyId, JsonObject
+from crypto.grant_claims import GrantClaims
+from crypto.grant_token import unverified_claims
 from crypto.moments import format_moment, round_moment
 from crypto.roster_entries import PersonRole
 from crypto.signed import DocumentKind, sign_document
@@ -24,6 +28,19 @@ DECISION_KIND: Final = DocumentKind("sealmatch-1/disclosure-decision", 4096)
 PENDING: Final = "pending"
 GRANTED: Final = "granted"
 WITHHOLDING: Final = "withholding"
+
+
+def read_request(engine: Engine, vault: Vault, handle: str) -> tuple[str, GrantClaims]:
+    """The state of a request, and the grant under which it came: what a reviewer looks at. `RequestError` when there is no such request."""
+    with engine.begin() as connection:
+        row = connection.execute(
+            select(disclosure_requests.c.state, held_grants.c.sealed_token, held_grants.c.grant_digest)
+            .join(held_grants, held_grants.c.search_id == disclosure_requests.c.search_id)
+            .where(disclosure_requests.c.handle == handle)
+        ).first()
+    if row is None:
+        raise RequestError("no request for this handle has come: `sealmatch node status` lists those that have")
+    return row.state, unverified_claims(vault.open(TOKEN, row.sealed_token, row.grant_digest))
 
 
 def decide_disclosure(
@@ -52,5 +69,5 @@ def decide_disclosure(
     with engine.begin() as connection:
         pending = (disclosure_requests.c.handle == handle) & (disclosure_requests.c.state == PENDING)
         changed = connection.execute(update(disclosure_requests).where(pending).values(state=state, decision=decision))
-        if changed.rowcount != 1:  # 3
+        if changed.rowcount == 0:  # 3; asked twice for one handle, both are decided
             raise RequestError("no request for this handle is waiting: `sealmatch node status` lists those that are")

@@ -13,12 +13,12 @@ import hashlib
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, Row, insert, select, update
 
-from agency_node.courier import Commit, Handler
+from agency_node.courier import Commit, Handler, apart
 from agency_node.envelopes import Envelopes
 from agency_node.grants import GrantDesk, HeldGrant
 from agency_node.holder.answering import ANSWERED, ROOT
@@ -28,13 +28,15 @@ from agency_node.journal import record, stamp
 from agency_node.outbox import Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.refusals import RefusedByUsError
-from agency_node.tables import answers, disclosure_requests, inbox, stubs
+from agency_node.tables import answers, disclosure_requests, inbox, outbox, stubs
 from agency_node.vault import Vault
 from crypto.answer import rows_at
 from crypto.canonical import AgencyId
 from crypto.disclosure import DisclosedRecord, Disclosure, DisclosureOutcome, DisclosureRequest, Stub, StubList, StubRecord
 from crypto.entries import EntryKind
-from crypto.errors import GrantMismatchError, ReleaseError
+from crypto.errors import GrantExpiredError, GrantMismatchError, ReleaseError, RevokedError
+from crypto.grant import check_in_force
+from crypto.lawful_steps import explain
 from crypto.layout import FILLER
 from crypto.message_types import MessageType
 from crypto.messages import Message
@@ -44,6 +46,8 @@ from crypto.release import HolderRelease
 from crypto.seed import SEED_BYTES, Seed
 
 RELEASED: Final = "released"
+ENDED: Final = "ended"
+"""A request that was decided when its grant no longer held."""
 _RELEASE: Final = "holder-release"
 
 
@@ -98,9 +102,10 @@ class Disclosing:
         released = self._envelopes.open(message, HolderRelease, held.conversation, claims.combiner)  # 2
         with self._engine.begin() as connection:
             answered = connection.execute(select(answers).where(answers.c.search_id == str(claims.search_id))).first()
+            before = self._has_listed(connection, claims.search_id)
         if released.cap != claims.cap or (released.leads and (answered is None or answered.sealed_root is None)):  # 3
             raise ReleaseError("a release has the grant's cap, and leads only of a holder that answered")
-        if answered is not None and answered.state == RELEASED:  # 4
+        if before:  # 4
             raise RefusedByUsError(RefusalReason.REPLAYED, "this search was released before")
         await self._desk.check_released(claims, held.digest)  # 5
         to_requester = SealTo.statement(await self._parties.search_key(claims.requesting_agency, claims.search_id))
@@ -123,6 +128,12 @@ class Disclosing:
 
         return commit
 
+    @staticmethod
+    def _has_listed(connection: Connection, search_id: str) -> bool:
+        """Whether stubs of this search were written: it was released to this holder."""
+        listed = (outbox.c.search_id == str(search_id)) & (outbox.c.name == str(MessageType.STUBS))
+        return connection.execute(select(outbox.c.number).where(listed)).first() is not None
+
     def _rows(self, released: HolderRelease, answered: object) -> list[int]:
         if not released.leads:
             return []
@@ -142,29 +153,32 @@ class Disclosing:
     # --- disclosure ---------------------------------------------------------------------------------------------------
 
     async def receive_request(self, message: Message) -> Commit:
-        """A request: a dummy is answered with a dummy at once, a question waits for the holder's legal staff."""
+        """A request after the release: a dummy is answered at once, and once; a question waits for the holder's legal staff."""
         held = self._desk.held(message)
         claims = held.claims
         request = self._envelopes.open(message, DisclosureRequest, held.conversation, claims.requesting_agency)
         to_requester = SealTo.statement(await self._parties.search_key(claims.requesting_agency, claims.search_id))
         handle = "" if request.handle is None else request.handle.hex()
-        if handle:
-            known = (stubs.c.handle == handle) & (stubs.c.search_id == str(claims.search_id))
-            with self._engine.begin() as connection:
-                if connection.execute(select(stubs.c.row).where(known)).first() is None:
-                    raise GrantMismatchError("the handle is not of a lead that this holder showed in this search")
+        known = (stubs.c.handle == handle) & (stubs.c.search_id == str(claims.search_id))
+        dummy = (disclosure_requests.c.handle == "") & (disclosure_requests.c.search_id == str(claims.search_id))
+        with self._engine.begin() as connection:
+            if not self._has_listed(connection, claims.search_id):
+                raise RefusedByUsError(RefusalReason.RELEASE, "nothing was released of this search yet")
+            if handle and connection.execute(select(stubs.c.row).where(known)).first() is None:
+                raise GrantMismatchError("the handle is not of a lead that this holder showed in this search")
+            if not handle and connection.execute(select(disclosure_requests.c.state).where(dummy)).first() is not None:
+                raise RefusedByUsError(RefusalReason.REPLAYED, "a search ends with one dummy")
 
         def commit(connection: Connection) -> None:
-            if handle:
-                values = {
-                    "message_id": str(message.message_id),
-                    "search_id": str(claims.search_id),
-                    "handle": handle,
-                    "state": PENDING,
-                    "received_at": stamp(self._clock()),
-                }
-                connection.execute(insert(disclosure_requests).values(**values))
-            else:
+            values = {
+                "message_id": str(message.message_id),
+                "search_id": str(claims.search_id),
+                "handle": handle,
+                "state": PENDING if handle else DisclosureOutcome.NOT_ASKED.name.lower(),
+                "received_at": stamp(self._clock()),
+            }
+            connection.execute(insert(disclosure_requests).values(**values))
+            if not handle:
                 self._send(connection, held, Disclosure(DisclosureOutcome.NOT_ASKED), to_requester)
             connection.execute(update(inbox).where(inbox.c.message_id == str(message.message_id)).values(data=None))
 
@@ -174,19 +188,33 @@ class Disclosing:
         """Send what legal staff decided since: each on a fresh checkpoint under which the grant still stands."""
         with self._engine.begin() as connection:
             decided = connection.execute(select(disclosure_requests).where(disclosure_requests.c.state.in_([GRANTED, WITHHOLDING]))).all()
+        troubles: list[Exception] = []
         for row in decided:
-            held = self._desk.find(row.search_id)
-            if held is None:
-                continue
+            with apart(troubles):
+                await self._send_decided(row)
+        if troubles:
+            raise troubles[0]
+
+    async def _send_decided(self, row: Row[Any]) -> None:
+        held = self._desk.find(row.search_id)
+        if held is None:
+            return
+        where = disclosure_requests.c.message_id == row.message_id
+        try:
+            check_in_force(held.claims, self._clock())
             await self._desk.check_act(held.claims, held.digest)
-            key = await self._parties.search_key(held.claims.requesting_agency, held.claims.search_id)
-            disclosure = self._decided(row.handle, row.decision, granted=row.state == GRANTED)
+        except (GrantExpiredError, RevokedError) as error:
             with self._engine.begin() as connection:
-                state = disclosure.outcome.name.lower()
-                where = disclosure_requests.c.message_id == row.message_id
-                connection.execute(update(disclosure_requests).where(where).values(state=state))
-                self._send(connection, held, disclosure, SealTo.statement(key))
-                record(connection, self._clock(), row.search_id, "disclosure", state)
+                connection.execute(update(disclosure_requests).where(where).values(state=ENDED))
+                record(connection, self._clock(), row.search_id, "disclosure not sent", explain(error).name)
+            return
+        key = await self._parties.search_key(held.claims.requesting_agency, held.claims.search_id)
+        disclosure = self._decided(row.handle, row.decision, granted=row.state == GRANTED)
+        with self._engine.begin() as connection:
+            state = disclosure.outcome.name.lower()
+            connection.execute(update(disclosure_requests).where(where).values(state=state))
+            self._send(connection, held, disclosure, SealTo.statement(key))
+            record(connection, self._clock(), row.search_id, "disclosure", state)
 
     def _decided(self, handle: str, decision: bytes, *, granted: bool) -> Disclosure:
         digest, raw = hashlib.sha256(decision).digest(), bytes.fromhex(handle)

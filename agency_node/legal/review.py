@@ -2,12 +2,13 @@
 
 The reviewer's side computes the face's vector from the still anew and compares it with what the investigator signed, up to rounding, so
 that a grant is for the picture that the reviewer sees (PROTOCOL 3, step 3). Invariants: what was signed verifies against the pinned roster
-before the draft becomes a grant, so one person in two roles, a lapsed training or a wrong key ends here (R5, R14); a refused draft's search key is
-destroyed.
+before the draft becomes a grant, so one person in two roles, a lapsed training or a wrong key ends here (R5, R14); a refused draft's search
+key is destroyed.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -44,6 +45,25 @@ def read_draft(engine: Engine, vault: Vault, search_id: str) -> tuple[GrantClaim
         raise RequestError(f"this search is {row.state}; a reviewer decides about drafts")
     token = vault.open(TOKEN, row.sealed_token, search_id.encode("ascii"))
     return unverified_claims(token), token
+
+
+@dataclass(frozen=True)
+class ReviewedCase:
+    """What a reviewer looks at besides the claims: it stays in this agency."""
+
+    case_number: str = field(repr=False)
+    facts: str = field(repr=False)
+    still: bytes = field(repr=False)
+
+
+def read_case(engine: Engine, vault: Vault, search_id: str) -> ReviewedCase:
+    """Case number, statement of facts and still of a draft; `RequestError` when there is none that waits for a reviewer."""
+    read_draft(engine, vault, search_id)
+    bound = search_id.encode("ascii")
+    with engine.begin() as connection:
+        row = connection.execute(select(searches.c.sealed_still, searches.c.sealed_case).where(searches.c.search_id == search_id)).one()
+    case = CaseFile.from_bytes(vault.open(CASE, row.sealed_case, bound))
+    return ReviewedCase(case.case_number, case.facts, vault.open(STILL, row.sealed_still, bound))
 
 
 def grant_draft(

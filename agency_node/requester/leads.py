@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Row, insert, select, update
 
-from agency_node.courier import Commit, Handler, NotYetError
+from agency_node.courier import Commit, Handler, NotYetError, apart
 from agency_node.envelopes import Envelopes
 from agency_node.errors import RequestError
 from agency_node.journal import record, stamp
@@ -138,7 +138,8 @@ class Leads:
         data = message.to_bytes()
 
         def commit(connection: Connection) -> None:
-            connection.execute(update(searches).where(searches.c.search_id == row.search_id).values(discovery=data))
+            first = (searches.c.search_id == row.search_id) & searches.c.discovery.is_(None)
+            connection.execute(update(searches).where(first).values(discovery=data))
 
         return commit
 
@@ -168,7 +169,8 @@ class Leads:
                     }
                     sealed = self._vault.seal(_STUB, json.dumps(shown).encode("ascii"), row.search_id.encode("ascii"))
                 values = {"search_id": row.search_id, "release_index": stub.index, "holder": str(holder), "sealed_stub": sealed}
-                connection.execute(insert(leads).prefix_with("OR IGNORE").values(**values))
+                if connection.execute(insert(leads).prefix_with("OR IGNORE").values(**values)).rowcount == 0:
+                    record(connection, self._clock(), row.search_id, "stub under an index that another holder used", f"from {holder}")
             connection.execute(update(inbox).where(inbox.c.message_id == str(message.message_id)).values(data=None))
 
         return commit
@@ -208,8 +210,12 @@ class Leads:
             self._end_in_time(search.search_id, parse_moment(search.expires, "expiry"))
         with self._engine.begin() as connection:
             asked = connection.execute(select(disclosures).where(disclosures.c.outcome == TO_ASK)).all()
+        troubles: list[Exception] = []
         for one in asked:
-            await self._ask(one)
+            with apart(troubles):
+                await self._ask(one)
+        if troubles:
+            raise troubles[0]
 
     def _end_in_time(self, search_id: str, expires: datetime) -> None:
         """Close a search whose grant has run out; shortly before, write down dummies if nothing was asked: every search ends with one."""

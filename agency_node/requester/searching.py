@@ -41,7 +41,7 @@ from agency_node.vault import Vault
 from crypto.bodies import AnswerBody, GrantBody, OpenedBody
 from crypto.canonical import AgencyId
 from crypto.entries import EntryKind
-from crypto.errors import AgencyStatementError, GrantMismatchError, LogError, PeerError
+from crypto.errors import AgencyStatementError, GrantMismatchError, LogError, PeerError, RevokedError
 from crypto.grant import verify_grant
 from crypto.grant_claims import GrantClaims
 from crypto.grant_token import unverified_claims, without_reason
@@ -155,6 +155,8 @@ class Searching:
         """
         try:
             await self._follower.check_act(claims, claims.digest)
+        except RevokedError:
+            raise  # no wait ends that
         except LogError as error:
             raise NotYetError(f"the log is not ready: {error}") from error
         own = self._keyring.for_search(claims.search_id)
