@@ -8,17 +8,27 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from sqlalchemy import insert
 from typer.testing import CliRunner
 
 from agency_node.cli import FIGURE_NAMES, app, parameter_figures
+from agency_node.commands.node_search import check_listed
+from agency_node.errors import RequestError
+from agency_node.overview import full_search_id
+from agency_node.store import open_store
+from agency_node.tables import custody
 from crypto.parameters import SECURITY_TABLE, Scales
+from tests.sample_federation import BOARD, INVESTIGATOR, LAKESIDE, LAKESIDE_REVIEWER, NORTHPORT, REVIEWER, roster
 
 COMMANDS = ["", "parameters", "bench", "bench scan", "bench answer"]
+"""Those whose examples run anywhere; what the others' need is made in `test_walkthrough`."""
 
 
 def run(line: str) -> Any:
@@ -64,6 +74,129 @@ def test_every_help_holds_an_example_that_runs(command: str) -> None:
         assert isinstance(json.loads(result.stdout), dict)
     else:
         assert len(result.stdout.splitlines()) > 3
+
+
+def every_command(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """All commands and groups by what is typed, as typer makes them."""
+    yield " ".join(words), command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from every_command(below, (*words, name))
+
+
+EVERY = dict(every_command(typer.main.get_command(app)))
+LEAVES = {name: command for name, command in EVERY.items() if not hasattr(command, "commands")}
+
+
+def test_the_commands_are_those_that_the_pages_name() -> None:
+    assert set(LEAVES) == {
+        "parameters",
+        "demo",
+        *(f"bench {name}" for name in ("scan", "answer")),
+        *(f"broker {name}" for name in ("init", "roster", "serve", "status")),
+        "log verify",
+        *(f"node {name}" for name in ("init", "serve", "enrol", "status", "search", "review", "release", "disclose")),
+        *(f"person {name}" for name in ("init", "discovery")),
+        *(f"roster {name}" for name in ("root-key", "root-set", "draft", "sign", "show")),
+    }
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_help_holds_an_example_that_its_options_fit(name: str) -> None:
+    command = EVERY[name]
+    assert (command.help or "").strip(), name
+    example = re.fullmatch(r"Example: sealmatch (.*)", command.epilog or "")
+    assert example is not None, name
+    typed = shlex.split(example.group(1))
+    named = max((one for one in EVERY if typed[: len(one.split())] == one.split()), key=len)
+    assert named.startswith(name), f"{name}: the example is of {named}"
+    rest, shown = typed[len(named.split()) :], EVERY[named]
+    if "--help" not in rest:
+        with shown.make_context(named, list(rest), resilient_parsing=True) as context:
+            assert not context.args, f"{named} does not take {context.args}"
+        wanted = {option for one in shown.params if one.required for option in one.opts if option.startswith("--")}
+        assert wanted <= set(rest), f"{named}: the example lacks {wanted - set(rest)}"
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_command_answers_in_json(name: str) -> None:
+    assert any("--json" in one.opts for one in LEAVES[name].params), name
+
+
+@pytest.mark.parametrize("name", [name for name in LEAVES if name.split()[0] in {"node", "person", "roster", "log"}])
+@pytest.mark.parametrize("as_json", [False, True], ids=["words", "json"])
+def test_an_error_is_one_sentence_on_standard_error(name: str, as_json: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of a node, person or root holder, asked for something that is not there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEALMATCH_PASSPHRASE", "five words")
+    (tmp_path / "there").write_text("something else", encoding="utf-8")
+    line = {
+        "node init": "node init nowhere --agency a-pd --name A --jurisdiction us-wi-a --role holdr --officer O --broker http://127.0.0.1:1 "
+        f"--mode demo --root-fingerprint {'a' * 64}",
+        "node serve": "node serve nowhere",
+        "node enrol": "node enrol nowhere --folder . --table there",
+        "node status": "node status nowhere",
+        "node search": "node search nowhere --case 1 --image there --basis warrant --reviewer a:b --holder c --custodian d --person there",
+        "node review": "node review nowhere --search 12",
+        "node release": "node release nowhere --search 12",
+        "node disclose": "node disclose nowhere --search 12",
+        "person init": "person init there --id a-pd:one --role reviewer --trained-until 2027-06-30",
+        "person discovery": "person discovery there --agency a-pd",
+        "roster root-key": "roster root-key there --holder a-pd",
+        "roster root-set": "roster root-set there --threshold 1",
+        "roster draft": "roster draft --root-set there --broker there --agency there --out new",
+        "roster sign": "roster sign there --key there",
+        "roster show": "roster show there",
+        "log verify": "log verify --node nowhere",
+    }[name]
+    result = run(line + " --json" * as_json)
+    assert result.exit_code in (1, 2), result.output
+    assert re.fullmatch(r"sealmatch: [^\n]{20,}\.\n", result.stderr), result.stderr
+    if as_json:
+        shown = json.loads(result.stdout)
+        assert shown["ok"] is False
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", shown["error"])
+    else:
+        assert result.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"holders": ["nobody-pd"]}, "nobody-pd is no holder in the roster: take .*lakeside-sheriff"),
+        ({"holders": ["state-oversight"]}, "state-oversight is no holder"),
+        ({"custodians": ["lakeside-sheriff"]}, "lakeside-sheriff is no custodian in the roster: take .*civic-board"),
+        ({"reviewer": "northport-attorney:nobody"}, "is no reviewer of your legal office: take .*northport-attorney:counsel-1"),
+        ({"reviewer": LAKESIDE_REVIEWER}, "is no reviewer of your legal office"),
+    ],
+)
+def test_a_party_that_the_roster_does_not_list_is_named_before_a_draft(changes: dict[str, Any], sentence: str) -> None:
+    wanted: dict[str, Any] = {"holders": [LAKESIDE], "custodians": [BOARD], "reviewer": REVIEWER}
+    check_listed(roster(), NORTHPORT, **wanted, investigator=INVESTIGATOR)
+    check_listed(roster(), NORTHPORT, **{**wanted, "reviewer": INVESTIGATOR}, investigator=INVESTIGATOR)
+    with pytest.raises(RequestError, match=sentence):
+        check_listed(roster(), NORTHPORT, **{**wanted, **changes}, investigator=INVESTIGATOR)
+
+
+def test_a_search_is_named_by_the_first_digits_of_its_id(tmp_path: Path) -> None:
+    engine = open_store(tmp_path / "node.sqlite")
+    ids = ["ab" * 16, "ac" * 16, "_b" + "ab" * 15]
+    with engine.begin() as connection:
+        for search_id in ids:
+            values = {"search_id": search_id, "state": "open", "note": "", "deadline": "", "alarms": ""}
+            connection.execute(insert(custody).values(**values))
+    assert full_search_id(engine, "abab") == ids[0]
+    assert full_search_id(engine, ids[1]) == ids[1]
+    assert full_search_id(engine, "_b") == ids[2]  # no pattern of the database's
+    for text, sentence in (
+        ("a", "several searches"),
+        ("", "several searches"),
+        ("ad", "no such search"),
+        (ids[0] + "ab", "no such search"),
+    ):
+        with pytest.raises(RequestError, match=sentence):
+            full_search_id(engine, text)
+    engine.dispose()
 
 
 def test_no_argument_at_all_shows_the_help() -> None:

@@ -1,4 +1,5 @@
-"""The words that can be run, or looked up, are: snippets and commands of README and docs, names of tests, links, pictures.
+"""The words that can be run, or looked up, are: snippets and commands of README and docs, the README's excerpt of the demonstration, names
+of tests, links, pictures.
 
 A page's Python blocks share one namespace and run in order, so a page is one program; a failing `assert` in it fails here and names the
 page's own line. Commands of `./dev` must exist in its help, commands of `sealmatch` run, except slow ones, whose options must stand in
@@ -8,6 +9,7 @@ their help. What the words mean is left to their readers.
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
 import runpy
@@ -21,12 +23,20 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
+
+from agency_node.commands.demo import print_result
+from agency_node.demo.story import Refused, Result
+from agency_node.demo.views import View
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PICTURES = sorted((ROOT / "docs").rglob("*.svg"))
 PYTHON = {"python", "py", "python3"}
 CONSOLE = {"console", "sh", "bash", "shell"}
+TYPED = ROOT / "docs" / "federation.md"
+"""One page that is a program of its own: `test_walkthrough` types it."""
+OTHERS = [page for page in PAGES if page != TYPED]
 SLOW = {"bench", "demo", "serve"}
 """Subcommands of `sealmatch` that take longer than a test of words may."""
 
@@ -109,7 +119,7 @@ def commands(text: str) -> Iterator[Command]:
 # --- snippets -----------------------------------------------------------------------------------------------------------
 
 
-@each_page([page for page in PAGES if any(block.language in PYTHON for block in blocks(page.read_text(encoding="utf-8")))])
+@each_page([page for page in OTHERS if any(block.language in PYTHON for block in blocks(page.read_text(encoding="utf-8")))])
 def test_python_of_a_page_runs(page: Path) -> None:
     run_python(page.read_text(encoding="utf-8"), named(page))
 
@@ -171,7 +181,7 @@ def check_sealmatch(command: Command, folder: Path) -> None:
         assert re.search(pattern, output), f"{shlex.join(command.words)} does not print {line!r}"
 
 
-@each_page([page for page in PAGES if any(commands(page.read_text(encoding="utf-8")))])
+@each_page([page for page in OTHERS if any(commands(page.read_text(encoding="utf-8")))])
 def test_commands_of_a_page_exist(page: Path, tmp_path: Path) -> None:
     """The commands of one page run in one folder, in order. Commands of other programs are none of ours."""
     overview = output_of(sys.executable, str(ROOT / "dev"), "--help", folder=ROOT)
@@ -197,6 +207,68 @@ def test_commands_are_found() -> None:
     ]
 
 
+# --- the demonstration's excerpt ----------------------------------------------------------------------------------------
+
+
+def shapes(text: str) -> list[str]:
+    """Lines without table borders, with `#` for every number and id."""
+    bare = [" ".join(re.sub(r"[\u2500-\u257f]", " ", line).split()) for line in text.splitlines()]
+    return [re.sub(r"[0-9a-f]{32}|[0-9]+(,[0-9]{3})*", "#", line) for line in bare if line]
+
+
+def shown_in_order(excerpt: list[str], printed: list[str]) -> str | None:
+    """The first line of the excerpt that the output does not hold behind the lines before it."""
+    rest = iter(printed)
+    return next((line for line in excerpt if line not in rest), None)
+
+
+def readme_excerpt() -> list[str]:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = (block for block in blocks(readme) if block.language == "text")
+    return shapes(block.body)
+
+
+def sample_view(party: str, role: str, counts: str) -> View:
+    """A party's view from a line such as `answer 2 shut, probe 3 open`; 99 attempts."""
+    cells = [cell.split() for cell in counts.split(", ")]
+    saw = {kind: int(number) for kind, number, _ in cells}
+    opened = {kind: int(number) for kind, number, state in cells if state == "open"}
+    return View(party, role, saw, 1_000, opened, dict.fromkeys(("answer", "grant", "mask-share", "probe"), 1), 99, 0)
+
+
+def test_the_readme_shows_what_the_demonstration_prints() -> None:
+    """Headings, words and the form of every line are the program's; `./dev torture` compares with a whole run."""
+    result = Result(ok=True)
+    result.leads = [
+        {"rank": rank, "band": band, "agency": "eastfield-pd", "handle": "0f" * 16} for rank, band in ((1, "strong"), (2, "weak"))
+    ]
+    result.disclosed = {"agency": "eastfield-pd", "record_number": "E-2019-004417"}
+    result.refused = [Refused("a search without a grant", "broker", "grant-not-logged", "R76")]
+    parties = [
+        sample_view("broker-vendor", "broker", "answer 2 shut, grant 6 shut, mask-share 2 shut, probe 5 shut"),
+        sample_view("northport-pd", "requester", "answer 2 open, grant 6 shut, probe 5 shut"),
+        sample_view("eastfield-pd", "holder", "answer 1 shut, grant 2 open, mask-share 1 shut, probe 3 open"),
+        sample_view("lakeside-sheriff", "holder", "answer 1 shut, grant 2 open, mask-share 1 shut, probe 2 open"),
+        sample_view("civic-board", "custodian", "grant 2 open, mask-share 2 open"),
+    ]
+    result.views = {view.party: view for view in parties}
+    console = Console(width=100, file=io.StringIO())
+    print_result(result, console)
+    assert isinstance(console.file, io.StringIO)
+    printed = shapes(console.file.getvalue())
+    assert shown_in_order(readme_excerpt(), printed) is None, printed
+    assert shown_in_order(["another line"], printed) == "another line"
+    assert shown_in_order(list(reversed(readme_excerpt())), printed) is not None
+
+
+@pytest.mark.torture
+def test_the_readme_shows_what_a_whole_demonstration_prints(tmp_path: Path) -> None:
+    argv = [str(Path(sys.executable).with_name("sealmatch")), "demo"]
+    variables = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    done = subprocess.run(argv, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=600, check=True)  # noqa: S603
+    assert shown_in_order(readme_excerpt(), shapes(done.stdout)) is None, done.stdout
+
+
 # --- names of tests, links, pictures --------------------------------------------------------------------------------------
 
 
@@ -207,7 +279,9 @@ def test_named_tests_exist(page: Path) -> None:
         assert (ROOT / path).is_file(), path
         if function:
             tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-            assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, f"{path}::{function}"
+            assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}, (
+                f"{path}::{function}"
+            )
 
 
 def anchors(text: str) -> set[str]:

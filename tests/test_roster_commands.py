@@ -144,7 +144,8 @@ def test_show_tells_everything_and_who_signed(ready: str) -> None:
         ready,
         "us-il-rivertown",
         "requester",
-        "detective-4: investigator (2098-06-30)",
+        "northport-pd:detective-4",
+        "2098-06-30",
         "1 of 2 signatures",
         "log.example.org/2026",
     ):

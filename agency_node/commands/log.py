@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,7 @@ def verify(
     with sentences(as_json):
         from agency_node.errors import RequestError  # noqa: PLC0415
         from agency_node.facts import Fact, read_fact  # noqa: PLC0415
+        from agency_node.legal.ceremony import read_roster  # noqa: PLC0415
         from agency_node.link import BrokerLink  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.transport import Transport  # noqa: PLC0415
@@ -46,8 +48,8 @@ def verify(
             with opened.engine.begin() as connection:
                 stored = read_fact(connection, Fact.CHECKPOINT)
             seen = None if stored is None else SignedCheckpoint.from_bytes(stored)
-        elif broker and roster is not None and len(root_fingerprint) == 64:
-            trusted = TrustedRoster.pin(roster.read_bytes(), bytes.fromhex(root_fingerprint), clock()).at(clock())
+        elif broker and roster is not None and re.fullmatch("[0-9a-f]{64}", root_fingerprint):
+            trusted = TrustedRoster.pin(read_roster(roster), bytes.fromhex(root_fingerprint), clock()).at(clock())
             # the log is public: its requests are read by anybody, and a throw-away key signs them
             link = BrokerLink(Transport(broker, AgencyId("public"), SigningKey.generate(), clock))
         else:

@@ -142,7 +142,7 @@ def enrol(
 ) -> None:
     """Enrol photographs, with a table that says whose booking each is; a run that was stopped goes on where it was."""
     with sentences(as_json):
-        from agency_node.config import Mode  # noqa: PLC0415
+        from agency_node.config import Mode, Role  # noqa: PLC0415
         from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
         from agency_node.holder.enrol import enrol_embeddings, enrol_folder  # noqa: PLC0415
         from agency_node.holder.progress import TerminalProgress  # noqa: PLC0415
@@ -150,6 +150,8 @@ def enrol(
         from agency_node.node import open_node  # noqa: PLC0415
 
         node = open_node(folder, clock)
+        if Role.HOLDER not in node.config.roles:
+            raise RequestError("this node is no holder: enrol photographs at the node whose gallery they belong to")
         embedder = load_embedder(node.config.embedder)
         store = RecordStore(node.engine, node.vault, embedder.model)
         demonstration = node.config.mode is not Mode.PRODUCTION

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,8 +23,10 @@ from agency_node.errors import RequestError
 if TYPE_CHECKING:
     from agency_node.node import Node
     from agency_node.requester.leads import DisclosedLead
+    from crypto.canonical import AgencyId
     from crypto.grant_basis import LegalBasis
     from crypto.grant_claims import GrantClaims
+    from crypto.roster import Roster
 
 Person = Annotated[Path, typer.Option(help="Your key file, made with `sealmatch person init`.")]
 SearchOption = Annotated[str, typer.Option("--search", help="The search's id, as `node search` printed it; its first digits will do.")]
@@ -72,6 +75,8 @@ def search(
         from crypto.grant_basis import Event, Offence, ProbeSource, Purpose  # noqa: PLC0415
 
         node = open_node(folder, clock)
+        if not case.strip():
+            raise RequestError("a search belongs to a case: --case, your own number for it")
         facts_salt = secrets.token_bytes(32)
         request = SearchRequest(
             case_number=case,
@@ -95,6 +100,7 @@ def search(
         )
         discovery = node.parties.roster().discovery_key(node.agency)
         investigator = read_person_key(person)
+        check_listed(node.parties.roster(), node.agency, holder, custodian, reviewer, investigator.person_id)
         search_id = draft_search(
             node.engine, node.vault, load_embedder(node.config.embedder), node.agency, discovery, request, investigator, clock()
         )
@@ -286,6 +292,30 @@ def _wait_for_release(node: Node, search: str, seconds: float, *, quiet: bool) -
             return
         time.sleep(POLL_S)
     raise RequestError("the release has not come in this time; the node goes on: look again with `node release`")
+
+
+def check_listed(
+    roster: Roster, agency: AgencyId, holders: Iterable[str], custodians: Iterable[str], reviewer: str, investigator: str
+) -> None:
+    """What the reviewer's signature would be refused for is said before anybody is asked for it; `RequestError` lists whom to take.
+
+    A reviewer who is the investigator is left to the grant's own check (R5).
+    """
+    from crypto.roster_entries import AgencyRole, PersonRole  # noqa: PLC0415
+
+    for role, named in ((AgencyRole.HOLDER, holders), (AgencyRole.CUSTODIAN, custodians)):
+        listed = [str(one.agency_id) for one in roster.agencies if role in one.roles]
+        for unknown in sorted(set(named) - set(listed)):
+            raise RequestError(f"{unknown} is no {role.value} in the roster: take {_one_of(listed)}")
+    office = roster.agency(agency).legal_office
+    persons = () if office is None else roster.agency(office).persons
+    reviewers = [str(one.person_id) for one in persons if PersonRole.REVIEWER in {credential.role for credential in one.credentials}]
+    if reviewer not in (*reviewers, investigator):
+        raise RequestError(f"{reviewer} is no reviewer of your legal office: take {_one_of(reviewers)}")
+
+
+def _one_of(names: list[str]) -> str:
+    return " or ".join(names) if names else "one that the root holders have listed first"
 
 
 def _reason(claims: GrantClaims) -> dict[str, object]:

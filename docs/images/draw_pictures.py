@@ -1,4 +1,5 @@
-"""Draws the pictures of the protocol page: `search.svg` (who sends what to whom) and `chunk.svg` (how a score becomes a coefficient).
+"""Draws the pictures: `flow.svg` (one search at a glance, for the README) and, for the protocol page, `search.svg` (who sends what to whom)
+and `chunk.svg` (how a score becomes a coefficient).
 
 Run it after a change, `python docs/images/draw_pictures.py`; a test compares the files with what this draws. Invariants: every picture
 brings its own light ground, so that it reads on a white page and on a dark one; text is text, in fonts that every machine has; no label
@@ -270,9 +271,125 @@ def draw_chunk() -> str:
     )
 
 
+# --- one search at a glance -------------------------------------------------------------------------------------------
+
+
+def badge(x: float, y: float, step: int, colour: str) -> str:
+    """A step's number on its arrow."""
+    number = plain(x, y + 4.5, str(step), size=12.5, colour="#ffffff", bold=True)
+    return box(x - 11, y - 11, 22, 22, fill=colour, stroke=colour, radius=11) + number
+
+
+def upright(x: float, y1: float, y2: float, colour: str, *, dash: str = "") -> str:
+    """An upright arrow from y1 to y2."""
+    toward = 1 if y2 > y1 else -1
+    tip, neck = y2 - 3 * toward, y2 - 13 * toward
+    head = f'<polygon points="{x:g},{tip:g} {x - 5:g},{neck:g} {x + 5:g},{neck:g}" fill="{colour}"/>\n'
+    return line(x, y1, x, neck, colour=colour, width=2, dash=dash) + head
+
+
+def said(x: float, y: float, words: str, detail: str, colour: str, *, anchor: str = "middle") -> str:
+    """What an arrow carries, above it, and what that means, below."""
+    return text(x, y - 9, words, size=14, bold=True, colour=colour, anchor=anchor) + text(
+        x, y + 18, detail, size=12.5, colour=FAINT, anchor=anchor
+    )
+
+
+def card(x: float, y: float, width: float, height: float, name: str, lines: tuple[str, ...], colour: str, fill: str) -> str:
+    """A party and what it does."""
+    marks = box(x, y, width, height, fill=fill, stroke=colour) + plain(x + width / 2, y + 25, name, size=15.5, bold=True, colour=colour)
+    return marks + "".join(plain(x + width / 2, y + 46 + 18 * row, words, size=12.5, colour=FAINT) for row, words in enumerate(lines))
+
+
+def draw_flow() -> str:
+    """The requester's side at the left, holders at the right, the broker's log above, the custodian below; eight numbered steps."""
+    left, right, top, bottom = 300.0, 750.0, 282.0, 506.0
+    marks = [plain(32, 38, "One search", size=19, bold=True, anchor="start")]
+    legend = "solid arrow: a message through the broker, sealed to its recipient and signed   |   dashed arrow: an entry of the public log"
+    marks.append(plain(1020, 37, legend, size=12.5, anchor="end", colour=FAINT))
+    carries = ("carries every message and opens none; other agencies' witnesses cosign the log, anybody may read it",)
+    marks.append(card(30, 58, 990, 62, "Broker and log", carries, BROWN, BROWN_TINT))
+
+    reviews = ("sees case, order and still;", "is never the investigator")
+    marks.append(card(30, 152, 186, 76, "Legal reviewer", reviews, BLUE, "#ffffff"))
+    asks = (
+        "one department's node",
+        "",
+        "encrypts one still's face under",
+        "a key made for this search;",
+        "opens answers, whose scores",
+        "are still masked;",
+        "then destroys the key",
+    )
+    marks.append(card(30, top, 270, bottom - top, "Requester", asks, BLUE, BLUE_TINT))
+    marks.append(upright(123, 228, top, BLUE) + badge(123, 250, 1, BLUE))
+    marks.append(text(142, 255, "grant", size=14, bold=True, colour=BLUE, anchor="start"))
+    marks.append(upright(258, top, 120, BLUE, dash="9 5") + badge(258, 232, 2, BLUE))
+    marks.append(text(276, 205, "log", size=14, bold=True, colour=BLUE, anchor="start"))
+    marks.append(text(276, 223, "no entry, no search", size=12.5, colour=FAINT, anchor="start"))
+
+    for shift in (14, 7):
+        marks.append(box(right + shift, 156 + shift, 256, bottom - 156 - shift, fill="#ffffff", stroke=GREEN))
+    answers = (
+        "the other departments' nodes,",
+        "each with its own gallery",
+        "",
+        "verify grant and log, ask",
+        "their own policy;",
+        "",
+        "scan the encrypted probe,",
+        "mask every score;",
+        "",
+        "map positions to records;",
+        "",
+        "their own legal staff decides",
+        "about every photograph",
+    )
+    marks.append(card(right, 156, 256, bottom - 156, "Holders", answers, GREEN, GREEN_TINT))
+    marks.append(upright(955, 156, 120, GREEN, dash="9 5"))
+
+    middle = (left + right) / 2
+    for step, y, toward_holder, words, detail in (
+        (3, 314.0, True, "probe", "ciphertext, with the sealed grant"),
+        (4, 370.0, False, "answer", "ciphertext of masked scores"),
+        (7, 426.0, False, "stubs", "of each lead: agency, day of the picture"),
+        (8, 482.0, False, "disclosure", "photograph and record number, on request"),
+    ):
+        start, end, colour = (left, right, BLUE) if toward_holder else (right, left, GREEN)
+        marks.append(arrow(start, end, y, colour) + badge(start + (26 if toward_holder else -26), y, step, colour))
+        marks.append(said(middle, y, words, detail, colour))
+
+    into, out, edges = 566.0, 622.0, (352.0, 698.0)
+    releases = (
+        "an oversight body of another jurisdiction:",
+        "takes the masks off, sees scores without",
+        "names, releases at most the cap, once",
+    )
+    marks.append(card(edges[0], 540, edges[1] - edges[0], 104, "Custodian", releases, PURPLE, PURPLE_TINT))
+    marks.append(line(210, bottom, 210, into, colour=BLUE, width=2) + arrow(210, edges[0], into, BLUE) + badge(210, 538, 5, BLUE))
+    marks.append(text(228, into - 9, "opened scores", size=14, bold=True, colour=BLUE, anchor="start"))
+    marks.append(line(840, bottom, 840, into, colour=GREEN, width=2) + arrow(840, edges[1], into, GREEN) + badge(840, 538, 4, GREEN))
+    marks.append(text(822, into - 9, "mask seeds", size=14, bold=True, colour=GREEN, anchor="end"))
+    marks.append(line(edges[0], out, 100, out, colour=PURPLE, width=2) + upright(100, out, bottom, PURPLE) + badge(100, 580, 6, PURPLE))
+    marks.append(said(120, out, "release", "ranks and bands; no score", PURPLE, anchor="start"))
+    marks.append(line(edges[1], out, 950, out, colour=PURPLE, width=2) + upright(950, out, bottom, PURPLE) + badge(950, 580, 6, PURPLE))
+    marks.append(said(930, out, "release", "positions; no rank, no score", PURPLE, anchor="end"))
+    return picture(
+        1050,
+        664,
+        "One search at a glance",
+        "Requester with its legal reviewer at the left, holders at the right, broker and public log above, custodian below. 1 the"
+        " reviewer signs the grant. 2 the grant is entered into the log. 3 the requester sends the encrypted probe to the holders. 4"
+        " the holders answer with masked scores, and send the mask seeds to the custodian. 5 the requester sends the opened, still"
+        " masked scores to the custodian. 6 the custodian releases ranks and bands to the requester, positions to the holders. 7 the"
+        " holders send stubs. 8 on request, and if its own legal staff agrees, a holder discloses a photograph.",
+        "".join(marks),
+    )
+
+
 def pictures() -> Mapping[str, str]:
     """File names and contents."""
-    return {"search.svg": draw_search(), "chunk.svg": draw_chunk()}
+    return {"flow.svg": draw_flow(), "search.svg": draw_search(), "chunk.svg": draw_chunk()}
 
 
 if __name__ == "__main__":
