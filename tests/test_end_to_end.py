@@ -14,8 +14,6 @@ from collections import Counter
 from datetime import UTC, datetime
 from functools import partial
 
-import pytest
-
 from agency_node.demo.federation import BOARD, EASTFIELD, EASTFIELD_COUNSEL, HOLDERS, LAKESIDE, NORTHPORT
 from agency_node.demo.gallery import NEAR_MISSES, RIVALS
 from agency_node.demo.story import THEFT
@@ -28,7 +26,6 @@ from crypto.release import Band
 from tests.federation_fixture import RATE, World, running, world
 
 __all__ = ["running", "world"]
-pytestmark = pytest.mark.xdist_group("federation")
 
 PERSON = "E-2019-004417"
 MARGIN = 0.008

@@ -23,7 +23,6 @@ from crypto.message_types import MessageType
 from tests.federation_fixture import World, running, world
 
 __all__ = ["running", "world"]
-pytestmark = pytest.mark.xdist_group("federation")
 
 PERSON = "E-2019-004417"
 BROKER = "broker"
