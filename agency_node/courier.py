@@ -6,7 +6,8 @@ may delete it; then its handler runs, which may look things up and compute, and 
 committed is done again from the inbox, what was committed leaves from the outbox as the same bytes.
 
 Invariants: one handler at a time; a repeated message is the message that was there; a second message under one number is refused; each
-peer's checkpoint is connected with our own log before its message is handled, and a fork halts the node.
+peer's checkpoint is connected with our own log before its message is handled, and a fork halts the node; what a round of work has deleted is
+gone from the store's files after it.
 
 Left to others: what a message means (the roles' handlers), the wire (`link`), the log (`follower`).
 """
@@ -30,6 +31,7 @@ from agency_node.link import Lease, MailLink
 from agency_node.outbox import ENTRY, GRANT, Conversation, Outbox, Outgoing, mark_refused, mark_sent, next_outgoing
 from agency_node.parties import Parties
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError, reason_of
+from agency_node.store import forget_deleted
 from agency_node.tables import inbox, receipts
 from crypto.canonical import AgencyId, parse_canonical_json
 from crypto.errors import ContextError, MirrorError, PeerError, RosterExpiredError
@@ -182,6 +184,7 @@ class Courier:
             except HaltedError:
                 await pause(stop, HALTED_S)
                 handled = False
+            forget_deleted(self.engine)  # what was destroyed in this round, a probe or a mask share, is in the write-ahead log until now
             if not handled:
                 await pause(stop, IDLE_S, self._woken)
 

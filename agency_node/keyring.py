@@ -25,6 +25,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from agency_node.errors import ConfigError, StoreError
+from agency_node.store import forget_deleted
 from agency_node.tables import sealing_keys
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId, KeyId, SearchId
@@ -123,12 +124,8 @@ class Keyring:
         return old
 
     def scrub(self) -> None:
-        """Write the store's log back and cut it to nothing, so that no destroyed key stands in it. A busy reader puts it off."""
-        connection = self._engine.raw_connection()  # a checkpoint of the write-ahead log cannot run inside a transaction
-        try:
-            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            connection.close()
+        """Take destroyed keys out of the store's write-ahead log. A busy reader puts it off to the serving node's next round of work."""
+        forget_deleted(self._engine)
 
     @contextmanager
     def _transaction(self, connection: Connection | None) -> Iterator[Connection]:

@@ -2,7 +2,7 @@
 
 SQLite beside the node's keys by default. Invariants: a transaction is on disk when it has ended (WAL, synchronous FULL); it begins by
 taking the write lock, so that serving process and commands wait for one another instead of failing half-way; what is deleted is overwritten
-(secure_delete).
+(secure_delete), and after `forget_deleted` it is in the write-ahead log no more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from sqlalchemy import Connection, Engine, create_engine, event
 
 DATABASE_FILE: Final = "node.sqlite"
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
-_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=20000", "foreign_keys=ON", "secure_delete=ON")
+_PATIENCE: Final = "busy_timeout=20000"
+_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", _PATIENCE, "foreign_keys=ON", "secure_delete=ON")
 
 
 def open_store(path: Path) -> Engine:
@@ -43,3 +44,22 @@ def open_store(path: Path) -> Engine:
         command.upgrade(config, "head")
         connection.commit()
     return engine
+
+
+def forget_deleted(engine: Engine) -> bool:
+    """Bring the write-ahead log into the database and empty it, so that what was deleted before stands in no file.
+
+    Waits for nobody: False when somebody reads or writes at this moment, then call it again.
+    """
+    connection = engine.raw_connection()  # a checkpoint of the write-ahead log cannot run inside a transaction
+    try:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout=0")
+        try:
+            busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        finally:
+            cursor.execute(f"PRAGMA {_PATIENCE}")
+            cursor.close()
+    finally:
+        connection.close()
+    return not busy
