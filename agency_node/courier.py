@@ -6,7 +6,7 @@ may delete it; then its handler runs, which may look things up and compute, and 
 committed is done again from the inbox, what was committed leaves from the outbox as the same bytes.
 
 Invariants: one handler at a time; a repeated message is the message that was there; a second message under one number is refused; each
-peer's checkpoint is connected with our own log before its message is handled, and a fork halts the node; what a round of work has deleted is
+peer's checkpoint is connected with our own log before its message is handled, and a fork halts the node; what a round of work deleted is
 gone from the store's files after it.
 
 Left to others: what a message means (the roles' handlers), the wire (`link`), the log (`follower`).

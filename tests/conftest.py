@@ -89,6 +89,17 @@ def network_off() -> Iterator[None]:
         yield
 
 
+# --- order ------------------------------------------------------------------------------------------------------------
+
+LONG = ("test_walkthrough.py", "test_end_to_end.py", "test_leaks.py", "test_killed.py", "test_broker_process.py")
+"""Files that start processes: first, so that the run does not end with one worker waiting for another."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, in the order of `LONG`; all others as they were found."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 # --- minutes by area --------------------------------------------------------------------------------------------------
 
 

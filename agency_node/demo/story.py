@@ -65,7 +65,7 @@ from crypto.ring import I32
 
 ASSAULT: Final = Offence("Wis. Stat. 940.19(4)", "13A")
 THEFT: Final = Offence("Wis. Stat. 943.20", "23F")
-CASE_NUMBER: Final = "26-10417"
+CASE_NUMBER: Final = "NP-26-104177-B"
 COUNSELS: Final = {EASTFIELD: EASTFIELD_COUNSEL, LAKESIDE: LAKESIDE_COUNSEL}
 SEARCH_S: Final = 90.0
 

@@ -25,6 +25,9 @@ from crypto.keys import SealingPrivateKey
 from crypto.messages import Message
 from crypto.roster import Roster
 
+SHORTEST_FORM = 8
+"""Bytes; in some megabytes of noise a string of four base64 letters stands somewhere by chance."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -124,12 +127,13 @@ def _each_once(messages: Iterable[Message]) -> list[Message]:
 
 
 def _forms(value: bytes) -> list[bytes]:
+    """The value as it is, in hexadecimal, and in base64 wherever it begins; forms so short that chance makes them are left out."""
     forms = [value, value.hex().encode("ascii"), value.hex().upper().encode("ascii")]
     for offset in range(3):  # base64 of a value inside a longer text, whatever stands before it
         encoded = base64.b64encode(bytes(offset) + value)
         inner = encoded[4 if offset else 0 : len(encoded) - 4]
         forms += [inner, inner.replace(b"+", b"-").replace(b"/", b"_")]
-    return forms
+    return [form for form in forms if len(form) >= SHORTEST_FORM]
 
 
 def _inflated(raw: bytes) -> Iterable[bytes]:
