@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
@@ -147,8 +147,9 @@ class Disclosing:
     def _stub(self, index: int, row: int) -> Stub:
         if row == FILLER:
             return Stub(index, None)
-        captured = self._index.records.record(row).captured
-        return Stub(index, StubRecord(secrets.token_bytes(16), self._agency, captured, _age_days(captured, self._clock())))
+        shown = self._index.records.record(row)
+        age_days = shown.image_age_days(utc_day(self._clock()))
+        return Stub(index, StubRecord(secrets.token_bytes(16), self._agency, shown.captured, age_days))
 
     # --- disclosure ---------------------------------------------------------------------------------------------------
 
@@ -235,7 +236,3 @@ class Disclosing:
         fields = [("disclosure-digest", hashlib.sha256(disclosure.to_bytes()).digest())]
         self._outbox.entry(connection, EntryKind.DISCLOSURE, held.conversation, fields, author=self._agency)
         self._outbox.sealed(connection, MessageType.DISCLOSURE, disclosure, held.conversation, to_requester)
-
-
-def _age_days(captured: date, now: datetime) -> int:
-    return max(0, (utc_day(now) - captured).days)

@@ -89,14 +89,11 @@ class GalleryIndex:
 
         Draws and packs a new layout first when this one has served its searches, or this case.
         """
-        if self._gallery is None:
-            self._pack()
         gallery = self._packed()
         try:
             gallery.layout.claim(case)
         except LayoutSpentError:
-            self._pack()
-            gallery = self._packed()
+            gallery = self._pack()
             gallery.layout.claim(case)
         ((made, kept),) = answer(gallery, [request])
         layout_id, sealed, now = self._layout_id, self._sealed_layout(gallery.layout), stamp(self._clock())
@@ -115,16 +112,17 @@ class GalleryIndex:
         return np.frombuffer(opened, "<i8", offset=32).astype(np.int64)
 
     def _packed(self) -> PackedGallery:
-        if self._gallery is None:
-            raise RuntimeError("the gallery is packed before it answers")
-        return self._gallery
+        """The packed gallery; packed now if it is not yet."""
+        return self._gallery or self._pack()
 
-    def _pack(self) -> None:
+    def _pack(self) -> PackedGallery:
+        """Draw a new layout and pack every record under it."""
         rows, templates = self.records.snapshot()
         layout = Layout.draw(rows, self.model.scales)
         self._gallery = PackedGallery.pack(self.model, layout, templates)
         self._layout_id = secrets.token_hex(16)
         self._gallery.fixed_part(Epoch.at(self._clock()))
+        return self._gallery
 
     def _sealed_layout(self, layout: Layout) -> bytes:
         plain = layout.seed.export_secret() + layout.rows.astype("<i8").tobytes()

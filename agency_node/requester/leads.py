@@ -27,7 +27,7 @@ from agency_node.requester.searching import SENT
 from agency_node.tables import disclosures, inbox, leads, search_holders, searches
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId, b64url_decode, b64url_encode
-from crypto.disclosure import Disclosure, DisclosureOutcome, DisclosureRequest, Media, StubList
+from crypto.disclosure import Disclosure, DisclosureRequest, Media, StubList
 from crypto.errors import GrantMismatchError, ReleaseError
 from crypto.grant_claims import GrantClaims
 from crypto.grant_token import unverified_claims
@@ -317,8 +317,3 @@ def list_disclosed(engine: Engine, vault: Vault, search_id: str) -> list[Disclos
             number, media, photograph = kept["number"], Media(kept["media"]), b64url_decode(kept["photograph"])
         listed.append(DisclosedLead(row.handle, AgencyId(row.holder), row.outcome, number, media, photograph))
     return listed
-
-
-def outcome_is_final(outcome: str) -> bool:
-    """Whether a holder has answered a request."""
-    return outcome in {one.name.lower() for one in DisclosureOutcome}
