@@ -156,13 +156,13 @@ def answer(gallery: PackedGallery, requests: Sequence[AnswerRequest], *, threads
             )
     if not requests:
         return []
-    scanned = scan_words(gallery.words_eval, np.stack([request.probe.words_eval[:-1] for request in requests]), threads=threads)
+    scanned = scan_words(gallery.words, np.stack([request.probe.words_eval[:-1] for request in requests]), threads=threads)
     return [_answer_from_root(gallery, request, part, Seed.fresh()) for request, part in zip(requests, scanned, strict=True)]
 
 
 def replay_answer(gallery: PackedGallery, request: AnswerRequest, root: Seed) -> tuple[Answer, AnswerSecrets]:
     """The same answer once more, for an auditor who is given the root: needs the gallery in the state that answered."""
-    scanned = scan_words(gallery.words_eval, request.probe.words_eval[None, :-1])[0]
+    scanned = scan_words(gallery.words, request.probe.words_eval[None, :-1])[0]
     return _answer_from_root(gallery, request, scanned, root)
 
 
@@ -207,8 +207,7 @@ def _answer_from_root(gallery: PackedGallery, request: AnswerRequest, scanned: U
     slots = gallery.slots + N
     calibration = CalibrationChunk.draw(bound.child("calibration"), scales, gallery.layout.chunks)
     bases = public_bases(probe.epoch, probe.dimensions)
-    packed = pack_templates(calibration.templates)[None]
-    both = scan_words(packed, np.stack([bases[:-1], probe.words_eval[:-1]]))
+    both = scan_words(pack_templates(calibration.templates), np.stack([bases[:-1], probe.words_eval[:-1]]))
     fixed = np.insert(gallery.fixed_part(probe.epoch), calibration.place, both[0], axis=0)
     scanned = np.insert(scanned, calibration.place, both[1], axis=0)
 

@@ -1,84 +1,86 @@
 """The hot loop: b'_c = sum over d of b_d P_{c,d}, for one probe or several, reading the gallery once.
 
 Invariants: products of two 27-bit residues have 54 bits and up to 632 of them are added in 64 bits without reduction inside; one
-reduction ends each coefficient. The loop reads four bytes a record and dimension and is limited by memory bandwidth. Threads come from
-`workers`. What the words are, and what becomes of the sums, is left to `gallery` and `answer`.
+reduction ends each coefficient. The loop reads 3.375 bytes a record and dimension and is limited by memory bandwidth. Threads come from
+`workers`. Where the words lie is `packed_words`' affair, the innermost loop `dot`'s; what the words are, and what becomes of the sums, is
+left to `gallery` and `answer`.
 
 The plain formula, which `tests/reference.py` computes with Python integers: out[k, c, i] = sum_d words[c, d, i] * probes[k, d, i] mod q.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
+from crypto.dot import add_products
 from crypto.errors import MisuseError
 from crypto.jit import kernel
+from crypto.packed_words import BLOCK, BLOCKS, GROUP, GROUP_WORDS, SECTION_GROUPS, TILE, PackedWords
 from crypto.parameters import SEALMATCH_1
 from crypto.ring import U32, U64, N, reduce_word
 from crypto.workers import split
 
-_PROBE_PADDING: Final = 16
-_SUMS_PADDING: Final = 24
-"""Words after each row. Rows of 4,096 bytes all fall into one set of a first-level cache: with the gallery's eight rows, the probe's
-four and the two of sums side by side they drive each other out. Moving probe and sums to other sets measured 10 to 20 % faster."""
-_SHARED_CHUNKS: Final = 4
-"""Chunks that all probes of a pass read before the next are fetched: 8 MB at D = 512, which a processor's last cache keeps."""
 
-
-def scan_words(words_eval: U32, probes_eval: U32, *, threads: int | None = None) -> U32:
+def scan_words(words: PackedWords, probes_eval: U32, *, threads: int | None = None, chunks: int | None = None) -> U32:
     """Inner products of every chunk with every probe, in eval form.
 
-    uint32[chunks, D, N] and uint32[K, D, N] of residues in, uint32[K, chunks, N] out. The gallery's words were checked when they were
-    packed and are not read twice for a range check; the probes' are checked here.
+    uint32[K, D, N] of residues in, uint32[K, chunks, N] out; of the first `chunks` chunks, whole tiles of 16, when that is given. The
+    gallery's words were checked when they were packed and are not read twice for a range check; the probes' are checked here.
     """
-    if words_eval.ndim != 3 or probes_eval.ndim != 3 or words_eval.shape[1:] != probes_eval.shape[1:] or words_eval.shape[2] != N:
-        raise MisuseError("gallery and probes have shapes [chunks, D, N] and [K, D, N]")
-    if words_eval.dtype != np.uint32 or probes_eval.dtype != np.uint32 or not words_eval.flags.c_contiguous:
-        raise MisuseError("gallery and probes are uint32, the gallery contiguous")
-    if words_eval.shape[1] % 8 or words_eval.shape[1] > SEALMATCH_1.max_dimensions:
-        raise MisuseError("dimensions are a multiple of 8 within the bound of 64-bit sums")
+    if probes_eval.ndim != 3 or probes_eval.shape[1:] != (words.dimensions, N) or probes_eval.dtype != np.uint32:
+        raise MisuseError("probes are uint32[K, D, N] with the gallery's D")
     if probes_eval.size and int(probes_eval.max()) >= SEALMATCH_1.modulus:
         raise MisuseError("a word is not below the modulus")
-    probes = np.empty((*probes_eval.shape[:2], N + _PROBE_PADDING), np.uint32)
-    probes[:, :, :N] = probes_eval
-    out = np.empty((probes.shape[0], words_eval.shape[0], N), np.uint32)
+    scanned = words.chunks if chunks is None else chunks
+    if scanned != words.chunks and (scanned % TILE or not 0 < scanned < words.chunks):
+        raise MisuseError(f"a part of a gallery is whole tiles of {TILE} chunks")
+    probes = _by_sections(probes_eval, words.groups)
+    out = np.empty((probes.shape[0], scanned, N), np.uint32)
 
     def scan_range(first: int, last: int) -> None:
-        sums = np.empty((2, N + _SUMS_PADDING), np.uint64)
-        step = max(1, last - first) if len(probes) == 1 else _SHARED_CHUNKS
-        for start in range(first, last, step):
-            for probe, sums_mod_q in zip(probes, out, strict=True):
-                scan_chunks(words_eval, probe, start, min(start + step, last), sums, sums_mod_q)
+        sums = np.empty((BLOCKS, TILE, probes.shape[0], BLOCK), np.uint64)
+        scan_tiles(words.flat, words.chunks, words.groups, probes, first * TILE, min(last * TILE, scanned), sums, out)
 
-    split(words_eval.shape[0], scan_range, threads)
+    split(-(-scanned // TILE), scan_range, threads)
     return out
 
 
-@kernel
-def scan_chunks(words: U32, probe: U32, first: int, last: int, sums: U64, out: U32) -> None:
-    """Chunks `first` to `last` - 1 of one probe's scan; probe uint32[D, N and padding], `sums` scratch, uint64[2, N and
-    padding], out uint32[chunks, N].
+def _by_sections(probes_eval: U32, groups: int) -> U32:
+    """Each probe's words in the order in which they are needed, uint32[K, groups * 32 * N]: by section, then block, then dimension."""
+    count, dimensions, _ = probes_eval.shape
+    padded = np.zeros((count, groups * GROUP, N), np.uint32)
+    padded[:, :dimensions] = probes_eval
+    sections = [padded[:, first : first + SECTION_GROUPS * GROUP] for first in range(0, groups * GROUP, SECTION_GROUPS * GROUP)]
+    ordered = [part.reshape(count, -1, BLOCKS, BLOCK).transpose(0, 2, 1, 3).reshape(count, -1) for part in sections]
+    return np.ascontiguousarray(np.concatenate(ordered, axis=1))
 
-    A pass over the sums takes four dimensions of two chunks: each sum is read and written once for four products, and a word of the probe
-    serves twice. The four lie a quarter of D apart, so that every one of the eight rows is followed by its neighbour in the next pass; four
-    neighbours at once measured 5 to 10 % slower. An odd last chunk is its own partner and is written twice.
+
+@kernel
+def scan_tiles(flat: U64, chunks: int, groups: int, probes: U32, first: int, last: int, sums: U64, out: U32) -> None:
+    """Chunks `first` to `last` - 1 of every probe's scan, whole tiles (but for a last one).
+
+    `flat`, `chunks`, `groups` of `PackedWords`; probes uint32[K, groups * 32 * N] by sections; `sums` scratch, uint64[blocks, tile, K, 16];
+    out uint32[K, chunks, N]. A tile's words of one section and block, 108 KiB, are read by one probe after the other while they are in a
+    second-level cache.
     """
-    quarter, degree = words.shape[1] // 4, out.shape[1]
-    left, right = sums[0], sums[1]
-    for chunk in range(first, last, 2):
-        partner = min(chunk + 1, last - 1)
+    words_at, probes_at, sums_at = flat.ctypes.data, probes.ctypes.data, sums.ctypes.data
+    count, probe_bytes, sum_bytes = probes.shape[0], 4 * probes.shape[1], 8 * BLOCK
+    for tile in range(first, last, TILE):
+        tile_chunks = min(TILE, chunks - tile)
         sums[:] = np.uint64(0)
-        for d0 in range(quarter):
-            d1, d2, d3 = d0 + quarter, d0 + 2 * quarter, d0 + 3 * quarter
-            u0, u1, u2, u3 = words[chunk, d0], words[chunk, d1], words[chunk, d2], words[chunk, d3]
-            v0, v1, v2, v3 = words[partner, d0], words[partner, d1], words[partner, d2], words[partner, d3]
-            b0, b1, b2, b3 = probe[d0], probe[d1], probe[d2], probe[d3]
-            for i in range(degree):
-                x0, x1, x2, x3 = np.uint64(b0[i]), np.uint64(b1[i]), np.uint64(b2[i]), np.uint64(b3[i])
-                left[i] += np.uint64(u0[i]) * x0 + np.uint64(u1[i]) * x1 + np.uint64(u2[i]) * x2 + np.uint64(u3[i]) * x3
-                right[i] += np.uint64(v0[i]) * x0 + np.uint64(v1[i]) * x1 + np.uint64(v2[i]) * x2 + np.uint64(v3[i]) * x3
-        for i in range(degree):
-            out[chunk, i] = np.uint32(reduce_word(left[i]))
-            out[partner, i] = np.uint32(reduce_word(right[i]))
+        here = words_at + 8 * tile * groups * BLOCKS * GROUP_WORDS
+        for section in range(0, groups, SECTION_GROUPS):
+            used = min(SECTION_GROUPS, groups - section)
+            for block in range(BLOCKS):
+                factor = probes_at + 4 * (section * GROUP * N + block * used * GROUP * BLOCK)
+                target = sums_at + block * TILE * count * sum_bytes
+                for probe in range(count):
+                    for chunk in range(tile_chunks):
+                        source = here + 8 * chunk * used * GROUP_WORDS
+                        add_products(source, used, factor + probe * probe_bytes, target + (chunk * count + probe) * sum_bytes)  # type: ignore[call-arg]
+                here += 8 * tile_chunks * used * GROUP_WORDS
+        for chunk in range(tile_chunks):
+            for probe in range(count):
+                for block in range(BLOCKS):
+                    for i in range(BLOCK):
+                        out[probe, tile + chunk, block * BLOCK + i] = np.uint32(reduce_word(sums[block, chunk, probe, i]))

@@ -89,7 +89,7 @@ def check_scan_object(found: dict[str, Any], *, records: int, dimensions: int, r
             assert 0 < times["min_s"] <= times["median_s"] <= times["max_s"]
 
     slots = (synthetic.chunks_of(records, Scales(dimensions)) - 1) * N
-    assert found["packed_bytes"] == 4 * slots * dimensions
+    assert found["packed_bytes"] == 27 * slots * -(-dimensions // 32) * 32 // 8
     assert found["packed_bytes_per_record"] == found["packed_bytes"] / records
     assert 29 * (slots + N) / 8 < found["answer_bytes"] < 29 * (slots + N) / 8 + 128
     assert found["bytes_per_record"] == found["answer_bytes"] / records
@@ -147,7 +147,7 @@ def opened() -> dict[str, Any]:
     layout = Layout.draw(np.arange(3000, dtype=np.int64), model.scales)
     gallery = PackedGallery.pack(model, layout, SOURCE.templates(model, lambda: None))
     probe, key = make_probe(model, model.probe_vector(SOURCE.embedding_like(1500)), epoch)
-    sums = scan_words(gallery.words_eval, probe.words_eval[None, :-1])[0]
+    sums = scan_words(gallery.words, probe.words_eval[None, :-1])[0]
     return {"source": SOURCE, "gallery": gallery, "epoch": epoch, "sought_row": 1500, "key": key, "sums": sums}
 
 

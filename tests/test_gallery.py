@@ -12,6 +12,7 @@ from crypto.epoch import Epoch
 from crypto.errors import LayoutSpentError, MisuseError
 from crypto.gallery import PackedGallery, pack_templates
 from crypto.layout import FILLER, LAYOUT_USES, SPARE_SLOTS, Layout, kept_fillers
+from crypto.packed_words import PackedWords
 from crypto.parameters import Scales
 from crypto.ring import N, Q
 from crypto.scan import scan_words
@@ -98,7 +99,7 @@ def test_impossible_layouts_are_refused(rows: ring.I64) -> None:
 def test_packing_is_the_transform_of_the_templates() -> None:
     templates = TEMPLATES[:N]
     coefficients = ring.from_signed(templates.T.astype(np.int32))
-    assert (pack_templates(templates) == ring.forward(coefficients)).all()
+    assert (pack_templates(templates).chunk_eval(0) == ring.forward(coefficients)).all()
 
 
 def test_chunks_come_back_with_records_and_fillers_in_place() -> None:
@@ -118,7 +119,7 @@ def test_an_auditor_rebuilds_the_gallery_from_seed_rows_and_changes() -> None:
     assert again.layout.state_id() != gallery.layout.state_id()
     again.remove(3)
     again.add(1500, TEMPLATES[1500])
-    assert (again.words_eval == gallery.words_eval).all()
+    assert (again.words.flat == gallery.words.flat).all()
     assert again.layout.state_id() == gallery.layout.state_id()
 
 
@@ -126,26 +127,19 @@ def test_an_auditor_rebuilds_the_gallery_from_seed_rows_and_changes() -> None:
 def test_scan_is_the_plain_formula(threads: int) -> None:
     words = RNG.integers(0, Q, (5, 16, N), dtype=np.uint32)
     probes = RNG.integers(0, Q, (3, 16, N), dtype=np.uint32)
-    out = scan_words(words, probes, threads=threads)
+    packed = PackedWords.of(words)
+    out = scan_words(packed, probes, threads=threads)
     for k in range(3):
         for chunk in (0, 2, 4):
             assert out[k, chunk].tolist() == reference.inner_products_mod_q(words[chunk].tolist(), probes[k].tolist())
-    assert (scan_words(words, probes[1:2]) == out[1:2]).all()
+    assert (scan_words(packed, probes[1:2]) == out[1:2]).all()
 
 
 def test_scan_refuses_what_does_not_fit() -> None:
-    words = np.zeros((2, 16, N), np.uint32)
-    for bad_words, bad_probes in (
-        (words[:, :8], words),
-        (words, words[0]),
-        (words.astype(np.int64), words),
-        (words[:, ::2], words[:, ::2]),
-        (words[:, :12], words[:, :12]),
-        (np.zeros((1, 640, N), np.uint32), np.zeros((1, 640, N), np.uint32)),
-        (words, np.full((1, 16, N), Q, np.uint32)),
-    ):
+    packed, probe = PackedWords(2, 16), np.zeros((1, 16, N), np.uint32)
+    for bad in (probe[0], probe[:, :8], probe[:, :, ::2], probe.astype(np.int64), np.full((1, 16, N), Q, np.uint32)):
         with pytest.raises(MisuseError):
-            scan_words(bad_words, bad_probes)  # type: ignore[arg-type]
+            scan_words(packed, bad)  # type: ignore[arg-type]
 
 
 def test_a_failing_part_of_a_split_is_not_swallowed() -> None:
@@ -163,11 +157,11 @@ def test_a_failing_part_of_a_split_is_not_swallowed() -> None:
 def test_adding_and_removing_rewrites_one_chunk() -> None:
     gallery = gallery_of(MODEL, TEMPLATES[:2500])
     november, december = gallery.fixed_part(EPOCH), gallery.fixed_part(Epoch("2026-12"))
-    before, state = gallery.words_eval.copy(), gallery.layout.state_id()
+    before, state = [gallery.words.chunk_eval(c) for c in range(gallery.layout.chunks)], gallery.layout.state_id()
     slot = gallery.layout.slot_of(1234)
     assert gallery.remove(1234) == slot
     assert gallery.layout.state_id() != state
-    changed = [c for c in range(gallery.layout.chunks) if (gallery.words_eval[c] != before[c]).any()]
+    changed = [c for c in range(gallery.layout.chunks) if (gallery.words.chunk_eval(c) != before[c]).any()]
     assert changed == [slot // N]
     templates = gallery.chunk_templates(slot // N)
     old = ring.centred(ring.inverse(before[slot // N])).T
@@ -178,12 +172,12 @@ def test_adding_and_removing_rewrites_one_chunk() -> None:
     assert not (templates == TEMPLATES[1234]).all(axis=1).any()
     for epoch, part in ((EPOCH, november), (Epoch("2026-12"), december)):
         assert gallery.fixed_part(epoch) is part
-        assert (part == scan_words(gallery.words_eval, public_bases(epoch, 64)[None, :-1])[0]).all()
+        assert (part == scan_words(gallery.words, public_bases(epoch, 64)[None, :-1])[0]).all()
 
     new = gallery.add(2500, TEMPLATES[2500])
     assert (gallery.chunk_templates(new // N)[new % N] == TEMPLATES[2500]).all()
     assert gallery.layout.slot_of(2500) == new
-    assert (november == scan_words(gallery.words_eval, public_bases(EPOCH, 64)[None, :-1])[0]).all()
+    assert (november == scan_words(gallery.words, public_bases(EPOCH, 64)[None, :-1])[0]).all()
 
 
 def test_records_added_find_free_slots_until_there_are_none() -> None:

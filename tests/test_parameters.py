@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from crypto.errors import MisuseError, UnsupportedParametersError
+from crypto.packed_words import PackedWords
 from crypto.parameters import (
     MAX_CLIPPED_SHARE,
     MAX_SCORE,
@@ -59,7 +60,7 @@ def test_sums_fit_sixty_four_bits_at_the_edge() -> None:
     dimensions = SEALMATCH_1.max_dimensions
     assert dimensions * (Q - 1) ** 2 < 2**64 <= 1025 * (Q - 1) ** 2
     words = np.full((1, dimensions, N), Q - 1, np.uint32)
-    assert (scan_words(words, words) == dimensions * (Q - 1) ** 2 % Q).all()
+    assert (scan_words(PackedWords.of(words), words) == dimensions * (Q - 1) ** 2 % Q).all()
 
 
 @pytest.mark.parametrize("dimensions", [8, 64, 128, 256, 512, 632])

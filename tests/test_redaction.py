@@ -64,7 +64,7 @@ ARRAYS = {
     "opened values": FOUND.opened.values,
     "scores": SCORES.cosines(),
     "layout": GALLERY.layout.rows[GALLERY.layout.rows != FILLER],
-    "packed gallery": GALLERY.words_eval,
+    "packed gallery": GALLERY.words.chunk_eval(0),
     "calibration": FOUND.secrets.places.basis,
     "embedding": VECTORS[0],
     "probe vector": VECTOR,

@@ -122,7 +122,7 @@ def test_shapes_must_fit() -> None:
 
 JIT_OFF_PROGRAM = """
 import numpy as np
-from crypto import ring, gallery, scan, seed, binary
+from crypto import ring, gallery, packed_words, seed, binary
 from crypto.jit import compiled_signatures
 from tests import reference
 assert not compiled_signatures(ring.forward_block)
@@ -131,9 +131,9 @@ done = ring.forward(rows)
 assert done[1].tolist() == reference.transform(rows[1].tolist(), ring.PSI)
 assert (ring.inverse(done) == rows).all()
 words = np.random.default_rng(8).integers(0, ring.Q, (1, 8, ring.N), dtype=np.uint32)
-assert scan.scan_words(words, words)[0, 0].tolist() == reference.inner_products_mod_q(words[0].tolist(), words[0].tolist())
+assert (packed_words.PackedWords.of(words).chunk_eval(0) == words[0]).all()
 templates = np.random.default_rng(9).integers(-127, 128, (ring.N, 8)).astype(np.int8)
-assert (ring.centred(ring.inverse(gallery.pack_templates(templates))).T == templates).all()
+assert (ring.centred(ring.inverse(gallery.pack_templates(templates).chunk_eval(0))).T == templates).all()
 one = seed.Seed(bytes(32))
 print([int(f(one, "x", 999).astype(np.uint64).sum()) for f in (seed.uniform_residues, seed.ternary, seed.blinding_errors)])
 print(seed.permutation(one, "x", 50).tolist())

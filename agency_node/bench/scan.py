@@ -165,7 +165,7 @@ def bench_scan(plan: ScanPlan, now: datetime, steps: Steps) -> ScanResult:
         checked=tuple(checked),
         pack_s=packed.pack_s,
         fixed_part_s=fixed_part_s,
-        packed_bytes=gallery.words_eval.nbytes,
+        packed_bytes=gallery.words.nbytes,
         answer_bytes=_answer_bytes(packed, made[0][0]),
         probe_bytes=len(made[0][0].to_bytes()),
         peak_memory_bytes=peak_memory_bytes(),
@@ -181,7 +181,7 @@ def _checked(
     plan: ScanPlan, source: SyntheticRecords, packed: PackedSynthetic, epoch: Epoch, keys: list[SearchKey], probes_eval: U32
 ) -> list[CheckedScan]:
     """Scan with each number of threads, require one result, open it for every probe."""
-    sums, *others = (scan_words(packed.gallery.words_eval, probes_eval, threads=count) for count in thread_counts(plan.threads))
+    sums, *others = (scan_words(packed.gallery.words, probes_eval, threads=count) for count in thread_counts(plan.threads))
     if any((other != sums).any() for other in others):
         raise WrongResultError("the scan's result depends on its number of threads: please report this as a bug")
     sought = source.sought_rows(plan.probes)
@@ -198,7 +198,7 @@ def _measure(
     steps: Steps,
 ) -> list[SetupResult]:
     def scanning(count: int) -> Callable[[], object]:
-        return lambda: scan_words(packed.gallery.words_eval, probes_eval, threads=count)
+        return lambda: scan_words(packed.gallery.words, probes_eval, threads=count)
 
     counts = thread_counts(plan.threads)
     if not plan.with_faiss:

@@ -21,6 +21,7 @@ from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
 from crypto.layout import SPARE_SLOTS, Layout, kept_fillers
 from crypto.limits import MAX_CHUNKS
+from crypto.packed_words import GROUP
 from crypto.parameters import Scales
 from crypto.probe import make_probe
 from crypto.ring import F64, I8, N
@@ -113,7 +114,7 @@ def chunks_of(records: int, scales: Scales) -> int:
 def needed_bytes(records: int, scales: Scales, *, beside_bytes: int) -> int:
     """Most memory that is held at once: the packed gallery, beside it the templates until they are packed, then `beside_bytes`."""
     slots = chunks_of(records, scales) * N
-    held = 4 * slots * scales.dimensions + max(records * scales.dimensions, beside_bytes)
+    held = slots * -(-scales.dimensions // GROUP) * GROUP * 27 // 8 + max(records * scales.dimensions, beside_bytes)
     return held + slots * _ANSWER_BYTES_A_SLOT + _OVERHEAD_BYTES
 
 
@@ -138,7 +139,7 @@ def pack_synthetic(source: SyntheticRecords, epoch: Epoch, steps: Steps, *, besi
     with steps.step("compiling kernels"):
         few = PackedGallery.pack(model, Layout.draw(np.arange(1, dtype=np.int64), model.scales), np.ones((1, model.dimensions), np.int8))
         probe, _ = make_probe(model, model.probe_vector(np.ones(model.dimensions)), epoch)
-        scan_words(few.words_eval, probe.words_eval[None, :-1])
+        scan_words(few.words, probe.words_eval[None, :-1])
         few.fixed_part(epoch)
     with steps.step(f"making and quantising {source.records:,} vectors", batches(source.records)) as done:
         templates = source.templates(model, done)

@@ -1,0 +1,80 @@
+"""Words of 27 bits: they come back, take 3.375 bytes each, and are scanned right whatever the number of chunks and dimensions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crypto.errors import MisuseError
+from crypto.packed_words import TILE, PackedWords
+from crypto.ring import U32, N, Q
+from crypto.scan import scan_words
+
+RNG = np.random.default_rng(27)
+
+
+def residues(*shape: int) -> U32:
+    """Random residues; the first few the largest there is."""
+    words = RNG.integers(0, Q, shape, dtype=np.uint32)
+    words[..., :20] = Q - 1
+    return words
+
+
+@pytest.mark.parametrize("chunks", [1, TILE - 1, TILE, TILE + 1, 2 * TILE + 1])
+@pytest.mark.parametrize("dimensions", [8, 128, 136])
+def test_words_come_back_and_are_scanned_in_every_place(chunks: int, dimensions: int) -> None:
+    """Whole and broken tiles, sections and groups: places of one chunk are nobody else's, and each sum is that of its own chunk."""
+    words, probes = residues(chunks, dimensions, N), residues(2, dimensions, N)
+    packed = PackedWords.of(words)
+    assert all((packed.chunk_eval(chunk) == words[chunk]).all() for chunk in range(chunks))
+    plain = np.zeros((2, chunks, N), np.uint64)
+    for d in range(dimensions):
+        plain = (plain + words[None, :, d].astype(np.uint64) * probes[:, None, d]) % np.uint64(Q)
+    assert (scan_words(packed, probes) == plain).all()
+
+
+@pytest.mark.parametrize("dimensions", [512, 632])
+def test_many_dimensions(dimensions: int) -> None:
+    words, probe = residues(3, dimensions, N), residues(1, dimensions, N)
+    packed = PackedWords.of(words)
+    assert (packed.chunk_eval(2) == words[2]).all()
+    plain = np.zeros((3, N), np.uint64)
+    for d in range(dimensions):
+        plain = (plain + words[:, d].astype(np.uint64) * probe[0, d]) % np.uint64(Q)
+    assert (scan_words(packed, probe)[0] == plain).all()
+
+
+def test_a_word_takes_27_bits() -> None:
+    assert PackedWords(5, 128).nbytes == 5 * 128 * N * 27 // 8
+    assert PackedWords(5, 512).flat.ctypes.data % 64 == 0
+
+
+def test_a_chunk_is_rewritten_alone() -> None:
+    words = residues(TILE + 2, 16, N)
+    packed = PackedWords.of(words)
+    packed.put(TILE, residues(16, N))
+    assert (packed.chunk_eval(TILE) != words[TILE]).any()
+    assert all((packed.chunk_eval(chunk) == words[chunk]).all() for chunk in range(TILE + 2) if chunk != TILE)
+
+
+def test_whole_tiles_can_be_scanned_alone() -> None:
+    packed, probe = PackedWords.of(residues(2 * TILE + 1, 8, N)), residues(1, 8, N)
+    whole = scan_words(packed, probe)
+    assert (scan_words(packed, probe, chunks=TILE) == whole[:, :TILE]).all()
+    assert (scan_words(packed, probe, chunks=2 * TILE + 1) == whole).all()
+    for bad in (0, TILE + 1, 3 * TILE):
+        with pytest.raises(MisuseError, match="whole tiles"):
+            scan_words(packed, probe, chunks=bad)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    for chunks, dimensions in ((0, 8), (1, 0), (1, 12), (1, 640)):
+        with pytest.raises(MisuseError):
+            PackedWords(chunks, dimensions)
+    for bad in (np.full((1, 8, N), Q, np.uint32), np.zeros((1, 8, N // 2), np.uint32), np.zeros((8, N), np.uint32)):
+        with pytest.raises(MisuseError):
+            PackedWords.of(bad)
+
+
+def test_words_do_not_show() -> None:
+    assert repr(PackedWords(1, 8)) == "PackedWords(chunks=1, dimensions=8, words=<redacted>)"
