@@ -226,8 +226,8 @@ def parameter_figures(scales: Scales) -> dict[str, dict[str, int | float | str]]
             "blinding_error_sd": BLINDING_ERROR_SD,
         },
         "sizes": {
-            "probe_bits": (scales.dimensions + 1) * p.ring_degree * p.modulus_bits,
-            "packed_bytes_per_record": 4 * scales.dimensions,
+            "probe_bits": (scales.dimensions + 1) * p.ring_degree * p.probe_bits,
+            "packed_bytes_per_record": 27 * scales.dimensions / 8,
             "answer_bits_per_slot": p.answer_a_bits + p.answer_b_bits,
             "opened_bits_per_slot": p.opened_bits,
         },

@@ -3,8 +3,8 @@
 For each chunk c, with u_c ternary, e_c of standard deviation 64, and M the sum of one mask stream a custodian, all from this answer's
 root seed:
 
-    a''_c = a'_c + A_z u_c + e_c            kept to 17 bits a slot
-    b''_c = b'_c + b_z u_c + M[order]       kept to 12 bits a slot
+    a''_c = a'_c + A_z u_c + e_c            kept to 16 bits a slot
+    b''_c = b'_c + b_z u_c + M[order]       kept to 11 bits a slot
 
 Slot i takes the mask streams' element order(i), where order is a secret permutation of all slots, fresh for every answer: the custodian
 will see scores in that order and nothing that ties it to another search. The mask is uniform on all of Z_q and covers message and noise
@@ -77,7 +77,7 @@ class Answer:
         return int(self.a_rounded.size)
 
     def to_bytes(self) -> bytes:
-        """The canonical bytes: 29 bits a slot and a short head."""
+        """The canonical bytes: 27 bits a slot and a short head."""
         writer = Writer(Kind.ANSWER).fixed(self.epoch.month.encode("ascii"), 7).fixed(self.model_hash, HASH_BYTES)
         writer.fixed(self.probe_digest, HASH_BYTES).integer(self.dimensions, 2).integer(self.slots // N, 4).integer(self.tag_groups, 2)
         return writer.words(self.a_rounded, A_BITS).words(self.b_rounded, B_BITS).finish()

@@ -29,8 +29,8 @@ from crypto.release import NOBODY, HolderOutcome, HolderScores, Release, Release
 from crypto.ring import I32
 from crypto.seed import Seed
 
-MAX_FRESH_ERROR: Final = 21
-"""SEAL's centred binomial error has 21 coin pairs, so it never exceeds 21 (and rounding of q m / t adds one half)."""
+MAX_ERROR: Final = 23
+"""SEAL's centred binomial error has 21 coin pairs, so it never exceeds 21; rounding of q m / t adds one half, the dropped bit one."""
 
 
 def open_probe(probe: Probe, key: SearchKey) -> I32:
@@ -44,7 +44,7 @@ def open_probe(probe: Probe, key: SearchKey) -> I32:
     opened = ring.centred(ring.inverse(opened_eval)).astype(np.int64)
     vector = np.rint(opened[:-1, 0] * (SEALMATCH_1.plain_modulus / SEALMATCH_1.modulus)).astype(np.int64)
     opened[:-1, 0] -= np.rint(vector * (SEALMATCH_1.modulus / SEALMATCH_1.plain_modulus)).astype(np.int64)
-    if int(np.abs(opened).max()) > MAX_FRESH_ERROR + 1:
+    if int(np.abs(opened).max()) > MAX_ERROR:
         raise AuditError("the probe does not open to constants under this key")
     return np.asarray(vector, np.int32)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from crypto.errors import FieldError, MisuseError, NotCanonicalError, OversizedError, TruncatedError, VersionError
 from crypto.jit import kernel
-from crypto.ring import U8, U32, Q
+from crypto.ring import U8, U32
 
 FORMAT_VERSION: Final = 1
 PARAMETER_SET: Final = 1
@@ -109,15 +109,11 @@ class Reader:
             raise FieldError(f"{self._name} has a field outside {low}..{high}")
         return value
 
-    def words(self, count: int, bits: int) -> U32:
-        """`count` words of `bits` bits; uint32[count]. Padding bits must be zero."""
-        return unpack_bits(self.fixed(packed_size(count, bits)), count, bits)
-
-    def residues(self, count: int) -> U32:
-        """`count` residues of 27 bits; a word that is not below q is refused before any kernel sees it."""
-        values = self.words(count, 27)
-        if count and int(values.max()) >= Q:
-            raise FieldError(f"{self._name} has a word that is not below the modulus")
+    def words(self, count: int, bits: int, *, high: int | None = None) -> U32:
+        """`count` words of `bits` bits, none above `high`; uint32[count]. Padding bits must be zero."""
+        values = unpack_bits(self.fixed(packed_size(count, bits)), count, bits)
+        if high is not None and count and int(values.max()) > high:
+            raise FieldError(f"{self._name} has a word above {high}")
         return values
 
     def finish(self) -> None:

@@ -51,7 +51,7 @@ from crypto.keys import SIGNATURE_BYTES, SealingPrivateKey, SealingPublicKey, Si
 PROTOCOL_LABEL: Final = "sealmatch-1"
 
 MAX_ENVELOPE_BYTES: Final = 64 << 20
-"""Bytes; the largest body is an answer at 29 bits a record, so this is room for 18 million records in one envelope."""
+"""Bytes; the largest body is an answer at 27 bits a record, so this is room for 19 million records in one envelope."""
 MAX_CONTEXT_BYTES: Final = 345
 """Bytes of the longest context string that the field types allow."""
 MAX_PLAINTEXT_BYTES: Final = MAX_ENVELOPE_BYTES - MAX_CONTEXT_BYTES - 4096

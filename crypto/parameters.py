@@ -17,6 +17,9 @@ FRESH_NOISE_SD: Final = math.sqrt(10.5)
 """Standard deviation of SEAL's fresh error: a centred binomial of 21 coin pairs, variance 21/2 (SEAL 4, `util/clipnormal` and
 `sample_poly_cbd`); 3.24, where the homomorphic-encryption standard asks for 3.2."""
 
+HALVING_VARIANCE: Final = 0.5
+"""Variance of the error of a probe's coefficient that travels without its lowest bit: zero if that is 0, else 1 or -1."""
+
 BLINDING_ERROR_SD: Final = math.sqrt(3 * (128**2 - 1) / 12)
 """Standard deviation of the error e_c of a re-randomised answer: the sum of three uniform 7-bit numbers, 63.998."""
 
@@ -73,7 +76,8 @@ class Parameters:
        shifts and a multiplication by 2047.
     2. *Sums in 64 bits.* A scan adds D products of two residues below q: D (q - 1)^2 < 2^64 holds for D <= 1024; `max_dimensions` = 632
        stays below it and leaves the calibration chunk 392 places that must come out empty.
-    3. *Truncation.* A word below q shifted right by k bits is below 2^(27-k), so 12, 17 and 16 bits hold b'', a'' and y.
+    3. *Truncation.* A word below q shifted right by k bits is below 2^(27-k), so 11, 16 and 16 bits hold b'', a'' and y, and 26 bits a
+       halved coefficient of a probe.
     """
 
     name: str = "sealmatch-1"
@@ -81,9 +85,10 @@ class Parameters:
     modulus: int = 134215681
     plain_modulus: int = 1 << 20
     max_dimensions: int = 632
-    answer_b_bits: int = 12
-    answer_a_bits: int = 17
+    answer_b_bits: int = 11
+    answer_a_bits: int = 16
     opened_bits: int = 16
+    probe_bits: int = 26
 
     def __post_init__(self) -> None:
         given = (
@@ -95,14 +100,15 @@ class Parameters:
             self.answer_b_bits,
             self.answer_a_bits,
             self.opened_bits,
+            self.probe_bits,
         )
-        if given != ("sealmatch-1", 1024, 134215681, 1 << 20, 632, 12, 17, 16):
+        if given != ("sealmatch-1", 1024, 134215681, 1 << 20, 632, 11, 16, 16, 26):
             raise UnsupportedParametersError("only the parameter set sealmatch-1 can be built; another set needs another name and version")
         q, n = self.modulus, self.ring_degree
         holds = (
             q % (2 * n) == 1 and all(q % divisor for divisor in range(2, math.isqrt(q) + 1)),  # 1
             self.max_dimensions * (q - 1) ** 2 < 1 << 64 and self.max_dimensions < n,  # 2
-            all(1 << (27 - bits) << bits >= q for bits in (self.answer_b_bits, self.answer_a_bits, self.opened_bits)),  # 3
+            all(1 << (27 - bits) << bits >= q for bits in (self.answer_b_bits, self.answer_a_bits, self.opened_bits, self.probe_bits)),  # 3
         )
         if not all(holds):
             raise UnsupportedParametersError("a bound of sealmatch-1 does not hold")
@@ -133,9 +139,9 @@ class Scales:
 
     **Noise**, in units of q, of one opened score (all terms independent, variances add; |s|^2 = |u|^2 = 2N/3 on average):
 
-    - fresh errors of the D encryptions times the N templates of a chunk: 10.5 N gamma^2
-    - re-randomisation, e_z u and e_c s: 10.5 (2N/3) and 4095.75 (2N/3)
-    - dropped bits of a'' (times s), of b'' and of y: (2^10)^2/12 (2N/3), (2^15)^2/12 and (2^11)^2/12
+    - fresh errors of the D encryptions, and their lowest bit, times the N templates of a chunk: 11 N gamma^2
+    - re-randomisation, e_z u and e_c s: 11 (2N/3) and 4095.75 (2N/3)
+    - dropped bits of a'' (times s), of b'' and of y: (2^11)^2/12 (2N/3), (2^16)^2/12 and (2^11)^2/12
 
     **Score.** A cosine of 1 is `unit` = gamma mu q/t units of q. *No wrap*: rounding moves a vector of norm mu by at most sqrt(D)/2, so by
     Cauchy-Schwarz |<m, g>| <= (mu + sqrt(D)/2)(gamma + sqrt(D)/2); times `MAX_SCORE`, plus six standard deviations of noise, it must stay
@@ -143,7 +149,7 @@ class Scales:
 
     **Choice.** Noise costs 1/mu, rounding of templates 1/gamma, and the bound fixes their product: gamma is the integer with the smallest
     total error among those whose clipping, erfc(127.5 sqrt(D) / (sqrt(2) gamma spread)), is rarer than 1e-6; mu is then as large as the
-    bound allows. For D = 512 that gives 16.8 and 48.7 times sqrt(D); for D = 128 clipping is what limits gamma.
+    bound allows. For D = 512 that gives 16.6 and 49.1 times sqrt(D); for D = 128 clipping is what limits gamma.
 
     Raises `MisuseError` when D is not a multiple of 8 between 8 and 632 or the spread is not between 1 and sqrt(D).
     """
@@ -188,9 +194,10 @@ def noise_sd(gamma: float) -> float:
     """Standard deviation of the noise of one opened score in units of q; the sum that `Scales` derives."""
     p = SEALMATCH_1
     ternary = 2 * p.ring_degree / 3
+    probe = FRESH_NOISE_SD**2 + HALVING_VARIANCE
     return math.sqrt(
-        FRESH_NOISE_SD**2 * p.ring_degree * gamma**2
-        + (FRESH_NOISE_SD**2 + BLINDING_ERROR_SD**2 + p.truncation_sd(p.answer_a_bits) ** 2) * ternary
+        probe * p.ring_degree * gamma**2
+        + (probe + BLINDING_ERROR_SD**2 + p.truncation_sd(p.answer_a_bits) ** 2) * ternary
         + p.truncation_sd(p.answer_b_bits) ** 2
         + p.truncation_sd(p.opened_bits) ** 2
     )

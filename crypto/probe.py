@@ -2,7 +2,8 @@
 
 For each dimension d SEAL encrypts the constant m_d: c0 + c1 s = round(q m_d / t) + e. With a public uniform A_d the pair (A_d, b_d),
 b_d = c0 + (c1 - A_d) s, encrypts the same constant with the same noise and is distributed as a fresh encryption whose random part came out
-as A_d; only b_d has to travel. b_z encrypts zero on A_z and lets a holder re-randomise its answer.
+as A_d; only b_d has to travel, without the lowest bit of each coefficient, for which the error budget has room. b_z encrypts zero on A_z
+and lets a holder re-randomise its answer.
 
 Invariants: c0 and c1 are overwritten before `make_probe` returns, since b_d with the two gives the secret by one division. A probe from
 outside is trusted for nothing but its form: its norm and constancy are seen by the custodian's calibration. The secret key lives for one
@@ -28,36 +29,49 @@ from crypto.ring import I32, U32, N
 from crypto.seal import KeyPair
 
 _EPOCH_BYTES: Final = 7
-MAX_PROBE_BYTES: Final = 64 + packed_size((SEALMATCH_1.max_dimensions + 1) * N, SEALMATCH_1.modulus_bits)
+PROBE_BITS: Final = SEALMATCH_1.probe_bits
+MAX_PROBE_BYTES: Final = 64 + packed_size((SEALMATCH_1.max_dimensions + 1) * N, PROBE_BITS)
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """What a requester sends to every holder: b_1..b_D and, last, b_z in eval form, uint32[D + 1, N], read-only.
+    """What a requester sends to every holder: b_1..b_D and, last, b_z in coeff form, each coefficient halved; uint32[D + 1, N], read-only.
 
     Without the search key it says nothing about m (ring-LWE); the epoch and the model hash are part of the bytes.
     """
 
     epoch: Epoch
     model_hash: bytes
-    words_eval: U32
+    halved_coeff: U32
 
     def __post_init__(self) -> None:
-        ring.check_residues(self.words_eval)
-        if self.words_eval.ndim != 2 or self.words_eval.shape[1] != N or len(self.model_hash) != HASH_BYTES:
+        if self.halved_coeff.ndim != 2 or self.halved_coeff.shape[1] != N or len(self.model_hash) != HASH_BYTES:
             raise MisuseError("a probe has D + 1 polynomials and a model hash of 32 bytes")
         _check_dimensions(self.dimensions)
         self.words_eval.flags.writeable = False
+        self.halved_coeff.flags.writeable = False
+
+    @classmethod
+    def rounded(cls, epoch: Epoch, model_hash: bytes, words_eval: U32) -> Probe:
+        """A probe of these polynomials, uint32[D + 1, N], each coefficient at its nearest even number: odd ones go up and down in turns of
+        their second bit, so that the errors have no mean (variance 1/2)."""
+        coefficients = ring.inverse(words_eval)
+        return cls(epoch, model_hash, (coefficients + ((coefficients >> np.uint32(1)) & np.uint32(1))) >> np.uint32(1))
+
+    @functools.cached_property
+    def words_eval(self) -> U32:
+        """The polynomials in eval form, uint32[D + 1, N]: what is scanned. `MisuseError` for a coefficient that is not below q."""
+        return ring.forward(self.halved_coeff << np.uint32(1))
 
     @property
     def dimensions(self) -> int:
         """D."""
-        return int(self.words_eval.shape[0]) - 1
+        return int(self.halved_coeff.shape[0]) - 1
 
     def to_bytes(self) -> bytes:
-        """The canonical bytes: 1.77 million for D = 512."""
+        """The canonical bytes: 1.71 million for D = 512."""
         writer = Writer(Kind.PROBE).fixed(self.epoch.month.encode("ascii"), _EPOCH_BYTES).fixed(self.model_hash, HASH_BYTES)
-        return writer.integer(self.dimensions, 2).words(self.words_eval.reshape(-1), SEALMATCH_1.modulus_bits).finish()
+        return writer.integer(self.dimensions, 2).words(self.halved_coeff.reshape(-1), PROBE_BITS).finish()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Probe:
@@ -67,9 +81,9 @@ class Probe:
         model_hash = reader.fixed(HASH_BYTES)
         dimensions = reader.integer(2, low=8, high=SEALMATCH_1.max_dimensions)
         _check_dimensions(dimensions)
-        words = reader.residues((dimensions + 1) * N).reshape(dimensions + 1, N)
+        halved = reader.words((dimensions + 1) * N, PROBE_BITS, high=ring.Q >> 1).reshape(dimensions + 1, N)
         reader.finish()
-        return cls(epoch, model_hash, words)
+        return cls(epoch, model_hash, halved)
 
     @functools.cached_property
     def digest(self) -> bytes:
@@ -146,7 +160,7 @@ def _encrypt(pair: KeyPair, model_hash: bytes, constants: I32, epoch: Epoch) -> 
     words = ring.multiply_add(ring.subtract(c1_eval, public_bases(epoch, constants.size)), secret, c0_eval)
     for leftover in (c0, c1, c0_eval, c1_eval, secret):
         leftover.fill(0)
-    return Probe(epoch, model_hash, words)
+    return Probe.rounded(epoch, model_hash, words)
 
 
 def read_epoch(reader: Reader) -> Epoch:

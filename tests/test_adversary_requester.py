@@ -36,7 +36,7 @@ def forged(constants: I32, *, at_x: dict[int, I32] | None = None) -> tuple[Probe
     for power, values in (at_x or {}).items():
         added[:64, power] = np.rint(values.astype(np.int64) * (Q / SEALMATCH_1.plain_modulus))
     words = ring.add(probe.words_eval, ring.forward(ring.from_signed(added)))
-    return Probe(EPOCH, MODEL.model_hash, words), SearchKey(pair.secret_eval())
+    return Probe.rounded(EPOCH, MODEL.model_hash, words), SearchKey(pair.secret_eval())
 
 
 HONEST = MODEL.probe_vector(FACES[0])
@@ -80,7 +80,7 @@ def test_forged_probes_are_refused(case: str) -> None:
 
 
 def test_random_words_are_refused() -> None:
-    probe = Probe(EPOCH, MODEL.model_hash, RNG.integers(0, Q, (65, N), dtype=np.uint32))
+    probe = Probe(EPOCH, MODEL.model_hash, RNG.integers(0, Q // 2 + 1, (65, N), dtype=np.uint32))
     with pytest.raises(CalibrationError):
         answered(GALLERY, probe, SearchKey(KeyPair().secret_eval())).holder_scores(2000)
 
@@ -98,18 +98,18 @@ DIGITS = np.array([1, 1 << 9, 1 << 18], np.uint32)
 
 
 def digit_probe() -> Probe:
-    """b_1, b_2, b_3 are plain constants 1, 2^9, 2^18, everything else zero: scores become three coordinates written side by side."""
-    words = np.zeros((65, N), np.uint32)
-    words[:3] = DIGITS[:, None]
-    return Probe(EPOCH, MODEL.model_hash, words)
+    """b_1, b_2, b_3 are plain constants, twice 1, 2^9, 2^18, the rest zero: scores become three coordinates written side by side."""
+    halved = np.zeros((65, N), np.uint32)
+    halved[:3, 0] = DIGITS
+    return Probe(EPOCH, MODEL.model_hash, halved)
 
 
 SILENT = Probe(EPOCH, MODEL.model_hash, np.zeros((65, N), np.uint32))
 
 
 def read_digits(difference: ring.U32) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Three coordinates of each slot from g_1 + 2^9 g_2 + 2^18 g_3; int64[slots, 3]."""
-    rest = ring.centred(difference).astype(np.int64).reshape(-1)
+    """Three coordinates of each slot from twice g_1 + 2^9 g_2 + 2^18 g_3; int64[slots, 3]."""
+    rest = ring.centred(difference).astype(np.int64).reshape(-1) // 2
     out = np.empty((rest.size, 3), np.int64)
     for place in range(2):
         out[:, place] = (rest + 256) % 512 - 256
@@ -132,13 +132,12 @@ def test_attack_two_answers_under_one_seed_give_three_coordinates_of_every_recor
     held = GALLERY.layout.rows >= 0
     assert (stolen[held] == TEMPLATES[GALLERY.layout.rows[held], :3]).all()
 
-    # rounding alone would not stop it: one whole coordinate in the twelve bits that are kept
-    loud = Probe(
-        EPOCH, MODEL.model_hash, np.where(np.arange(65)[:, None] == 0, np.uint32(1 << 19), np.uint32(0)) * np.ones((1, N), np.uint32)
-    )
-    _, third = blinded(GALLERY, loud, seed, mask)
-    kept = ((third >> np.uint32(15)).astype(np.int64) - (first >> np.uint32(15))).reshape(-1)
-    read = np.rint(((kept + 2048) % 4096 - 2048) / 16)
+    # rounding alone would not stop it: one whole coordinate in the eleven bits that are kept
+    loud = np.zeros((65, N), np.uint32)
+    loud[0, 0] = 1 << 18
+    _, third = blinded(GALLERY, Probe(EPOCH, MODEL.model_hash, loud), seed, mask)
+    kept = ((third >> np.uint32(16)).astype(np.int64) - (first >> np.uint32(16))).reshape(-1)
+    read = np.rint(((kept + 1024) % 2048 - 1024) / 8)
     assert (read[held] == TEMPLATES[GALLERY.layout.rows[held], 0]).mean() > 0.99
 
 
@@ -151,7 +150,7 @@ def test_defence_the_same_root_with_another_probe_is_another_answer() -> None:
         second, other = replay_answer(GALLERY, AnswerRequest(probe, digest), root)
         for mine, theirs in ((kept.order_seed, other.order_seed), (kept.mask_seeds[0], other.mask_seeds[0])):
             assert mine.export_secret() != theirs.export_secret()
-        difference = ring.subtract(second.b_rounded << np.uint32(15), first.b_rounded << np.uint32(15))[: GALLERY.slots]
+        difference = ring.subtract(second.b_rounded << np.uint32(16), first.b_rounded << np.uint32(16))[: GALLERY.slots]
         stolen = read_digits(difference)
         assert (stolen[held] == TEMPLATES[GALLERY.layout.rows[held], :3]).mean() < 0.02
     again, _ = replay_answer(GALLERY, AnswerRequest(SILENT, GRANT_DIGEST), root)
@@ -233,10 +232,10 @@ def test_custodian_and_requester_who_strip_the_rerandomisation_find_no_record() 
     gallery = gallery_of(model, model.templates(directions(rng, 500, 16)))
     bases = public_bases(EPOCH, 16)
 
-    # attack: b_d = 0 and b_z = 2^20, so that b'' less the mask is 2^20 u, and its top twelve bits show u
+    # attack: b_d = 0 and b_z = 2^20, so that b'' less the mask is 2^20 u, and its top eleven bits show u
     loud, zero = np.full(N, 1 << 20, np.uint32), np.zeros((1, N), np.uint32)
     a, b = blind(gallery.fixed_part(EPOCH), zero, bases[-1], loud, Seed.fresh(), zero[0])
-    read = np.rint(ring.centred(middle(b >> np.uint32(15), B_BITS)) / (1 << 20)).astype(np.int64)
+    read = np.rint(ring.centred(middle(b >> np.uint32(16), B_BITS)) / (1 << 20)).astype(np.int64)
     stripped = ring.subtract(a, ring.inverse(ring.multiply(ring.forward(ring.from_signed(read)), bases[-1:])))
     error = ring.centred(ring.subtract(stripped, ring.inverse(gallery.fixed_part(EPOCH))))
     assert np.abs(error).max() <= 191

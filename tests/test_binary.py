@@ -58,7 +58,7 @@ def test_fields() -> None:
     with pytest.raises(NotCanonicalError):
         reader.finish()
     assert reader.fixed(3) == b"abc"
-    assert reader.residues(2).tolist() == [1, Q - 1]
+    assert reader.words(2, 27, high=Q - 1).tolist() == [1, Q - 1]
     reader.finish()
     with pytest.raises(TruncatedError):
         reader.fixed(1)
@@ -66,7 +66,7 @@ def test_fields() -> None:
         Reader(data, Kind.PROBE, max_bytes=100).integer(2, low=0, high=299)
     too_large = Writer(Kind.PROBE).words(np.array([Q], np.uint32), 27).finish()
     with pytest.raises(FieldError):
-        Reader(too_large, Kind.PROBE, max_bytes=100).residues(1)
+        Reader(too_large, Kind.PROBE, max_bytes=100).words(1, 27, high=Q - 1)
     with pytest.raises(MisuseError):
         Writer(Kind.PROBE).fixed(b"ab", 3)
 

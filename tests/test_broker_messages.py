@@ -297,7 +297,7 @@ async def test_a_number_belongs_to_one_message(world: World) -> None:
 @pytest.fixture
 def long(world: World) -> Message:
     """Two parts: the probe of an embedding of 512 dimensions, its words random."""
-    words = np.random.default_rng(1).integers(0, Q, (513, N), dtype=np.uint32)
+    words = np.random.default_rng(1).integers(0, Q // 2, (513, N), dtype=np.uint32)
     message = world.message(CLAIMS, MessageType.PROBE, body=Probe(Epoch("2026-11"), digest("model"), words))
     assert len(list(split_message(message))) == 2
     return message

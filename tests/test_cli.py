@@ -214,7 +214,7 @@ def test_parameters_as_an_object_are_those_of_the_scales() -> None:
     assert found["parameters"]["name"] == "sealmatch-1"
     assert (found["scales"]["gamma"], found["scales"]["mu"]) == (scales.gamma, scales.mu)
     assert (found["errors"]["noise_sd"], found["errors"]["error_sd"]) == (scales.noise_sd, scales.error_sd)
-    assert found["sizes"]["answer_bits_per_slot"] == 29
+    assert found["sizes"]["answer_bits_per_slot"] == 27
     assert [(row["bits"], row["source"], row["date"]) for row in found["security"]] == [
         (row.bits, row.source, row.date) for row in SECURITY_TABLE
     ]
