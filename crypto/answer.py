@@ -41,6 +41,7 @@ from crypto.probe import Probe, read_epoch
 from crypto.ring import I64, U32, N
 from crypto.scan import scan_words
 from crypto.seed import SEED_BYTES, Seed, blinding_errors, permutation, ternary, uniform_residues
+from crypto.workers import split
 
 A_BITS: Final = SEALMATCH_1.answer_a_bits
 B_BITS: Final = SEALMATCH_1.answer_b_bits
@@ -194,10 +195,18 @@ def mask_total(mask_seeds: Sequence[Seed], slots: int) -> U32:
 def blind(fixed_eval: U32, scanned_eval: U32, zero_base_eval: U32, zero_probe_eval: U32, seed: Seed, mask: U32) -> tuple[U32, U32]:
     """Exact a'' and b'' in coeff form, before rounding; all uint32[chunks, N], the two of zero uint32[N], `mask` by slot."""
     chunks = fixed_eval.shape[0]
-    u_eval = ring.forward(ternary(seed, "u", chunks * N).reshape(chunks, N))
-    a = ring.inverse(ring.multiply_add(u_eval, zero_base_eval, fixed_eval))
-    b = ring.inverse(ring.multiply_add(u_eval, zero_probe_eval, scanned_eval))
-    return ring.add(a, blinding_errors(seed, "e", chunks * N).reshape(chunks, N)), ring.add(b, mask.reshape(chunks, N))
+    u, e = ternary(seed, "u", chunks * N).reshape(chunks, N), blinding_errors(seed, "e", chunks * N).reshape(chunks, N)
+    masks = mask.reshape(chunks, N)
+    a, b = np.empty((chunks, N), np.uint32), np.empty((chunks, N), np.uint32)
+
+    def blind_range(first: int, last: int) -> None:
+        part = slice(first, last)
+        u_eval = ring.forward(u[part])
+        a[part] = ring.add(ring.inverse(ring.multiply_add(u_eval, zero_base_eval, fixed_eval[part])), e[part])
+        b[part] = ring.add(ring.inverse(ring.multiply_add(u_eval, zero_probe_eval, scanned_eval[part])), masks[part])
+
+    split(chunks, blind_range)
+    return a, b
 
 
 def _answer_from_root(gallery: PackedGallery, request: AnswerRequest, scanned: U32, root: Seed) -> tuple[Answer, AnswerSecrets]:

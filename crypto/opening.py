@@ -23,6 +23,7 @@ from crypto.limits import MAX_CHUNKS
 from crypto.parameters import SEALMATCH_1
 from crypto.probe import Probe, SearchKey
 from crypto.ring import U32, N
+from crypto.workers import split
 
 Y_BITS: Final = SEALMATCH_1.opened_bits
 MAX_OPENED_BYTES: Final = 64 + 2 * MAX_CHUNKS * N
@@ -94,5 +95,12 @@ def middle(rounded: npt.NDArray[np.unsignedinteger], bits: int) -> U32:
 
 def _open_exact(a_coeff: U32, b_coeff: U32, key: SearchKey) -> U32:
     """b + a s mod q, exact, in coeff form; uint32[chunks, N]. **With a this is the secret key**: it stays inside this process."""
-    products = ring.inverse(ring.multiply_add(ring.forward(a_coeff), key.secret_eval(), np.zeros_like(a_coeff)))
-    return ring.add(products, b_coeff)
+    out = np.empty(a_coeff.shape, np.uint32)
+
+    def open_range(first: int, last: int) -> None:
+        part = slice(first, last)
+        a_eval = ring.forward(a_coeff[part])
+        out[part] = ring.add(ring.inverse(ring.multiply_add(a_eval, key.secret_eval(), np.zeros_like(a_eval))), b_coeff[part])
+
+    split(len(out), open_range)
+    return out

@@ -15,6 +15,7 @@ number-theoretic transforms" (J. Symb. Comp. 2014), for butterflies that keep va
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -179,6 +180,22 @@ def _multiply(left: U32, right: U32, out: U32) -> None:
 
 
 @kernel
+def _add(left: U32, right: U32, out: U32) -> None:
+    """out = left + right mod q, pointwise over equal lengths."""
+    for i in range(left.size):
+        total = np.uint64(left[i]) + np.uint64(right[i])
+        out[i] = np.uint32(total - _Q if total >= _Q else total)
+
+
+@kernel
+def _subtract(left: U32, right: U32, out: U32) -> None:
+    """out = left - right mod q, pointwise over equal lengths."""
+    for i in range(left.size):
+        total = np.uint64(left[i]) + _Q - np.uint64(right[i])
+        out[i] = np.uint32(total - _Q if total >= _Q else total)
+
+
+@kernel
 def _multiply_add_rows(rows: U32, row: U32, added: U32, out: U32) -> None:
     """out[m] = rows[m] * row + added[m] mod q, pointwise; rows, added, out uint32[M, N], row uint32[N]."""
     for m in range(rows.shape[0]):
@@ -202,12 +219,16 @@ def inverse(polynomials_eval: U32) -> U32:
 
 def multiply(left: U32, right: U32) -> U32:
     """Pointwise product mod q of two arrays of residues of one shape (in eval form: the product in the ring)."""
+    return _pointwise(_multiply, left, right)
+
+
+def _pointwise(kernel_of_two: Callable[[U32, U32, U32], None], left: U32, right: U32) -> U32:
     check_residues(left)
     check_residues(right)
     if left.shape != right.shape:
-        raise MisuseError("factors differ in shape")
+        raise MisuseError("operands differ in shape")
     out = np.empty(left.shape, np.uint32)
-    _multiply(np.ascontiguousarray(left).reshape(-1), np.ascontiguousarray(right).reshape(-1), out.reshape(-1))
+    kernel_of_two(np.ascontiguousarray(left).reshape(-1), np.ascontiguousarray(right).reshape(-1), out.reshape(-1))
     return out
 
 
@@ -224,25 +245,20 @@ def multiply_add(rows: U32, row: U32, added: U32) -> U32:
 
 def add(left: U32, right: U32) -> U32:
     """left + right mod q, pointwise, of two arrays of residues of one shape."""
-    check_residues(left)
-    check_residues(right)
-    total = left + right  # below 2^28
-    return np.where(total >= Q, total - np.uint32(Q), total)
+    return _pointwise(_add, left, right)
 
 
 def subtract(left: U32, right: U32) -> U32:
     """left - right mod q, pointwise, of two arrays of residues of one shape."""
-    check_residues(left)
-    check_residues(right)
-    difference = left.astype(np.int64) - right.astype(np.int64)
-    return np.where(difference < 0, difference + Q, difference).astype(np.uint32)
+    return _pointwise(_subtract, left, right)
 
 
 def centred(residues: U32) -> I32:
     """Residues as the integers of smallest magnitude, -(q-1)/2 .. (q-1)/2; int32 of the same shape."""
     check_residues(residues)
     signed = residues.astype(np.int32)
-    return np.where(signed > Q // 2, signed - np.int32(Q), signed).astype(np.int32)
+    np.subtract(signed, np.int32(Q), out=signed, where=signed > Q // 2)
+    return signed
 
 
 def from_signed(integers: npt.NDArray[np.signedinteger]) -> U32:

@@ -101,10 +101,9 @@ def blinding_errors(seed: Seed, label: str, count: int) -> U32:
     Support -190..191, mean 1/2. Bounded and exact, so that replay never depends on a floating-point library; the estimate of
     `parameters.SECURITY_TABLE` depends on the standard deviation, and 1,024 samples a secret are far too few to use the bounded support.
     """
-    data = stream_bytes(seed, label, 3 * count).reshape(count, 3) & np.uint8(127)
-    errors = data.sum(axis=1, dtype=np.int32) - np.int32(190)
-    residues: U32 = np.where(errors < 0, errors + np.int32(Q), errors).astype(np.uint32)
-    return residues
+    out = np.empty(count, np.uint32)
+    _sum_errors(stream_bytes(seed, label, 3 * count), np.uint32(Q), out)
+    return out
 
 
 def permutation(seed: Seed, label: str, count: int) -> U32:
@@ -150,6 +149,14 @@ def _take_ternary(data: U8, modulus: np.uint32, out: U32) -> int:
             out[found] = modulus - np.uint32(1) if digit == 2 else digit
             found += 1
     return found
+
+
+@kernel
+def _sum_errors(data: U8, modulus: np.uint32, out: U32) -> None:
+    """out[i]: the low seven bits of three bytes added up, less 190, as a residue."""
+    for i in range(out.size):
+        total = np.uint32(data[3 * i] & 127) + np.uint32(data[3 * i + 1] & 127) + np.uint32(data[3 * i + 2] & 127)
+        out[i] = total - np.uint32(190) if total >= 190 else total + modulus - np.uint32(190)
 
 
 @kernel
