@@ -27,13 +27,15 @@ from agency_node.parties import Parties
 from agency_node.tables import log_leaves
 from crypto.canonical import AgencyId
 from crypto.checkpoint import NOTE_ED25519, Checkpoint, LogKey, SignedCheckpoint, check_log_signature, key_id
-from crypto.entries import LogEntry
-from crypto.errors import ConsistencyError, MirrorError, PeerError, StaleCheckpointError, WitnessError
+from crypto.entries import EntryKind, LogEntry
+from crypto.errors import ConsistencyError, InclusionError, MirrorError, PeerError, StaleCheckpointError, WitnessError
 from crypto.ledger import check_consistency
 from crypto.mirror import LogMirror
 from crypto.witness import CheckpointPolicy, check_checkpoint
 
-_AGAIN_S: Final = 0.25
+ACT_WAIT_S: Final = 3.0
+"""How long an act waits for a head that allows it before it is put off."""
+_AGAIN_S: Final = 0.05
 """Between two looks for a head that more witnesses have cosigned."""
 
 
@@ -55,6 +57,7 @@ class LogFollower:
         self._engine, self._link, self._parties, self._clock = engine, link, parties, clock
         self._lock = asyncio.Lock()
         self._latest: SignedCheckpoint | None = None
+        self._waited_for: set[tuple[bytes, EntryKind | None]] = set()
         self._mirror = LogMirror()
         self._reload()
 
@@ -104,21 +107,46 @@ class LogFollower:
                 raise last
             await asyncio.sleep(_AGAIN_S)
 
-    async def check_act(self, grant: ActingParties, grant_digest: bytes, wait_s: float = 20) -> Checkpoint:
+    async def check_act(
+        self, grant: ActingParties, grant_digest: bytes, entered: EntryKind | None = None, wait_s: float = ACT_WAIT_S
+    ) -> Checkpoint:
         """Raise unless an act of this grant is allowed now; the head that allows it.
 
         1. this node has not halted (`HaltedError`)
         2. a head with cosignatures of outside witnesses, one of the grant's custodians among them, is fresh (`fresh`)
-        3. the log under it, read to its end, holds the grant (`InclusionError`) and no end of it (`RevokedError`)
+        3. the log under it, read to its end, holds the grant and, when asked for, its entry of the kind `entered` (`InclusionError`), and
+           no end of it (`RevokedError`)
         4. this node has still not halted
+
+        A head that lacks an entry which is on its way is waited for, `wait_s` in all, and once for each grant and entry: whoever never
+        enters a grant holds this node up no second time.
         """
         self._check_not_halted()  # 1
         parties = (grant.requesting_agency, grant.originating_agency)
         policy = self._parties.roster().checkpoint_policy(parties=parties, custodians=grant.custodians)
+        if (grant_digest, entered) in self._waited_for:
+            wait_s = 0
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait_s
         note = await self.fresh(policy, wait_s=wait_s)  # 2
-        self._mirror.check_not_revoked(grant_digest, note.checkpoint)  # 3
+        while missing := self._missing(grant_digest, entered, note.checkpoint):  # 3
+            try:
+                note = await self.fresh(policy, note.checkpoint.size + 1, max(until - loop.time(), 0))
+            except (WitnessError, StaleCheckpointError):
+                self._waited_for.add((grant_digest, entered))
+                raise missing from None
         self._check_not_halted()  # 4
         return note.checkpoint
+
+    def _missing(self, grant_digest: bytes, entered: EntryKind | None, checkpoint: Checkpoint) -> InclusionError | None:
+        """What the log under this checkpoint lacks for an act; raises for a grant that has ended."""
+        try:
+            self._mirror.check_not_revoked(grant_digest, checkpoint)
+            if entered is not None:
+                self._mirror.check_entered(entered, grant_digest, checkpoint)
+        except InclusionError as error:
+            return error
+        return None
 
     async def connect(self, note_bytes: bytes) -> None:
         """Compare the head in a peer's message with this copy, which is read further first where the head is ahead of it.

@@ -174,14 +174,14 @@ class GrantDesk:
         check_in_force(grant.claims, self._clock())
         return grant
 
-    async def check_act(self, claims: GrantClaims, digest: bytes) -> Checkpoint:
+    async def check_act(self, claims: GrantClaims, digest: bytes, entered: EntryKind | None = None) -> Checkpoint:
         """The checkpoint under which an act of this search may happen now (`LogFollower.check_act`).
 
         A checkpoint that lacks fresh cosignatures, or is older than what this node has read, is waited for (`NotYetError`): witnesses may
         be slow. The wait ends with the grant; a log that was read to its end and does not hold the grant is a refusal.
         """
         try:
-            return await self._follower.check_act(claims, digest)
+            return await self._follower.check_act(claims, digest, entered)
         except (StaleCheckpointError, WitnessError, MirrorError) as error:
             raise NotYetError(f"the log is not ready: {error}") from error
         except InclusionError as error:
@@ -192,9 +192,8 @@ class GrantDesk:
 
     async def check_released(self, claims: GrantClaims, digest: bytes) -> None:
         """`check_act`, and the log holds the entry of the search's release: no log entry, no release."""
-        checkpoint = await self.check_act(claims, digest)
         try:
-            self._follower.mirror.check_entered(EntryKind.RELEASE, digest, checkpoint)
+            await self.check_act(claims, digest, EntryKind.RELEASE)
         except InclusionError as error:
             raise NotYetError("the release's log entry is not cosigned yet") from error
 

@@ -52,7 +52,7 @@ class Limits(BaseModel):
     """Messages of no search, undelivered: a node that is away for a week reads the log itself."""
     active_witness_s: Annotated[float, Field(gt=0)] = 60.0
     """A witness that cosigned this recently is waited for."""
-    head_stays_s: Annotated[float, Field(gt=0)] = 2.0
+    head_stays_s: Annotated[float, Field(gt=0)] = 0.5
     """So long a head stays the one to cosign when a witness is slow: searches wait for it."""
     sweep_s: Annotated[float, Field(gt=0)] = 10.0
     """How often expired things are looked for."""

@@ -163,7 +163,8 @@ class LogStore:
     def pending_size(self, now: datetime) -> int:
         """Size of the head that witnesses are to cosign now.
 
-        It stays until every witness that was active lately has signed it, or until it is 2 s old, so that witnesses meet on one head.
+        It stays until every witness that was active lately has signed it, or until `head_stays_s` have passed, so that witnesses meet on
+        one head.
         """
         pending = self._pending
         if pending is None:

@@ -167,8 +167,8 @@ class OnePass(asyncio.Event):
 class ImpatientFollower(LogFollower):
     """Looks once for a fresh head; nobody brings cosignatures while a test waits."""
 
-    async def check_act(self, grant: ActingParties, grant_digest: bytes, wait_s: float = 0) -> Checkpoint:
-        return await super().check_act(grant, grant_digest, wait_s)
+    async def check_act(self, grant: ActingParties, grant_digest: bytes, entered: EntryKind | None = None, wait_s: float = 0) -> Checkpoint:
+        return await super().check_act(grant, grant_digest, entered, wait_s)
 
 
 # --- a node -----------------------------------------------------------------------------------------------------------

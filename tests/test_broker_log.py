@@ -277,7 +277,7 @@ async def test_only_a_witness_cosigns(world: World) -> None:
 
 
 async def test_witnesses_meet_on_one_head(world: World) -> None:
-    """Without active witnesses the newest head is asked for; with them the head stays until all of them signed it, or for two seconds."""
+    """Without active witnesses the newest head is asked for; with them the head stays until all of them signed it, or for half a second."""
     await world.grant()
     assert (await pending(world)).checkpoint.size == 1
     await refusals(world, 1)
@@ -298,7 +298,7 @@ async def test_witnesses_meet_on_one_head(world: World) -> None:
     assert (await pending(world)).checkpoint.size == 5
     await refusals(world, 1)
     assert (await pending(world)).checkpoint.size == 5
-    world.pass_time(0.5)
+    world.pass_time(0.25)
     assert (await pending(world)).checkpoint.size == 5
 
 

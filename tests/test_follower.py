@@ -304,7 +304,29 @@ async def test_an_act_of_an_entered_grant_is_allowed_on_a_fresh_head(follower: L
 
 async def test_a_grant_that_is_not_in_the_log_is_not_acted_on(follower: LogFollower) -> None:
     with pytest.raises(InclusionError):
-        await follower.check_act(CLAIMS, digest("another grant"))
+        await follower.check_act(CLAIMS, digest("another grant"), wait_s=0)
+
+
+async def test_an_entry_that_is_on_its_way_is_waited_for_once(follower: LogFollower, broker: MemoryBroker) -> None:
+    act = asyncio.create_task(follower.check_act(CLAIMS, GRANT, EntryKind.RELEASE, wait_s=20))
+    await asyncio.sleep(0.05)
+    assert not act.done()
+    broker.log.append(leaf(EntryKind.RELEASE))
+    broker.cosigned_by(*WITNESSES)
+    assert (await act).size == 5
+
+    looks: list[int] = []
+    checkpoint = broker.checkpoint
+
+    async def counted(min_size: int = 0, cosignatures: int = 0, wait_s: int = 0) -> SignedCheckpoint | None:
+        looks.append(min_size)
+        return await checkpoint(min_size, cosignatures, wait_s)
+
+    broker.checkpoint = counted  # type: ignore[method-assign]
+    for wait_s in (0.2, 20):  # whoever never enters a grant is waited for no second time
+        with pytest.raises(InclusionError):
+            await follower.check_act(CLAIMS, digest("never entered"), wait_s=wait_s)
+    assert looks[-2:] == [0, 6]
 
 
 @pytest.mark.parametrize("kind", [EntryKind.REVOCATION, EntryKind.LAPSE])
