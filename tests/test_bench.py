@@ -24,7 +24,7 @@ from agency_node.bench.errors import BenchmarkError, FaissMissingError, GalleryT
 from agency_node.bench.progress import Steps
 from agency_node.bench.scan import ScanPlan, ScanResult, bench_scan
 from agency_node.bench.tables import print_answer, print_scan
-from agency_node.cli import MAX_RECORDS
+from agency_node.commands.bench import MAX_RECORDS
 from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
 from crypto.layout import Layout
@@ -76,7 +76,10 @@ def check_scan_object(found: dict[str, Any], *, records: int, dimensions: int, r
 
     assert found["ratio"] == found["scan_s"] / found["faiss_s"]
     assert found["scan_s_per_probe"] == found["scan_s"] / probes
-    assert found["faiss_s"] == min(setup["faiss_s"] for setup in found["setups"])
+    for form, suffix in (("float32", ""), ("fp16", "_fp16"), ("8bit_direct_signed", "_8bit_direct_signed")):
+        best = min((setup for setup in found["setups"] if setup["vectors"] == form), key=lambda setup: setup["faiss_s"])
+        names = [f"faiss{suffix}_s", f"faiss{suffix}_setup", f"ratio{suffix}"]
+        assert [found[name] for name in names] == [best["faiss_s"], best["name"], best["ratio"]]
     named = next(setup for setup in found["setups"] if setup["name"] == found["faiss_setup"])
     assert [found[key] for key in ("ratio", "scan_s", "faiss_s", "threads")] == [
         named[key] for key in ("ratio", "scan_s", "faiss_s", "threads")
@@ -99,9 +102,14 @@ def check_scan_object(found: dict[str, Any], *, records: int, dimensions: int, r
 
 
 def test_every_faiss_set_up_is_measured(scanned: ScanResult) -> None:
-    names = [setup.name for setup in scanned.setups]
-    assert names[:2] == ["IndexFlatIP, 1 thread", "IndexFlatIP, 2 threads"]
-    assert str(names[2]).startswith("IndexShards, 2 x IndexFlatIP")
+    kinds = ("IndexFlatIP", "IndexScalarQuantizer fp16", "IndexScalarQuantizer 8bit_direct_signed")
+    setups = iter(scanned.setups)
+    for kind, form in zip(kinds, clear.VectorForm, strict=True):
+        one, two, shards = next(setups), next(setups), next(setups)
+        assert (one.name, two.name) == (f"{kind}, 1 thread", f"{kind}, 2 threads")
+        assert str(shards.name).startswith(f"IndexShards, 2 x {kind}")
+        assert {one.form, two.form, shards.form} == {form}
+    assert next(setups, None) is None
     check_scan_object(scanned.as_json(), records=3000, dimensions=128, runs=9, probes=1)
 
 
@@ -122,7 +130,7 @@ def test_several_probes_share_one_pass() -> None:
 
 def test_one_thread_and_one_record() -> None:
     result = bench_scan(replace(SMALL, records=1, dimensions=8, threads=1), NOW, quiet())
-    assert [setup.name for setup in result.setups] == ["IndexFlatIP, 1 thread"]
+    assert [setup.name for setup in result.setups if setup.form is clear.VectorForm.FLOAT32] == ["IndexFlatIP, 1 thread"]
     check_scan_object(result.as_json(), records=1, dimensions=8, runs=9, probes=1)
 
 
@@ -132,7 +140,8 @@ def test_tables_say_what_the_object_says(scanned: ScanResult) -> None:
     assert f"{found['ratio']:.2f}" in text
     assert f"{found['answer_bytes']:,} bytes" in text
     assert "the sought record comes first" in " ".join(text.replace("│", " ").split())
-    without = replace(scanned, setups=(replace(scanned.setups[0], name=None, faiss=None),))
+    assert all(f"ratio to FAISS {form}" in text and f"{found[f'ratio_{form}']:.2f}," in text for form in ("fp16", "8bit_direct_signed"))
+    without = replace(scanned, setups=(replace(scanned.setups[0], name=None, form=None, faiss=None),))
     assert "not measured" in shown(print_scan, without)
 
 
@@ -190,6 +199,24 @@ def test_faiss_must_find_the_same_record_and_the_same_scores(opened: dict[str, A
         checked.check_against("other order", replace(right, rows=right.rows[:, ::-1]), 0)
     with pytest.raises(WrongResultError, match="different scores"):
         checked.check_against("other scores", replace(right, products=right.products - np.float32(0.02)), 0)
+
+
+@pytest.mark.parametrize("form", clear.VectorForm)
+def test_each_form_finds_the_cosines_to_its_own_precision_and_no_better(opened: dict[str, Any], form: clear.VectorForm) -> None:
+    """Against float64, so that a tolerance that is too wide to notice another form's error would show."""
+    cosines = SOURCE.vectors(0, 3000).astype(np.float64) @ SOURCE.embedding_like(1500)
+    checked = checking.check_scan(**opened)
+    queries = SOURCE.embedding_like(1500)[None].astype(np.float32)
+    setups = []
+    for setup in clear.clear_setups(SOURCE, queries, 2, quiet(), [form]):
+        setups.append(setup)
+        found = setup.search()
+        errors = np.abs(found.products[0] * setup.product_unit - cosines[found.rows[0]])
+        assert setup.tolerance / 100 <= errors.max() <= setup.tolerance + 1e-6
+        checked.check_against(setup.name, found, 0, rounding=setup.tolerance, product_unit=setup.product_unit)
+        with pytest.raises(WrongResultError, match="different scores"):
+            checked.check_against(setup.name, found, 0, rounding=setup.tolerance, product_unit=1.1 * setup.product_unit)
+    assert [setup.form for setup in setups] == [form] * 3
 
 
 # --- bench answer -------------------------------------------------------------------------------------------------------

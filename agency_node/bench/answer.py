@@ -21,18 +21,16 @@ import numpy as np
 from agency_node.bench.errors import WrongResultError
 from agency_node.bench.machine import Machine, peak_memory_bytes
 from agency_node.bench.progress import Steps
-from agency_node.bench.synthetic import SyntheticRecords, pack_synthetic
+from agency_node.bench.synthetic import PackedSynthetic, SyntheticRecords, pack_synthetic
 from agency_node.bench.timing import PAUSE_S, Timing, timed
 from crypto.answer import Answer, AnswerRequest, MaskShare, OrderSeed, answer
 from crypto.canonical import AgencyId
 from crypto.epoch import Epoch
-from crypto.gallery import PackedGallery
 from crypto.impostors import ImpostorTable
 from crypto.limits import DEFAULT_CAP
 from crypto.opening import Y16, open_answer
 from crypto.probe import Probe, make_probe
 from crypto.release import ReleaseTerms, release, unmask
-from crypto.scan import scan_words
 
 HOLDER = AgencyId("benchmark-holder")
 FALSE_POSITIVES_PER_MILLION = 10_000
@@ -148,12 +146,12 @@ def bench_answer(plan: AnswerPlan, now: datetime, steps: Steps) -> AnswerResult:
     fixed_part_s = timed(lambda: packed.gallery.fixed_part(epoch))
     table = ImpostorTable.isotropic(packed.gallery.model.model_hash, plan.dimensions)
     sought = source.sought_rows(plan.runs)
-    _one_search(plan, source, packed.gallery, epoch, table, sought[0])
+    _one_search(plan, source, packed, epoch, table, sought[0])
     runs = []
     with steps.step("timing searches", plan.runs, timed=True) as done:
         for row in sought:
             time.sleep(PAUSE_S)
-            runs.append(_one_search(plan, source, packed.gallery, epoch, table, row))
+            runs.append(_one_search(plan, source, packed, epoch, table, row))
             done()
     return AnswerResult(
         plan=plan,
@@ -171,16 +169,17 @@ def bench_answer(plan: AnswerPlan, now: datetime, steps: Steps) -> AnswerResult:
 
 
 def _one_search(
-    plan: AnswerPlan, source: SyntheticRecords, gallery: PackedGallery, epoch: Epoch, table: ImpostorTable, sought_row: int
+    plan: AnswerPlan, source: SyntheticRecords, packed: PackedSynthetic, epoch: Epoch, table: ImpostorTable, sought_row: int
 ) -> _Watch:
     """One search, step by step as in `STEPS`; `WrongResultError` unless the first of its leads is the record that was sought."""
-    model, watch = gallery.model, _Watch()
+    gallery, watch = packed.gallery, _Watch()
+    model = gallery.model
     embedding = source.embedding_like(sought_row)
     terms = ReleaseTerms(_GRANT_DIGEST, DEFAULT_CAP, FALSE_POSITIVES_PER_MILLION)
 
     made, key = watch.step(lambda: make_probe(model, model.probe_vector(embedding), epoch))
     probe = watch.travel(made.to_bytes, Probe.from_bytes)
-    watch.step(lambda: scan_words(gallery.words, probe.words_eval[None, :-1], threads=plan.threads))
+    watch.step(lambda: packed.scan(probe.words_eval[None, :-1], plan.threads))
     ((answered, secrets),) = watch.step(lambda: answer(gallery, [AnswerRequest(probe, _GRANT_DIGEST)], threads=plan.threads))
     watch.seconds[-1] -= watch.seconds[-2]
     received = watch.travel(answered.to_bytes, Answer.from_bytes)

@@ -35,12 +35,15 @@ class CheckedScan:
     cosines: F64
     tolerance: float
 
-    def check_against(self, name: str, nearest: Nearest, probe: int) -> None:
-        """Raise `WrongResultError` unless FAISS ranks the same record first and finds the same scores (3)."""
+    def check_against(self, name: str, nearest: Nearest, probe: int, *, rounding: float = 0.0, product_unit: float = 1.0) -> None:
+        """Raise `WrongResultError` unless FAISS ranks the same record first and finds the same scores (3).
+
+        `rounding` is what FAISS's own rounding may add to the tolerance; a product times `product_unit` is a cosine.
+        """
         rows = nearest.rows[probe]
         if int(rows[0]) != self.found_row:
             raise WrongResultError(f"FAISS ({name}) and the encrypted scan find different records: please report this as a bug")
-        if float(np.abs(self.cosines[rows] - nearest.products[probe]).max()) > self.tolerance:
+        if float(np.abs(self.cosines[rows] - nearest.products[probe] * product_unit).max()) > self.tolerance + rounding:
             raise WrongResultError(f"FAISS ({name}) and the encrypted scan find different scores: please report this as a bug")
 
 

@@ -1,20 +1,25 @@
 """The same search in the clear, by FAISS: what the encrypted scan is measured against.
 
-FAISS compares one query with every float32 vector in several ways, and which is fastest depends on the machine; each is measured, and the
-fastest is the one that counts. Invariants: FAISS gets as many threads as the scan; each set-up is whole before it is timed, and freed
-before the next is built, so that one float32 copy of the gallery exists at a time.
+FAISS compares one query with every vector in several ways, and which is fastest depends on the machine; each is measured, and for each
+form of the vectors the fastest is the one that counts. Invariants: FAISS gets as many threads as the scan; each set-up is whole before it
+is timed, and freed before the next is built, so that one copy of the gallery exists at a time.
 
-- `IndexFlatIP, 1 thread`: its SIMD loop over the vectors.
-- `IndexFlatIP, T threads`: since FAISS 1.15 it splits the vectors among threads and multiplies blocks of them with BLAS.
-- `IndexShards, T x IndexFlatIP`: T indexes of a T-th each, one thread and the SIMD loop for each.
+- `1 thread`: its SIMD loop over the vectors.
+- `T threads`: since FAISS 1.15 `IndexFlatIP` splits the vectors among threads and multiplies blocks of them with BLAS.
+- `IndexShards, T x ...`: T indexes of a T-th each, one thread and the SIMD loop for each.
+
+float32 is what a gallery in the clear is kept in and what `ratio` compares with; half-precision floats and signed bytes (`VectorForm`)
+read a half and a quarter of the memory, and are exact to their own precision only.
 """
 
 from __future__ import annotations
 
+import enum
 import importlib
+import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -24,11 +29,24 @@ import numpy.typing as npt
 
 from agency_node.bench.errors import FaissMissingError
 from agency_node.bench.progress import Steps
-from agency_node.bench.synthetic import SyntheticRecords, batches
+from agency_node.bench.synthetic import Coded, SyntheticRecords, batches, synthetic_model
 from crypto.embedding import F32
 from crypto.limits import DEFAULT_CAP
 
 _THREADS_VARIABLE = "OMP_NUM_THREADS"
+_HALF_PRECISION = 2.0**-11
+"""A half-precision float is within this share of the number that it stands for."""
+_ROUNDING_SDS = 7
+_BYTE_OFFSET = 128
+"""FAISS keeps the signed byte v as v + 128."""
+
+
+class VectorForm(enum.StrEnum):
+    """What an index in the clear keeps of a vector, under FAISS's name for it."""
+
+    FLOAT32 = "float32"
+    FP16 = "fp16"
+    BYTES = "8bit_direct_signed"
 
 
 @dataclass(frozen=True)
@@ -41,11 +59,17 @@ class Nearest:
 
 @dataclass(frozen=True)
 class ClearSetup:
-    """One way to search in the clear; `search()` may be called until the next set-up is asked for."""
+    """One way to search in the clear; `search()` may be called until the next set-up is asked for.
+
+    `tolerance` is how far rounding of the kept vectors may move a cosine, and a product times `product_unit` is one.
+    """
 
     name: str
+    form: VectorForm
     threads: int
     search: Callable[[], Nearest]
+    tolerance: float = 0.0
+    product_unit: float = 1.0
 
 
 def load_faiss() -> ModuleType:
@@ -69,51 +93,99 @@ def load_faiss() -> ModuleType:
             del os.environ[_THREADS_VARIABLE]
 
 
-def clear_setups(source: SyntheticRecords, queries: F32, threads: int, steps: Steps) -> Iterator[ClearSetup]:
-    """Every set-up in turn, built when it is its turn; queries are float32[K, D]."""
+def clear_setups(
+    source: SyntheticRecords, queries: F32, threads: int, steps: Steps, forms: Sequence[VectorForm] = (VectorForm.FLOAT32,)
+) -> Iterator[ClearSetup]:
+    """Every set-up of these forms in turn, built when it is its turn; queries are float32[K, D]."""
     faiss = load_faiss()
     leads = min(DEFAULT_CAP, source.records)
 
     held: list[Any] = []  # the one index there is; a set-up that the caller has kept must not keep its index
 
-    def searching(omp_threads: int) -> Callable[[], Nearest]:
+    def searching(asked: F32, omp_threads: int) -> Callable[[], Nearest]:
         def search() -> Nearest:
             faiss.omp_set_num_threads(omp_threads)
-            products, rows = held[0].search(queries, leads)
+            products, rows = held[0].search(asked, leads)
             return Nearest(rows, products)
 
         return search
 
     before = faiss.omp_get_max_threads()
     try:
-        held.append(_flat_index(faiss, source, 0, source.records, steps))
-        yield ClearSetup("IndexFlatIP, 1 thread", 1, searching(1))
-        if threads > 1:
-            yield ClearSetup(f"IndexFlatIP, {threads} threads", threads, searching(threads))
-        held.clear()
-        if threads > 1 and source.records >= threads:
-            shards = faiss.IndexShards(source.dimensions, True, True)  # threaded, rows numbered on from shard to shard
-            bounds = [source.records * part // threads for part in range(threads + 1)]
-            parts = [_flat_index(faiss, source, bounds[part], bounds[part + 1], steps) for part in range(threads)]
-            for part in parts:
-                shards.add_shard(part)
-            held.append(shards)
-            each = _omp_threads_of_a_new_thread(faiss)
-            note = "" if each == 1 else f", {each} OpenMP threads each"
-            yield ClearSetup(f"IndexShards, {threads} x IndexFlatIP{note}", threads, searching(1))
+        for form in forms:
+            kind = _Kind.of(form, source.dimensions)
+            asked = kind.query(queries)
+            facts = (kind.tolerance, kind.product_unit)
+            held.append(_index(faiss, kind, source, 0, source.records, steps))
+            yield ClearSetup(f"{kind.name}, 1 thread", form, 1, searching(asked, 1), *facts)
+            if threads > 1:
+                yield ClearSetup(f"{kind.name}, {threads} threads", form, threads, searching(asked, threads), *facts)
+            held.clear()
+            if threads > 1 and source.records >= threads:
+                shards = faiss.IndexShards(source.dimensions, True, True)  # threaded, rows numbered on from shard to shard
+                bounds = [source.records * part // threads for part in range(threads + 1)]
+                parts = [_index(faiss, kind, source, bounds[part], bounds[part + 1], steps) for part in range(threads)]
+                for part in parts:
+                    shards.add_shard(part)
+                held.append(shards)
+                each = _omp_threads_of_a_new_thread(faiss)
+                note = "" if each == 1 else f", {each} OpenMP threads each"
+                yield ClearSetup(f"IndexShards, {threads} x {kind.name}{note}", form, threads, searching(asked, 1), *facts)
+                held.clear()
+                del shards, parts, part
     finally:
         held.clear()
         faiss.omp_set_num_threads(before)
 
 
-def _flat_index(faiss: ModuleType, source: SyntheticRecords, first: int, last: int, steps: Steps) -> Any:  # noqa: ANN401 -- untyped
-    """An `IndexFlatIP` of some rows, written in place: `add` in batches would copy all that is there whenever it grows."""
-    index = faiss.IndexFlatIP(source.dimensions)
-    index.codes.resize(4 * (last - first) * source.dimensions)
+@dataclass(frozen=True)
+class _Kind:
+    """How FAISS keeps one form: its index, the codes of vectors, the query beside them, what rounding costs."""
+
+    form: VectorForm
+    name: str
+    coded: Callable[[F32], Coded]
+    query: Callable[[F32], F32]
+    tolerance: float = 0.0
+    product_unit: float = 1.0
+
+    @classmethod
+    def of(cls, form: VectorForm, dimensions: int) -> _Kind:
+        if form is VectorForm.FLOAT32:
+            return cls(form, "IndexFlatIP", lambda rows: rows, lambda asked: asked)
+        if form is VectorForm.FP16:
+            return cls(form, "IndexScalarQuantizer fp16", lambda rows: rows.astype(np.float16), lambda asked: asked, _HALF_PRECISION)
+        # Signed bytes are our own templates, and FAISS wants the query in whole bytes too: both are rounded at the gallery's scale.
+        model = synthetic_model(dimensions)
+        gamma = model.scales.gamma
+        return cls(
+            form,
+            "IndexScalarQuantizer 8bit_direct_signed",
+            lambda rows: (model.templates(rows).astype(np.int16) + _BYTE_OFFSET).astype(np.uint8),
+            lambda asked: model.templates(asked).astype(np.float32),
+            _ROUNDING_SDS * math.sqrt(2 / 12) / gamma,
+            1 / gamma**2,
+        )
+
+    def empty(self, faiss: ModuleType, dimensions: int) -> Any:  # noqa: ANN401 -- untyped
+        if self.form is VectorForm.FLOAT32:
+            return faiss.IndexFlatIP(dimensions)
+        quantizer = getattr(faiss.ScalarQuantizer, f"QT_{self.form.value}")
+        return faiss.IndexScalarQuantizer(dimensions, quantizer, faiss.METRIC_INNER_PRODUCT)
+
+
+def _index(faiss: ModuleType, kind: _Kind, source: SyntheticRecords, first: int, last: int, steps: Steps) -> Any:  # noqa: ANN401 -- untyped
+    """An index of some rows, written in place: `add` in batches would copy all that is there whenever it grows."""
+    index = kind.empty(faiss, source.dimensions)
+    index.codes.resize(index.code_size * (last - first))
     index.ntotal = last - first
-    vectors = faiss.rev_swig_ptr(index.get_xb(), (last - first) * source.dimensions).reshape(-1, source.dimensions)
-    with steps.step(f"writing {last - first:,} vectors into FAISS", batches(last - first)) as done:
-        source.write(vectors, first, done)
+    stored = faiss.rev_swig_ptr(index.codes.data(), index.code_size * (last - first)).reshape(last - first, -1)
+
+    def as_bytes(rows: F32) -> Coded:
+        return kind.coded(rows).view(np.uint8)
+
+    with steps.step(f"writing {last - first:,} vectors into FAISS as {kind.form.value}", batches(last - first)) as done:
+        source.write(stored, first, done, as_bytes)
     return index
 
 

@@ -2,19 +2,20 @@
 
 Invariants: what is timed is `crypto.scan.scan_words` as a holder calls it, checks and threads included; scan and FAISS take turns; the scan
 runs with one thread and with all, and the better median counts, as for FAISS the fastest set-up does. Every scan that is timed has been
-opened and compared with the truth before (`checking`).
+opened and compared with the truth before (`checking`). `ratio` compares with float32; the ratios to FAISS on half-precision floats and on
+signed bytes stand beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import numpy as np
 
 from agency_node.bench.checking import CheckedScan, check_scan
-from agency_node.bench.clear import ClearSetup, clear_setups, load_faiss
+from agency_node.bench.clear import ClearSetup, VectorForm, clear_setups, load_faiss
 from agency_node.bench.errors import WrongResultError
 from agency_node.bench.machine import Machine, peak_memory_bytes
 from agency_node.bench.progress import Steps
@@ -23,9 +24,9 @@ from agency_node.bench.timing import Timing, alternate, timed
 from crypto.answer import AnswerRequest, answer
 from crypto.embedding import F32
 from crypto.epoch import Epoch
+from crypto.gallery import PackedGallery
 from crypto.probe import Probe, SearchKey, make_probe
 from crypto.ring import U32
-from crypto.scan import scan_words
 
 MIN_RUNS = 9
 _FAISS = "FAISS"
@@ -49,6 +50,7 @@ class SetupResult:
     """One alternating run: our scan by number of threads, and one FAISS set-up (none when FAISS was left out)."""
 
     name: str | None
+    form: VectorForm | None
     faiss: Timing | None
     scan: dict[int, Timing]
 
@@ -76,6 +78,7 @@ class SetupResult:
         """For programs."""
         return {
             "name": self.name,
+            "vectors": self.form,
             "threads": self.threads,
             "scan_s": self.scan_s,
             "faiss_s": self.faiss_s,
@@ -103,8 +106,14 @@ class ScanResult:
 
     @property
     def fastest(self) -> SetupResult:
-        """The run with the fastest FAISS set-up; our own fastest when FAISS was left out."""
-        return min(self.setups, key=lambda setup: setup.scan_s if setup.faiss_s is None else setup.faiss_s)
+        """The run with the fastest float32 set-up of FAISS; our own fastest when FAISS was left out."""
+        return fastest_of(self.setups, VectorForm.FLOAT32)
+
+    @property
+    def fastest_others(self) -> dict[VectorForm, SetupResult]:
+        """The run with the fastest set-up of each other form that was measured."""
+        forms = [form for form in VectorForm if form is not VectorForm.FLOAT32 and any(setup.form is form for setup in self.setups)]
+        return {form: fastest_of(self.setups, form) for form in forms}
 
     def as_json(self) -> dict[str, object]:
         """For programs: one object."""
@@ -126,6 +135,7 @@ class ScanResult:
             "faiss_s": best.faiss_s,
             "faiss_setup": best.name,
             "ratio": best.ratio,
+            **self._other_figures(),
             "bytes_per_record": self.answer_bytes / plan.records,
             "answer_bytes": self.answer_bytes,
             "probe_bytes": self.probe_bytes,
@@ -139,6 +149,25 @@ class ScanResult:
             "machine": asdict(self.machine),
         }
 
+    def _other_figures(self) -> dict[str, object]:
+        """`ratio_fp16`, `ratio_8bit_direct_signed` and what they are made of; none where it was not measured."""
+        figures: dict[str, object] = {}
+        for form in VectorForm:
+            if form is not VectorForm.FLOAT32:
+                best = self.fastest_others.get(form)
+                figures[f"faiss_{form}_s"] = best and best.faiss_s
+                figures[f"faiss_{form}_setup"] = best and best.name
+                figures[f"ratio_{form}"] = best and best.ratio
+        return figures
+
+
+def fastest_of(setups: Sequence[SetupResult], form: VectorForm) -> SetupResult:
+    """The run with the fastest set-up of that form; our own fastest when FAISS was left out."""
+    return min(
+        (setup for setup in setups if setup.form in {form, None}),
+        key=lambda setup: setup.scan_s if setup.faiss_s is None else setup.faiss_s,
+    )
+
 
 def bench_scan(plan: ScanPlan, now: datetime, steps: Steps) -> ScanResult:
     """Measure. Raises a `BenchmarkError` instead of reporting a figure that stands on a wrong result."""
@@ -151,23 +180,22 @@ def bench_scan(plan: ScanPlan, now: datetime, steps: Steps) -> ScanResult:
     gallery = packed.gallery
     fixed_part_s = timed(lambda: gallery.fixed_part(epoch))
 
-    sought = source.sought_rows(plan.probes)
-    queries = np.stack([source.embedding_like(row) for row in sought])
-    made = [make_probe(gallery.model, gallery.model.probe_vector(query), epoch) for query in queries]
-    probes_eval = np.stack([probe.words_eval[:-1] for probe, _ in made])
-    checked = _checked(plan, source, packed, epoch, [key for _, key in made], probes_eval)
+    asked = ask(source, gallery, epoch, plan.probes)
+    checked = checked_scans(source, packed, epoch, asked, plan.threads)
+    forms = tuple(VectorForm) if plan.with_faiss else ()
+    setups = measure(source, packed, asked, checked, steps, forms=forms, runs=plan.runs, threads=plan.threads)
 
     return ScanResult(
         plan=plan,
         date=now,
         machine=Machine.here(),
-        setups=tuple(_measure(plan, source, packed, probes_eval, queries.astype(np.float32), checked, steps)),
+        setups=tuple(setups),
         checked=tuple(checked),
         pack_s=packed.pack_s,
         fixed_part_s=fixed_part_s,
-        packed_bytes=gallery.words.nbytes,
-        answer_bytes=_answer_bytes(packed, made[0][0]),
-        probe_bytes=len(made[0][0].to_bytes()),
+        packed_bytes=packed.packed_bytes,
+        answer_bytes=_answer_bytes(packed, asked.first),
+        probe_bytes=len(asked.first.to_bytes()),
         peak_memory_bytes=peak_memory_bytes(),
     )
 
@@ -177,45 +205,65 @@ def thread_counts(threads: int) -> list[int]:
     return sorted({1, threads})
 
 
-def _checked(
-    plan: ScanPlan, source: SyntheticRecords, packed: PackedSynthetic, epoch: Epoch, keys: list[SearchKey], probes_eval: U32
-) -> list[CheckedScan]:
+@dataclass(frozen=True)
+class Asked:
+    """The probes of a measurement, the same queries for FAISS, and the keys that open what comes back; queries are float32[K, D]."""
+
+    first: Probe
+    keys: tuple[SearchKey, ...]
+    probes_eval: U32
+    queries: F32
+
+
+def ask(source: SyntheticRecords, gallery: PackedGallery, epoch: Epoch, probes: int = 1) -> Asked:
+    """A probe for each sought row."""
+    queries = np.stack([source.embedding_like(row) for row in source.sought_rows(probes)])
+    made = [make_probe(gallery.model, gallery.model.probe_vector(query), epoch) for query in queries]
+    probes_eval = np.stack([probe.words_eval[:-1] for probe, _ in made])
+    return Asked(made[0][0], tuple(key for _, key in made), probes_eval, queries.astype(np.float32))
+
+
+def checked_scans(source: SyntheticRecords, packed: PackedSynthetic, epoch: Epoch, asked: Asked, threads: int) -> list[CheckedScan]:
     """Scan with each number of threads, require one result, open it for every probe."""
-    sums, *others = (scan_words(packed.gallery.words, probes_eval, threads=count) for count in thread_counts(plan.threads))
+    sums, *others = (packed.scan(asked.probes_eval, count) for count in thread_counts(threads))
     if any((other != sums).any() for other in others):
         raise WrongResultError("the scan's result depends on its number of threads: please report this as a bug")
-    sought = source.sought_rows(plan.probes)
-    return [check_scan(source, packed.gallery, epoch, row, key, part) for row, key, part in zip(sought, keys, sums, strict=True)]
+    sought = source.sought_rows(len(asked.keys))
+    return [check_scan(source, packed.gallery, epoch, row, key, part) for row, key, part in zip(sought, asked.keys, sums, strict=True)]
 
 
-def _measure(
-    plan: ScanPlan,
+def measure(
     source: SyntheticRecords,
     packed: PackedSynthetic,
-    probes_eval: U32,
-    queries: F32,
+    asked: Asked,
     checked: list[CheckedScan],
     steps: Steps,
+    *,
+    forms: Sequence[VectorForm],
+    runs: int,
+    threads: int,
 ) -> list[SetupResult]:
-    def scanning(count: int) -> Callable[[], object]:
-        return lambda: scan_words(packed.gallery.words, probes_eval, threads=count)
+    """The scan in turn with every set-up of FAISS of these forms, one after the other; the scan alone when there are none."""
 
-    counts = thread_counts(plan.threads)
-    if not plan.with_faiss:
-        with steps.step("timing the scan", plan.runs, timed=True) as done:
-            times = alternate([(str(count), scanning(count)) for count in counts], plan.runs, done)
-        return [SetupResult(None, None, {count: times[str(count)] for count in counts})]
+    def scanning(count: int) -> Callable[[], object]:
+        return lambda: packed.scan(asked.probes_eval, count)
+
+    counts = thread_counts(threads)
+    if not forms:
+        with steps.step("timing the scan", runs, timed=True) as done:
+            times = alternate([(str(count), scanning(count)) for count in counts], runs, done)
+        return [SetupResult(None, None, None, {count: times[str(count)] for count in counts})]
 
     def against(setup: ClearSetup) -> SetupResult:
         nearest = setup.search()
         for index, one in enumerate(checked):
-            one.check_against(setup.name, nearest, index)
+            one.check_against(setup.name, nearest, index, rounding=setup.tolerance, product_unit=setup.product_unit)
         turns = [turn for count in counts for turn in ((str(count), scanning(count)), (_FAISS, setup.search))]
-        with steps.step(f"timing the scan against {setup.name}", plan.runs, timed=True) as done:
-            times = alternate(turns, plan.runs, done)
-        return SetupResult(setup.name, times[_FAISS], {count: times[str(count)] for count in counts})
+        with steps.step(f"timing the scan against {setup.name}", runs, timed=True) as done:
+            times = alternate(turns, runs, done)
+        return SetupResult(setup.name, setup.form, times[_FAISS], {count: times[str(count)] for count in counts})
 
-    return [against(setup) for setup in clear_setups(source, queries, plan.threads, steps)]
+    return [against(setup) for setup in clear_setups(source, asked.queries, threads, steps, forms)]
 
 
 def _answer_bytes(packed: PackedSynthetic, probe: Probe) -> int:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from agency_node.bench.errors import GalleryTooLargeError
 from agency_node.bench.machine import check_memory
@@ -19,17 +21,20 @@ from agency_node.bench.timing import timed
 from crypto.embedding import F32, EmbeddingModel
 from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
-from crypto.layout import SPARE_SLOTS, Layout, kept_fillers
+from crypto.layout import FILLER, SPARE_SLOTS, Layout, kept_fillers
 from crypto.limits import MAX_CHUNKS
 from crypto.packed_words import GROUP
 from crypto.parameters import Scales
 from crypto.probe import make_probe
-from crypto.ring import F64, I8, N
+from crypto.ring import F64, I8, U32, N
 from crypto.scan import scan_words
+from crypto.seed import Seed
 from crypto.workers import split
 
 LIKENESS = 0.8
 BATCH = 1024
+Coded = npt.NDArray[Any]
+"""Vectors in the form that somebody searches in: float32, float16, int8 or bytes."""
 _PROBE_STREAM = 1 << 40
 _OVERHEAD_BYTES = 1 << 29
 """Interpreter, libraries and kernels."""
@@ -53,14 +58,14 @@ class SyntheticRecords:
             out[low - first : high - first] = self._batch(batch)[low - batch * BATCH : high - batch * BATCH]
         return out
 
-    def write(self, out: F32, first: int, done: Callable[[], None]) -> None:
-        """Write the rows from `first` on into `out`, float32[rows, D], on all cores; `done` is called after each batch."""
+    def write(self, out: Coded, first: int, done: Callable[[], None], coded: Callable[[F32], Coded] = lambda rows: rows) -> None:
+        """Write the rows from `first` on, as `coded` makes them, into `out`, [rows, ...], on all cores; `done` is called after a batch."""
         last = first + len(out)
 
         def write_batches(low: int, high: int) -> None:
             for batch in range(low, high):
                 start, end = first + batch * BATCH, min(last, first + (batch + 1) * BATCH)
-                out[start - first : end - first] = self.vectors(start, end)
+                out[start - first : end - first] = coded(self.vectors(start, end))
                 done()
 
         split(batches(len(out)), write_batches)
@@ -68,14 +73,7 @@ class SyntheticRecords:
     def templates(self, model: EmbeddingModel, done: Callable[[], None]) -> I8:
         """All records quantised; int8[records, D]."""
         out = np.empty((self.records, self.dimensions), np.int8)
-
-        def quantise(low: int, high: int) -> None:
-            for batch in range(low, high):
-                start, end = batch * BATCH, min(self.records, (batch + 1) * BATCH)
-                out[start:end] = model.templates(self.vectors(start, end))
-                done()
-
-        split(batches(self.records), quantise)
+        self.write(out, 0, done, model.templates)
         return out
 
     def sought_rows(self, probes: int) -> list[int]:
@@ -108,7 +106,7 @@ def synthetic_model(dimensions: int) -> EmbeddingModel:
 
 def chunks_of(records: int, scales: Scales) -> int:
     """Chunks of a fresh layout of so many records, and the answer's calibration chunk."""
-    return -(-records // (N - kept_fillers(scales) - SPARE_SLOTS)) + 1
+    return -(-records // records_a_chunk(scales)) + 1
 
 
 def needed_bytes(records: int, scales: Scales, *, beside_bytes: int) -> int:
@@ -118,6 +116,21 @@ def needed_bytes(records: int, scales: Scales, *, beside_bytes: int) -> int:
     return held + slots * _ANSWER_BYTES_A_SLOT + _OVERHEAD_BYTES
 
 
+def ascending_layout(records: int, scales: Scales) -> Layout:
+    """The rows in their own order, as many in every chunk, so that the first chunks hold the first records; secret from nobody."""
+    each = records_a_chunk(scales)
+    rows = np.full((-(-records // each), N), FILLER, np.int64)
+    for chunk, first in enumerate(range(0, records, each)):
+        held = min(each, records - first)
+        rows[chunk, :held] = np.arange(first, first + held)
+    return Layout(rows.reshape(-1), scales, Seed.fresh())
+
+
+def records_a_chunk(scales: Scales) -> int:
+    """How many records a full chunk of a fresh layout holds."""
+    return N - kept_fillers(scales) - SPARE_SLOTS
+
+
 @dataclass(frozen=True)
 class PackedSynthetic:
     """A packed gallery of synthetic records, and how long packing took."""
@@ -125,9 +138,28 @@ class PackedSynthetic:
     gallery: PackedGallery
     pack_s: float
 
+    @property
+    def packed_bytes(self) -> int:
+        """What a scan reads."""
+        return self.gallery.words_eval.nbytes
 
-def pack_synthetic(source: SyntheticRecords, epoch: Epoch, steps: Steps, *, beside_bytes: int = 0, threads: int) -> PackedSynthetic:
+    def scan(self, probes_eval: U32, threads: int) -> U32:
+        """The scan as a holder makes it; uint32[K, D, N] in, uint32[K, chunks, N] out."""
+        return scan_words(self.gallery.words_eval, probes_eval, threads=threads)
+
+    def first_chunks(self, chunks: int) -> PackedSynthetic:
+        """The same words as a gallery of the first chunks alone; nothing is copied."""
+        gallery = self.gallery
+        layout = Layout(gallery.layout.rows[: chunks * N], gallery.model.scales, gallery.layout.seed)
+        return PackedSynthetic(PackedGallery(gallery.model, layout, gallery.words_eval[:chunks]), self.pack_s)
+
+
+def pack_synthetic(
+    source: SyntheticRecords, epoch: Epoch, steps: Steps, *, beside_bytes: int = 0, threads: int, ascending: bool = False
+) -> PackedSynthetic:
     """Generate, quantise and pack; `beside_bytes` is what the caller will hold beside the packed gallery.
+
+    The layout is drawn as a holder draws it, or is `ascending_layout`.
 
     Every kernel that a search needs has been compiled when this returns. Raises `GalleryTooLargeError` and `MemoryShortError` before
     anything large is made.
@@ -139,11 +171,12 @@ def pack_synthetic(source: SyntheticRecords, epoch: Epoch, steps: Steps, *, besi
     with steps.step("compiling kernels"):
         few = PackedGallery.pack(model, Layout.draw(np.arange(1, dtype=np.int64), model.scales), np.ones((1, model.dimensions), np.int8))
         probe, _ = make_probe(model, model.probe_vector(np.ones(model.dimensions)), epoch)
-        scan_words(few.words, probe.words_eval[None, :-1])
+        PackedSynthetic(few, 0.0).scan(probe.words_eval[None, :-1], threads)
         few.fixed_part(epoch)
     with steps.step(f"making and quantising {source.records:,} vectors", batches(source.records)) as done:
         templates = source.templates(model, done)
-    layout = Layout.draw(np.arange(source.records, dtype=np.int64), model.scales)
+    rows = np.arange(source.records, dtype=np.int64)
+    layout = ascending_layout(source.records, model.scales) if ascending else Layout.draw(rows, model.scales)
     made: list[PackedGallery] = []
     with steps.step(f"packing {source.records:,} templates"):
         pack_s = timed(lambda: made.append(PackedGallery.pack(model, layout, templates, threads=threads)))

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agency_node.bench.answer import AnswerResult
+from agency_node.bench.clear import VectorForm
 from agency_node.bench.machine import GIB, Machine
 from agency_node.bench.scan import ScanResult
 from agency_node.bench.timing import Timing
@@ -19,7 +20,7 @@ def print_scan(result: ScanResult, console: Console) -> None:
     for name in ("in the clear", "FAISS ms", "encrypted ms", "on", "ratio"):
         times.add_column(name, justify="left" if name == "in the clear" else "right")
     for setup in result.setups:
-        bold = "bold" if setup is best else ""
+        bold = "bold" if setup is best else "" if setup.form in {VectorForm.FLOAT32, None} else "dim"
         times.add_row(
             setup.name or "not measured",
             spread(setup.faiss) if setup.faiss else "",
@@ -34,7 +35,11 @@ def print_scan(result: ScanResult, console: Console) -> None:
         "encrypted scan, a probe", f"{1000 * best.scan_s / plan.probes:.2f} ms, {result.packed_bytes / best.scan_s / 1e9:.1f} GB/s"
     )
     if best.faiss_s is not None:
-        facts.add_row("fastest FAISS, a query", f"{1000 * best.faiss_s / plan.probes:.2f} ms ({best.name})")
+        facts.add_row("fastest FAISS float32, a query", f"{1000 * best.faiss_s / plan.probes:.2f} ms ({best.name})")
+    for form, other in result.fastest_others.items():
+        if other.faiss_s is not None:
+            milliseconds = 1000 * other.faiss_s / plan.probes
+            facts.add_row(f"ratio to FAISS {form}", f"{other.ratio:.2f}, {milliseconds:.2f} ms a query ({other.name})")
     facts.add_row("result checked", "opened with the search key; the sought record comes first")
     facts.add_row("packed gallery", f"{result.packed_bytes / GIB:.2f} GiB, {result.packed_bytes / plan.records:,.0f} bytes a record")
     facts.add_row("packing", f"{plan.records / result.pack_s:,.0f} templates a second ({result.pack_s:.1f} s)")

@@ -1,0 +1,156 @@
+"""`sealmatch bench`: measurements on this machine, what may be asked of them, and where their results go.
+
+Invariants: results go to standard output, with `--json` exactly one object on one line; a wrong value is answered before anything is made.
+Kernels, FAISS and matplotlib are loaded when a command runs. What is measured, and how, is left to `agency_node.bench`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from agency_node.bench.errors import BenchmarkError, WrongResultError
+from crypto.errors import CryptoError
+from crypto.parameters import SEALMATCH_1
+from crypto.workers import usable_cores
+
+MAX_RECORDS = 16_000_000
+"""What one answer holds at 128 dimensions: `crypto.limits.MAX_CHUNKS` chunks, less fillers and the calibration chunk."""
+MAX_RUNS = 10_000
+MAX_PROBES = 64
+MAX_THREADS = 1_024
+
+bench = typer.Typer(
+    help="Measure on this machine, with synthetic records.",
+    epilog="Example: sealmatch bench scan --records 20000 --dimensions 128 --no-faiss",
+    no_args_is_help=True,
+)
+
+
+# --- values ---------------------------------------------------------------------------------------------------------
+
+
+def checked_dimensions(value: int) -> int:
+    """Refuse what `Scales` would refuse, with an example of what would do."""
+    if value % 8 or not 8 <= value <= SEALMATCH_1.max_dimensions:
+        raise typer.BadParameter(
+            f"{value} is not a number of dimensions here: take a multiple of 8 from 8 to {SEALMATCH_1.max_dimensions}, "
+            "such as 128 (dlib) or 512 (ArcFace)."
+        )
+    return value
+
+
+def checked_records(value: int) -> int:
+    """At least one, and no more than an answer can hold."""
+    if not 1 <= value <= MAX_RECORDS:
+        raise typer.BadParameter(f"{value} is not a size of a gallery: take 1 to {MAX_RECORDS} records, such as 250000.")
+    return value
+
+
+def checked_runs(value: int) -> int:
+    """At least one; `bench scan` asks for more."""
+    if not 1 <= value <= MAX_RUNS:
+        raise typer.BadParameter(f"{value} is not a number of runs: take 1 to {MAX_RUNS}, such as 15.")
+    return value
+
+
+def checked_scan_runs(value: int) -> int:
+    """At least nine, because a median of fewer says little on a machine that does other things too."""
+    if not 9 <= value <= MAX_RUNS:
+        raise typer.BadParameter(f"{value} is not enough for a median of alternating runs: take 9 to {MAX_RUNS}, such as 15.")
+    return value
+
+
+def checked_threads(value: int | None) -> int | None:
+    """At least one."""
+    if value is not None and not 1 <= value <= MAX_THREADS:
+        raise typer.BadParameter(f"{value} is not a number of threads: take 1 to {MAX_THREADS}, or leave it out to use every core.")
+    return value
+
+
+def checked_probes(value: int) -> int:
+    """At least one."""
+    if not 1 <= value <= MAX_PROBES:
+        raise typer.BadParameter(f"{value} is not a number of probes: take 1 to {MAX_PROBES}.")
+    return value
+
+
+def checked_seed(value: int) -> int:
+    """Zero or more."""
+    if value < 0:
+        raise typer.BadParameter(f"{value} is not a seed: take 0 or more.")
+    return value
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Dimensions = Annotated[int, typer.Option(help="Dimensions of an embedding: 512 for ArcFace, 128 for dlib.", callback=checked_dimensions)]
+Records = Annotated[int, typer.Option(help="Synthetic records in the gallery.", callback=checked_records)]
+Seed = Annotated[int, typer.Option(help="Seed of the synthetic records.", callback=checked_seed)]
+Threads = Annotated[int | None, typer.Option(help="Most threads for either side; every core if left out.", callback=checked_threads)]
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+@bench.command("scan", epilog="Example: sealmatch bench scan --records 20000 --dimensions 128 --runs 9 --json")
+def bench_scan(
+    records: Records = 250_000,
+    dimensions: Dimensions = 512,
+    runs: Annotated[int, typer.Option(help="Timed runs of each side, at least 9.", callback=checked_scan_runs)] = 15,
+    threads: Threads = None,
+    probes: Annotated[int, typer.Option(help="Probes that share one pass.", callback=checked_probes)] = 1,
+    seed: Seed = 1,
+    faiss: Annotated[bool, typer.Option("--faiss/--no-faiss", help="Measure FAISS in the clear in turn with the scan.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the encrypted scan of a gallery against FAISS on the same vectors in the clear."""
+    from agency_node.bench.progress import Steps  # noqa: PLC0415
+    from agency_node.bench.scan import ScanPlan, bench_scan  # noqa: PLC0415
+    from agency_node.bench.tables import print_scan  # noqa: PLC0415
+
+    plan = ScanPlan(records, dimensions, runs, threads or usable_cores(), probes, seed, faiss)
+    with errors_as_sentences():
+        result = bench_scan(plan, datetime.now(UTC), Steps(Console(stderr=True)))
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+    else:
+        print_scan(result, Console())
+
+
+@bench.command("answer", epilog="Example: sealmatch bench answer --records 20000 --dimensions 128 --runs 3 --json")
+def bench_answer(
+    records: Records = 250_000,
+    dimensions: Dimensions = 512,
+    runs: Annotated[int, typer.Option(help="Searches to time.", callback=checked_runs)] = 9,
+    threads: Threads = None,
+    seed: Seed = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Measure one search inside one process, step by step: probe, scan, answer, opening, release."""
+    from agency_node.bench.answer import AnswerPlan, bench_answer  # noqa: PLC0415
+    from agency_node.bench.progress import Steps  # noqa: PLC0415
+    from agency_node.bench.tables import print_answer  # noqa: PLC0415
+
+    plan = AnswerPlan(records, dimensions, runs, threads or usable_cores(), seed)
+    with errors_as_sentences():
+        result = bench_answer(plan, datetime.now(UTC), Steps(Console(stderr=True)))
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+    else:
+        print_answer(result, Console())
+
+
+@contextmanager
+def errors_as_sentences() -> Iterator[None]:
+    """Turn what our own modules raise on purpose into a sentence and an exit code."""
+    try:
+        yield
+    except (BenchmarkError, CryptoError) as error:
+        typer.echo(f"sealmatch: {error}.", err=True)
+        raise typer.Exit(2 if isinstance(error, BenchmarkError) and not isinstance(error, WrongResultError) else 1) from error
