@@ -7,6 +7,7 @@ from rich.table import Table
 
 from agency_node.bench.answer import AnswerResult
 from agency_node.bench.clear import VectorForm
+from agency_node.bench.growth import GrowthResult
 from agency_node.bench.machine import GIB, Machine
 from agency_node.bench.scan import ScanResult
 from agency_node.bench.timing import Timing
@@ -66,6 +67,30 @@ def print_answer(result: AnswerResult, console: Console) -> None:
     table.add_row("", "whole search", f"{1000 * result.total.median:.1f}", "", style="bold")
     console.print(table)
     console.print(f"{plan.threads} threads for the scan; {described(result.machine)}", highlight=False)
+
+
+def print_growth(result: GrowthResult, console: Console) -> None:
+    """Size by size, then how far the time per record strays."""
+    plan, found = result.plan, result.as_json()
+    table = Table(title=f"galleries of {plan.dimensions} dimensions, medians of {plan.runs} runs and more")
+    for name in ("records", "encrypted ms", "us a record", "FAISS float32 ms", "us a record", "ratio"):
+        table.add_column(name, justify="right")
+    for size in result.sizes:
+        setup, clear = size.beside, size.faiss_us_per_record
+        table.add_row(
+            f"{size.records:,}",
+            spread(size.scan),
+            f"{size.scan_us_per_record:.4f}",
+            spread(setup.faiss) if setup.faiss else "",
+            "" if clear is None else f"{clear:.4f}",
+            "" if setup.ratio is None else f"{setup.ratio:.2f}",
+        )
+    console.print(table)
+    faiss = found["faiss_deviation_percent"]
+    beside = "" if faiss is None else f" (FAISS float32: {faiss:.1f} %)"
+    console.print(f"largest deviation from the median time per record: {found['deviation_percent']:.1f} %{beside}", highlight=False)
+    console.print(f"results checked at every size; peak memory {result.peak_memory_bytes / GIB:.1f} GiB", highlight=False)
+    console.print(described(result.machine), highlight=False)
 
 
 def spread(timing: Timing) -> str:

@@ -24,6 +24,7 @@ MAX_RECORDS = 16_000_000
 """What one answer holds at 128 dimensions: `crypto.limits.MAX_CHUNKS` chunks, less fillers and the calibration chunk."""
 MAX_RUNS = 10_000
 MAX_PROBES = 64
+MAX_SIZES = 20
 MAX_THREADS = 1_024
 
 bench = typer.Typer(
@@ -88,10 +89,20 @@ def checked_seed(value: int) -> int:
     return value
 
 
+def checked_sizes(value: str) -> str:
+    """Two to twenty sizes of galleries, with commas between."""
+    sizes = value.split(",")
+    if not 2 <= len(sizes) <= MAX_SIZES or not all(size.strip().isdecimal() and 1 <= int(size) <= MAX_RECORDS for size in sizes):
+        raise typer.BadParameter(f"{value} is no list of sizes: take 2 to {MAX_SIZES} of 1 to {MAX_RECORDS} records, such as 10000,50000.")
+    return value
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Dimensions = Annotated[int, typer.Option(help="Dimensions of an embedding: 512 for ArcFace, 128 for dlib.", callback=checked_dimensions)]
 Records = Annotated[int, typer.Option(help="Synthetic records in the gallery.", callback=checked_records)]
 Seed = Annotated[int, typer.Option(help="Seed of the synthetic records.", callback=checked_seed)]
+ScanRuns = Annotated[int, typer.Option(help="Timed runs of each side, at least 9.", callback=checked_scan_runs)]
+WithFaiss = Annotated[bool, typer.Option("--faiss/--no-faiss", help="Measure FAISS in the clear in turn with the scan.")]
 Threads = Annotated[int | None, typer.Option(help="Most threads for either side; every core if left out.", callback=checked_threads)]
 
 
@@ -102,11 +113,11 @@ Threads = Annotated[int | None, typer.Option(help="Most threads for either side;
 def bench_scan(
     records: Records = 250_000,
     dimensions: Dimensions = 512,
-    runs: Annotated[int, typer.Option(help="Timed runs of each side, at least 9.", callback=checked_scan_runs)] = 15,
+    runs: ScanRuns = 15,
     threads: Threads = None,
     probes: Annotated[int, typer.Option(help="Probes that share one pass.", callback=checked_probes)] = 1,
     seed: Seed = 1,
-    faiss: Annotated[bool, typer.Option("--faiss/--no-faiss", help="Measure FAISS in the clear in turn with the scan.")] = True,
+    faiss: WithFaiss = True,
     as_json: AsJson = False,
 ) -> None:
     """Measure the encrypted scan of a gallery against FAISS on the same vectors in the clear."""
@@ -144,6 +155,33 @@ def bench_answer(
         typer.echo(json.dumps(result.as_json()))
     else:
         print_answer(result, Console())
+
+
+@bench.command("growth", epilog="Example: sealmatch bench growth --sizes 2000,4000,8000 --dimensions 128 --json")
+def bench_growth(
+    sizes: Annotated[str, typer.Option(help="Sizes of galleries, rounded up to full chunks.", callback=checked_sizes)] = (
+        "100000,250000,500000,1000000,2500000"
+    ),
+    dimensions: Dimensions = 512,
+    runs: ScanRuns = 9,
+    threads: Threads = None,
+    seed: Seed = 1,
+    faiss: WithFaiss = True,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the scan's time per record in galleries of several sizes, with FAISS in the clear beside it."""
+    from agency_node.bench.growth import GrowthPlan, bench_growth  # noqa: PLC0415
+    from agency_node.bench.progress import Steps  # noqa: PLC0415
+    from agency_node.bench.tables import print_growth  # noqa: PLC0415
+
+    chosen = tuple(int(size) for size in sizes.split(","))
+    with errors_as_sentences():
+        plan = GrowthPlan(chosen, dimensions, runs, threads or usable_cores(), seed, faiss)
+        result = bench_growth(plan, datetime.now(UTC), Steps(Console(stderr=True)))
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+    else:
+        print_growth(result, Console())
 
 
 @contextmanager
