@@ -91,7 +91,7 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
     assert set(LEAVES) == {
         "parameters",
         "demo",
-        *(f"bench {name}" for name in ("scan", "answer", "growth")),
+        *(f"bench {name}" for name in ("scan", "answer", "growth", "peers")),
         *(f"broker {name}" for name in ("init", "roster", "serve", "status")),
         "log verify",
         *(f"node {name}" for name in ("init", "serve", "enrol", "status", "search", "review", "release", "disclose")),
@@ -250,6 +250,8 @@ def test_parameters_as_tables_hold_every_figure_and_every_estimate() -> None:
         ("bench growth --sizes 100", "100 is no list of sizes: take 2 to 20"),
         ("bench growth --sizes 100,many", "100,many is no list of sizes"),
         ("bench growth --sizes 100,16000001", "is no list of sizes: take 2 to 20 of 1 to 16000000 records"),
+        ("bench peers --seal-records 0", "0 is not a number of records here: take 1 to"),
+        ("bench peers --tenseal-records 4097", "4097 is more than one ciphertext holds: take up to 4096"),
         ("bench answer --records 0", "0 is not a size of a gallery"),
         ("bench answer --dimensions 700", "700 is not a number of dimensions here"),
         ("bench answer --runs 0", "0 is not a number of runs: take 1 to"),

@@ -9,6 +9,7 @@ from agency_node.bench.answer import AnswerResult
 from agency_node.bench.clear import VectorForm
 from agency_node.bench.growth import GrowthResult
 from agency_node.bench.machine import GIB, Machine
+from agency_node.bench.peers import PeersResult
 from agency_node.bench.scan import ScanResult
 from agency_node.bench.timing import Timing
 
@@ -90,6 +91,28 @@ def print_growth(result: GrowthResult, console: Console) -> None:
     beside = "" if faiss is None else f" (FAISS float32: {faiss:.1f} %)"
     console.print(f"largest deviation from the median time per record: {found['deviation_percent']:.1f} %{beside}", highlight=False)
     console.print(f"results checked at every size; peak memory {result.peak_memory_bytes / GIB:.1f} GiB", highlight=False)
+    console.print(described(result.machine), highlight=False)
+
+
+def print_peers(result: PeersResult, console: Console) -> None:
+    """Way by way, the cheapest record first."""
+    plan, ours = result.plan, result.ours.us_per_record
+    table = Table(title=f"one probe of {plan.dimensions} dimensions, medians of {plan.runs} runs")
+    for name in ("way", "probe", "records", "threads", "ms", "us a record", "times ours"):
+        table.add_column(name, justify="left" if name in {"way", "probe"} else "right")
+    for peer in sorted(result.peers, key=lambda one: one.us_per_record):
+        table.add_row(
+            peer.name,
+            "encrypted" if peer.encrypted else "in the clear",
+            f"{peer.records:,}",
+            str(peer.threads),
+            spread(peer.timing),
+            f"{peer.us_per_record:.3f}",
+            f"{peer.us_per_record / ours:,.2f}",
+            style="bold" if peer is result.ours else "",
+        )
+    console.print(table)
+    console.print("scores of each way checked against the vectors' inner products, within its precision", highlight=False)
     console.print(described(result.machine), highlight=False)
 
 

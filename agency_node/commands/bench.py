@@ -25,6 +25,8 @@ MAX_RECORDS = 16_000_000
 MAX_RUNS = 10_000
 MAX_PROBES = 64
 MAX_SIZES = 20
+MAX_PEER_RECORDS = 250_000
+"""SEAL keeps eight bytes a record and dimension."""
 MAX_THREADS = 1_024
 
 bench = typer.Typer(
@@ -86,6 +88,13 @@ def checked_seed(value: int) -> int:
     """Zero or more."""
     if value < 0:
         raise typer.BadParameter(f"{value} is not a seed: take 0 or more.")
+    return value
+
+
+def checked_peer_records(value: int) -> int:
+    """At least one, and what SEAL's plaintexts leave memory for."""
+    if not 1 <= value <= MAX_PEER_RECORDS:
+        raise typer.BadParameter(f"{value} is not a number of records here: take 1 to {MAX_PEER_RECORDS}.")
     return value
 
 
@@ -182,6 +191,35 @@ def bench_growth(
         typer.echo(json.dumps(result.as_json()))
     else:
         print_growth(result, Console())
+
+
+@bench.command("peers", epilog="Example: sealmatch bench peers --records 4000 --seal-records 500 --tenseal-records 100 --dimensions 64")
+def bench_peers(
+    records: Records = 250_000,
+    seal_records: Annotated[int, typer.Option(help="Records that SEAL scores, coordinate first.", callback=checked_peer_records)] = 20_480,
+    tenseal_records: Annotated[int, typer.Option(help="Records that TenSEAL scores.", callback=checked_peer_records)] = 4_096,
+    dimensions: Dimensions = 512,
+    runs: ScanRuns = 9,
+    threads: Threads = None,
+    seed: Seed = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Measure other ways to score an encrypted probe beside ours: SEAL coordinate by coordinate, TenSEAL's matmul."""
+    from agency_node.bench.peers import MAX_TENSEAL_RECORDS, PeersPlan, bench_peers  # noqa: PLC0415
+    from agency_node.bench.progress import Steps  # noqa: PLC0415
+    from agency_node.bench.tables import print_peers  # noqa: PLC0415
+
+    if tenseal_records > MAX_TENSEAL_RECORDS:
+        raise typer.BadParameter(
+            f"{tenseal_records} is more than one ciphertext holds: take up to {MAX_TENSEAL_RECORDS}.", param_hint="'--tenseal-records'"
+        )
+    with errors_as_sentences():
+        plan = PeersPlan(records, seal_records, tenseal_records, dimensions, runs, threads or usable_cores(), seed)
+        result = bench_peers(plan, datetime.now(UTC), Steps(Console(stderr=True)))
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+    else:
+        print_peers(result, Console())
 
 
 @contextmanager
