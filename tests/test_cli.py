@@ -91,7 +91,7 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
     assert set(LEAVES) == {
         "parameters",
         "demo",
-        *(f"bench {name}" for name in ("scan", "answer", "growth", "peers")),
+        *(f"bench {name}" for name in ("scan", "answer", "growth", "peers", "holder")),
         *(f"broker {name}" for name in ("init", "roster", "serve", "status")),
         "log verify",
         *(f"node {name}" for name in ("init", "serve", "enrol", "status", "search", "review", "release", "disclose")),

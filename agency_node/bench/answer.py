@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from agency_node.bench.checking import FALSE_POSITIVES_PER_MILLION
 from agency_node.bench.errors import WrongResultError
 from agency_node.bench.machine import Machine, peak_memory_bytes
 from agency_node.bench.progress import Steps
@@ -33,7 +34,6 @@ from crypto.probe import Probe, make_probe
 from crypto.release import ReleaseTerms, release, unmask
 
 HOLDER = AgencyId("benchmark-holder")
-FALSE_POSITIVES_PER_MILLION = 10_000
 _GRANT_DIGEST = bytes(32)
 Made = TypeVar("Made")
 

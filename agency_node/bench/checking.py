@@ -17,13 +17,22 @@ from agency_node.bench.clear import Nearest
 from agency_node.bench.errors import WrongResultError
 from agency_node.bench.synthetic import BATCH, SyntheticRecords
 from crypto import ring
+from crypto.answer import Answer, AnswerRequest, AnswerSecrets, MaskShare, OrderSeed
+from crypto.canonical import AgencyId
 from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
+from crypto.impostors import ImpostorTable
 from crypto.layout import FILLER
+from crypto.limits import DEFAULT_CAP
+from crypto.opening import open_answer
 from crypto.probe import SearchKey
-from crypto.ring import F64, U32
+from crypto.release import ReleaseTerms, release, unmask
+from crypto.ring import F64, I64, U32
 
 TOLERANCE_SDS = 7
+FALSE_POSITIVES_PER_MILLION = 10_000
+_HOLDER = AgencyId("benchmark-holder")
+_NOTHING = -2
 
 
 @dataclass(frozen=True)
@@ -69,3 +78,22 @@ def opened_cosines(gallery: PackedGallery, epoch: Epoch, key: SearchKey, sums: U
     """Cosines by slot: y = inverse(b' + a' s), the middle representative of each coefficient over the scale's unit; float64[slots]."""
     opened = ring.inverse(ring.multiply_add(gallery.fixed_part(epoch), key.secret_eval(), sums))
     return np.asarray(ring.centred(opened).reshape(-1) / gallery.model.scales.unit)
+
+
+def first_lead(gallery: PackedGallery, request: AnswerRequest, key: SearchKey, made: Answer, kept: AnswerSecrets, rows: I64) -> int:
+    """The row that a whole release of this answer ranks first, `FILLER` for a withdrawn one; -2 when nothing is released.
+
+    `rows` are the layout's when the answer was made.
+    """
+    model = gallery.model
+    opened = open_answer(made, OrderSeed(made.digest, kept.order_seed), request.probe, key)
+    share = MaskShare(made.digest, request.probe.digest, made.slots, kept.mask_seeds[0], kept.places)
+    scores = unmask(_HOLDER, gallery.layout.rows.size, gallery.layout.chunks, model.scales, opened, [share])
+    terms = ReleaseTerms(request.grant_digest, DEFAULT_CAP, FALSE_POSITIVES_PER_MILLION)
+    released = release(terms, ImpostorTable.isotropic(model.model_hash, model.dimensions), [scores])
+    scores.destroy()
+    positions = dict(released.to_holders[_HOLDER].leads)
+    ranked = [index for index, rank, _ in released.to_requester.leads if rank == 1]
+    if not ranked:
+        return _NOTHING
+    return int(kept.rows_at(rows, np.array([positions[ranked[0]]], np.uint32), still_held=gallery.layout.rows)[0])

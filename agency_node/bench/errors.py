@@ -3,6 +3,7 @@
     BenchmarkError
     ├── FaissMissingError     FAISS is a development package, and it is not installed
     ├── GalleryTooLargeError  an answer holds fewer chunks than these records fill
+    ├── HolderEndedError      the process that was measured ended before it was done
     ├── MemoryShortError      the galleries would not fit into this machine's memory
     └── WrongResultError      what was measured did not compute the right thing: a bug, and no figure is reported
 
@@ -22,6 +23,10 @@ class FaissMissingError(BenchmarkError):
 
 class GalleryTooLargeError(BenchmarkError):
     """More records than one answer holds."""
+
+
+class HolderEndedError(BenchmarkError):
+    """The measured process ended before it was done."""
 
 
 class MemoryShortError(BenchmarkError):

@@ -5,6 +5,7 @@ Where the system does not tell (no `/proc`), a fact is `unknown` or zero, never 
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import resource
 import sys
@@ -61,8 +62,33 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+@dataclass(frozen=True)
+class Resident:
+    """What this process holds in memory, as the system counts it, in bytes; zero where it does not tell."""
+
+    now: int
+    peak: int
+    in_huge_pages: int
+
+    @classmethod
+    def here(cls) -> Resident:
+        """At this moment; `peak` since the process began, or since `forget_peak`."""
+        status, rollup = "/proc/self/status", "/proc/self/smaps_rollup"
+        return cls(_kilobytes(status, "VmRSS"), _kilobytes(status, "VmHWM"), _kilobytes(rollup, "AnonHugePages"))
+
+    @staticmethod
+    def forget_peak() -> None:
+        """Let `peak` begin anew; where the system has no such thing, it goes on since the beginning."""
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def _memory(name: str) -> int:
-    text = _field("/proc/meminfo", name).removesuffix(" kB")
+    return _kilobytes("/proc/meminfo", name)
+
+
+def _kilobytes(path: str, name: str) -> int:
+    text = _field(path, name).removesuffix(" kB")
     return int(text) * 1024 if text.isdigit() else 0
 
 

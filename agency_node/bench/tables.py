@@ -8,6 +8,8 @@ from rich.table import Table
 from agency_node.bench.answer import AnswerResult
 from agency_node.bench.clear import VectorForm
 from agency_node.bench.growth import GrowthResult
+from agency_node.bench.holder import HolderResult
+from agency_node.bench.holder_process import WAITING
 from agency_node.bench.machine import GIB, Machine
 from agency_node.bench.peers import PeersResult
 from agency_node.bench.scan import ScanResult
@@ -114,6 +116,44 @@ def print_peers(result: PeersResult, console: Console) -> None:
     console.print(table)
     console.print("scores of each way checked against the vectors' inner products, within its precision", highlight=False)
     console.print(described(result.machine), highlight=False)
+
+
+def print_holder(result: HolderResult, console: Console) -> None:
+    """What a holder does, and what it takes."""
+    plan, found = result.plan, result.as_json()
+    starting = Table(title=f"a holder of {plan.records:,} records x {plan.dimensions} dimensions, from disk to ready")
+    starting.add_column("step")
+    starting.add_column("s", justify="right")
+    for name, seconds in [("interpreter and modules", result.modules_s), *result.found["started"]["steps"]]:
+        starting.add_row(name, f"{seconds:.2f}")
+    starting.add_section()
+    starting.add_row("whole start", f"{result.start_s:.2f}", style="bold")
+    starting.add_section()
+    for name, seconds in result.found["packed"]["steps"]:
+        starting.add_row(f"by itself: {name}", f"{seconds:.2f}")
+    console.print(starting)
+    facts = Table(show_header=False, title=f"while it serves, medians of {plan.runs} runs and more")
+    facts.add_row("packing", f"{found['templates_per_second']:,.0f} templates a second")
+    facts.add_row("resident", f"{_gib(result.found['packed']['resident']['now'])}, {found['resident_ratio']:.2f} of float32's bytes")
+    facts.add_row("of that in huge pages", _gib(result.found["packed"]["resident"]["in_huge_pages"]))
+    facts.add_row("peak while starting", f"{_gib(result.found['started']['resident']['peak'])}, {found['start_peak_ratio']:.2f}")
+    facts.add_row("peak while renewing", f"{_gib(result.found['renewed']['peak'])}, {found['renewal_peak_ratio']:.2f}")
+    facts.add_row("new layout beside searches", f"{found['renewal_s']:.2f} s")
+    slower = found["slowdown_during_renewal"]
+    facts.add_row("a search meanwhile", "not measured: too small a gallery" if slower is None else f"{slower:.2f} times as long")
+    facts.add_row("one search alone", f"{1000 * result.found['waiting']['alone']['median_s']:.1f} ms")
+    facts.add_row(
+        f"{found['waiting_searches']} that wait together",
+        f"{1000 * result.found['waiting']['together']['median_s'] / WAITING:.1f} ms each, {found['waiting_ratio']:.2f} of one alone",
+    )
+    facts.add_row("a record added, searchable after", f"{1000 * result.found['changed']['adding']['median_s']:.1f} ms")
+    facts.add_row("a record expunged, gone after", f"{1000 * result.found['changed']['expunging']['median_s']:.1f} ms")
+    facts.add_row("measured on", described(result.machine))
+    console.print(facts)
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.2f} GiB"
 
 
 def spread(timing: Timing) -> str:

@@ -222,6 +222,29 @@ def bench_peers(
         print_peers(result, Console())
 
 
+@bench.command("holder", epilog="Example: sealmatch bench holder --records 3000 --dimensions 128 --json")
+def bench_holder(
+    records: Records = 250_000,
+    dimensions: Dimensions = 512,
+    runs: ScanRuns = 9,
+    threads: Threads = None,
+    seed: Seed = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a holder in a process of its own: start, memory, a new layout, searches that wait, records added and expunged."""
+    from agency_node.bench.holder import HolderPlan, bench_holder  # noqa: PLC0415
+    from agency_node.bench.progress import Steps  # noqa: PLC0415
+    from agency_node.bench.tables import print_holder  # noqa: PLC0415
+
+    with errors_as_sentences():
+        plan = HolderPlan(records, dimensions, runs, threads or usable_cores(), seed)
+        result = bench_holder(plan, datetime.now(UTC), Steps(Console(stderr=True)))
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+    else:
+        print_holder(result, Console())
+
+
 @contextmanager
 def errors_as_sentences() -> Iterator[None]:
     """Turn what our own modules raise on purpose into a sentence and an exit code."""

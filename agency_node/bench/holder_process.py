@@ -1,0 +1,248 @@
+"""The holder's side of `sealmatch bench holder`: a process of its own, so that what it holds in memory is its own.
+
+    python -m agency_node.bench.holder_process start DIR    from disk to ready as a node does it: `GalleryIndex.prepare`, then it ends
+    python -m agency_node.bench.holder_process serve DIR    the same step by step, then what a holder does while it serves
+
+The plan comes as JSON on standard input; each finding goes as one JSON object on a line to standard output, and ends with `done`.
+Invariants: templates come sealed from the node's own store; every kind of answer that is timed has been opened and released once, and its
+first lead was the record sought; the new layout is built beside the old one in one thread of lower priority, as a holder renews it.
+Everything that touches the packed gallery is in `ServedGallery`. Nobody dials out: the manifest goes to `_NoBroker`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from agency_node.bench.checking import first_lead
+from agency_node.bench.errors import WrongResultError
+from agency_node.bench.machine import Resident
+from agency_node.bench.synthetic import SyntheticRecords, synthetic_model
+from agency_node.bench.timing import Timing, alternate, timed
+from agency_node.holder.index import GalleryIndex
+from agency_node.holder.records import NewRecord, RecordStore
+from agency_node.node import Node, open_node
+from agency_node.warming import warm
+from crypto.answer import Answer, AnswerRequest, AnswerSecrets, answer
+from crypto.embedding import EmbeddingModel
+from crypto.epoch import Epoch
+from crypto.gallery import PackedGallery
+from crypto.layout import Layout
+from crypto.probe import SearchKey, make_probe
+from crypto.ring import I8
+
+WAITING: Final = 8
+"""Searches that wait together."""
+CAPTURED: Final = date(2018, 6, 1)
+SOURCE_CLASS: Final = "booking"
+_NICENESS: Final = 3
+_MOST_RENEWALS: Final = 40
+"""In a gallery so small that a renewal ends before a search does, no more are made to time searches beside."""
+_GRANT_DIGEST: Final = bytes(32)
+
+
+class _NoBroker:
+    """Takes what a holder publishes, and shows it to nobody."""
+
+    async def put_manifest(self, document: bytes) -> None:
+        """A manifest."""
+
+    async def put_sealing_key(self, document: bytes) -> None:
+        """A key."""
+
+
+class ServedGallery:
+    """The packed gallery as a holder serves it: built, searched, changed, renewed."""
+
+    def __init__(self, records: RecordStore, epoch: Epoch, threads: int) -> None:
+        self._records = records
+        self._epoch = epoch
+        self._threads = threads
+        self.gallery: PackedGallery
+
+    def build(self, step: Callable[[str, Callable[[], Any]], Any]) -> None:
+        """From the store to a packed gallery, `step` by step."""
+        rows, templates = step("records read and opened", self._records.snapshot)
+        layout = step("layout drawn", lambda: Layout.draw(rows, self._records.model.scales))
+        made = step("templates packed", lambda: PackedGallery.pack(self._records.model, layout, templates, threads=self._threads))
+        step("part of the month computed", lambda: made.fixed_part(self._epoch))
+        self.gallery = made
+
+    def renewed(self) -> PackedGallery:
+        """Another layout of the same records, packed; on one thread but for the part of the month."""
+        rows, templates = self._records.snapshot()
+        layout = Layout.draw(rows, self._records.model.scales)
+        made = PackedGallery.pack(self._records.model, layout, templates, threads=1)
+        made.fixed_part(self._epoch)
+        return made
+
+    def answer(self, requests: list[AnswerRequest]) -> list[tuple[Answer, AnswerSecrets]]:
+        """Answers of one pass."""
+        return answer(self.gallery, requests, threads=self._threads)
+
+    def add(self, number: str, template: I8) -> int:
+        """A new record, stored and searchable; its row."""
+        (row,) = self._records.add([NewRecord(number, CAPTURED, SOURCE_CLASS, template)], datetime.now(UTC))
+        self.gallery.add(row, template)
+        return row
+
+    def expunge(self, row: int) -> None:
+        """A record gone from every search."""
+        self.gallery.remove(row)
+
+
+class _Holder:
+    def __init__(self, folder: Path, plan: dict[str, int]) -> None:
+        self.plan = plan
+        self.model: EmbeddingModel = synthetic_model(plan["dimensions"])
+        self.source = SyntheticRecords(plan["records"], plan["dimensions"], plan["seed"])
+        self.epoch = Epoch.at(datetime.now(UTC))
+        started = time.perf_counter()
+        self.node: Node = open_node(folder, lambda: datetime.now(UTC))
+        self.steps = [("store opened", time.perf_counter() - started)]
+        self.step("kernels warm", lambda: warm(self.model, self.epoch))
+
+    def step(self, name: str, action: Callable[[], Any]) -> Any:  # noqa: ANN401 -- whatever the step makes
+        started = time.perf_counter()
+        made = action()
+        self.steps.append((name, time.perf_counter() - started))
+        return made
+
+    def request(self, row: int) -> tuple[AnswerRequest, SearchKey]:
+        probe, key = make_probe(self.model, self.model.probe_vector(self.source.embedding_like(row)), self.epoch)
+        return AnswerRequest(probe, _GRANT_DIGEST), key
+
+    # --- start ---
+
+    def start(self) -> None:
+        """From disk to ready, as a node does it."""
+        node = self.node
+        index = GalleryIndex(node.config, node.engine, node.vault, node.keyring, self.model, node.clock)
+        self.step("gallery packed, manifest made", lambda: asyncio.run(index.prepare(_NoBroker())))
+        if index.manifest is None or index.manifest.records != self.plan["records"]:
+            raise WrongResultError("the manifest does not state the records: please report this as a bug")
+        gc.collect()
+        tell("started", steps=self.steps, resident=asdict(Resident.here()))
+
+    # --- serve ---
+
+    def serve(self) -> None:
+        """The same step by step, then what a holder does while it serves."""
+        store = RecordStore(self.node.engine, self.node.vault, self.model)
+        served = ServedGallery(store, self.epoch, self.plan["threads"])
+        served.build(self.step)
+        gc.collect()
+        tell("packed", steps=self.steps, resident=asdict(Resident.here()), packed_bytes=served.gallery.words_eval.nbytes)
+        alone = self.waiting(served)
+        self.renewing(served, alone)
+        self.changing(served)
+
+    def waiting(self, served: ServedGallery) -> Timing:
+        """One search alone against eight that wait together, in turn; the times alone."""
+        asked = [self.request(row) for row in self.source.sought_rows(WAITING)]
+        requests = [request for request, _ in asked]
+        for row, (request, key), (made, kept) in zip(self.source.sought_rows(WAITING), asked, served.answer(requests), strict=True):
+            self.check(served, request, key, made, kept, row)
+        turns = [("alone", lambda: served.answer(requests[:1])), ("together", lambda: served.answer(requests))]
+        times = alternate(turns, self.plan["runs"], lambda: None)
+        tell("waiting", alone=times["alone"].as_json(), together=times["together"].as_json(), searches=WAITING)
+        return times["alone"]
+
+    def check(self, served: ServedGallery, request: AnswerRequest, key: SearchKey, made: Answer, kept: AnswerSecrets, row: int) -> None:
+        if first_lead(served.gallery, request, key, made, kept, served.gallery.layout.rows) != row:
+            raise WrongResultError("a holder's answer does not release the record that was sought: please report this as a bug")
+
+    def renewing(self, served: ServedGallery, alone: Timing) -> None:
+        """Searches of the old layout while a new one is built beside it, until as many are timed as runs were asked for."""
+        (row,) = self.source.sought_rows(1)
+        request, key = self.request(row)
+        meanwhile: list[float] = []
+        took: list[float] = []
+        built: list[PackedGallery] = []
+
+        def build() -> None:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            took.append(timed(lambda: built.append(served.renewed())))
+
+        before = Resident.here()
+        Resident.forget_peak()
+        while len(meanwhile) < self.plan["runs"] and len(took) < _MOST_RENEWALS:
+            built.clear()
+            thread = threading.Thread(target=build, name="benchmark-renewal")
+            thread.start()
+            while True:
+                seconds = timed(lambda: served.answer([request]))
+                if not thread.is_alive():
+                    break  # the build ended inside this search: it is neither beside one nor alone
+                meanwhile.append(seconds)
+            thread.join()
+        peak = Resident.here().peak
+        if not built:
+            raise WrongResultError("the new layout was not built: please report this as a bug")
+        served.gallery = built.pop()
+        gc.collect()
+        ((made, kept),) = served.answer([request])
+        self.check(served, request, key, made, kept, row)
+        beside = Timing(tuple(meanwhile)) if meanwhile else None
+        tell(
+            "renewed",
+            renewal=Timing(tuple(took)).as_json(),
+            meanwhile=beside and beside.as_json(),
+            slowdown=beside and beside.median / alone.median,
+            before=asdict(before),
+            peak=peak,
+            after=asdict(Resident.here()),
+        )
+
+    def changing(self, served: ServedGallery) -> None:
+        """One record added and expunged again, as often as there are runs; found in between, and found no more after the last."""
+        extra = SyntheticRecords(self.plan["records"] + self.plan["runs"], self.plan["dimensions"], self.plan["seed"])
+        adding: list[float] = []
+        expunging: list[float] = []
+        for number in range(self.plan["runs"]):
+            place = self.plan["records"] + number
+            template = self.model.templates(extra.vectors(place, place + 1))[0]
+            started = time.perf_counter()
+            row = served.add(f"added-{number}", template)
+            adding.append(time.perf_counter() - started)
+            probe, key = make_probe(self.model, self.model.probe_vector(extra.embedding_like(place)), self.epoch)
+            request = AnswerRequest(probe, _GRANT_DIGEST)
+            ((made, kept),) = served.answer([request])
+            self.check(served, request, key, made, kept, row)
+            expunging.append(timed(lambda row=row: served.expunge(row)))  # type: ignore[misc] # the loop's row, bound now
+            ((made, kept),) = served.answer([request])
+            if first_lead(served.gallery, request, key, made, kept, served.gallery.layout.rows) == row:
+                raise WrongResultError("an expunged record is still released: please report this as a bug")
+        tell("changed", adding=Timing(tuple(adding)).as_json(), expunging=Timing(tuple(expunging)).as_json())
+
+
+def tell(what: str, **figures: object) -> None:
+    """One finding for whoever started this process."""
+    sys.stdout.write(json.dumps({"what": what, **figures}) + "\n")
+    sys.stdout.flush()
+
+
+def main(action: str, folder: str) -> None:
+    """Run one of the two."""
+    tell("running")
+    holder = _Holder(Path(folder), json.loads(sys.stdin.readline()))
+    try:
+        (holder.start if action == "start" else holder.serve)()
+    except WrongResultError as error:
+        tell("wrong", sentence=str(error))
+        sys.exit(1)
+    tell("done")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
