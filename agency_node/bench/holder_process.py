@@ -143,12 +143,12 @@ class _Holder:
         served.build(self.step)
         gc.collect()
         tell("packed", steps=self.steps, resident=asdict(Resident.here()), packed_bytes=served.gallery.words_eval.nbytes)
-        alone = self.waiting(served)
-        self.renewing(served, alone)
+        self.waiting(served)
+        self.renewing(served)
         self.changing(served)
 
-    def waiting(self, served: ServedGallery) -> Timing:
-        """One search alone against eight that wait together, in turn; the times alone."""
+    def waiting(self, served: ServedGallery) -> None:
+        """One search alone against eight that wait together, in turn."""
         asked = [self.request(row) for row in self.source.sought_rows(WAITING)]
         requests = [request for request, _ in asked]
         for row, (request, key), (made, kept) in zip(self.source.sought_rows(WAITING), asked, served.answer(requests), strict=True):
@@ -156,16 +156,17 @@ class _Holder:
         turns = [("alone", lambda: served.answer(requests[:1])), ("together", lambda: served.answer(requests))]
         times = alternate(turns, self.plan["runs"], lambda: None)
         tell("waiting", alone=times["alone"].as_json(), together=times["together"].as_json(), searches=WAITING)
-        return times["alone"]
 
     def check(self, served: ServedGallery, request: AnswerRequest, key: SearchKey, made: Answer, kept: AnswerSecrets, row: int) -> None:
         if first_lead(served.gallery, request, key, made, kept, served.gallery.layout.rows) != row:
             raise WrongResultError("a holder's answer does not release the record that was sought: please report this as a bug")
 
-    def renewing(self, served: ServedGallery, alone: Timing) -> None:
-        """Searches of the old layout while a new one is built beside it, until as many are timed as runs were asked for."""
+    def renewing(self, served: ServedGallery) -> None:
+        """Searches of the old layout while a new one is built beside it, until as many are timed as runs were asked for; against searches
+        alone, half of them before and half after."""
         (row,) = self.source.sought_rows(1)
         request, key = self.request(row)
+        alone = [timed(lambda: served.answer([request])) for _ in range(self.plan["runs"])]
         meanwhile: list[float] = []
         took: list[float] = []
         built: list[PackedGallery] = []
@@ -193,12 +194,13 @@ class _Holder:
         gc.collect()
         ((made, kept),) = served.answer([request])
         self.check(served, request, key, made, kept, row)
+        alone += [timed(lambda: served.answer([request])) for _ in range(self.plan["runs"])]
         beside = Timing(tuple(meanwhile)) if meanwhile else None
         tell(
             "renewed",
             renewal=Timing(tuple(took)).as_json(),
             meanwhile=beside and beside.as_json(),
-            slowdown=beside and beside.median / alone.median,
+            slowdown=beside and beside.median / Timing(tuple(alone)).median,
             before=asdict(before),
             peak=peak,
             after=asdict(Resident.here()),

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -112,6 +113,7 @@ Records = Annotated[int, typer.Option(help="Synthetic records in the gallery.", 
 Seed = Annotated[int, typer.Option(help="Seed of the synthetic records.", callback=checked_seed)]
 ScanRuns = Annotated[int, typer.Option(help="Timed runs of each side, at least 9.", callback=checked_scan_runs)]
 WithFaiss = Annotated[bool, typer.Option("--faiss/--no-faiss", help="Measure FAISS in the clear in turn with the scan.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw the result into this file, FILE.svg.")]
 Threads = Annotated[int | None, typer.Option(help="Most threads for either side; every core if left out.", callback=checked_threads)]
 
 
@@ -150,6 +152,7 @@ def bench_answer(
     runs: Annotated[int, typer.Option(help="Searches to time.", callback=checked_runs)] = 9,
     threads: Threads = None,
     seed: Seed = 1,
+    plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure one search inside one process, step by step: probe, scan, answer, opening, release."""
@@ -160,6 +163,7 @@ def bench_answer(
     plan = AnswerPlan(records, dimensions, runs, threads or usable_cores(), seed)
     with errors_as_sentences():
         result = bench_answer(plan, datetime.now(UTC), Steps(Console(stderr=True)))
+    draw_if_asked(result.as_json(), plot)
     if as_json:
         typer.echo(json.dumps(result.as_json()))
     else:
@@ -176,6 +180,7 @@ def bench_growth(
     threads: Threads = None,
     seed: Seed = 1,
     faiss: WithFaiss = True,
+    plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the scan's time per record in galleries of several sizes, with FAISS in the clear beside it."""
@@ -187,6 +192,7 @@ def bench_growth(
     with errors_as_sentences():
         plan = GrowthPlan(chosen, dimensions, runs, threads or usable_cores(), seed, faiss)
         result = bench_growth(plan, datetime.now(UTC), Steps(Console(stderr=True)))
+    draw_if_asked(result.as_json(), plot)
     if as_json:
         typer.echo(json.dumps(result.as_json()))
     else:
@@ -202,6 +208,7 @@ def bench_peers(
     runs: ScanRuns = 9,
     threads: Threads = None,
     seed: Seed = 1,
+    plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure other ways to score an encrypted probe beside ours: SEAL coordinate by coordinate, TenSEAL's matmul."""
@@ -216,6 +223,7 @@ def bench_peers(
     with errors_as_sentences():
         plan = PeersPlan(records, seal_records, tenseal_records, dimensions, runs, threads or usable_cores(), seed)
         result = bench_peers(plan, datetime.now(UTC), Steps(Console(stderr=True)))
+    draw_if_asked(result.as_json(), plot)
     if as_json:
         typer.echo(json.dumps(result.as_json()))
     else:
@@ -243,6 +251,29 @@ def bench_holder(
         typer.echo(json.dumps(result.as_json()))
     else:
         print_holder(result, Console())
+
+
+@bench.command("plot", epilog="Example: sealmatch bench plot growth.json growth.svg")
+def bench_plot(
+    result: Annotated[Path, typer.Argument(help="What a benchmark printed with --json.", metavar="RESULT.json", show_default=False)],
+    picture: Annotated[Path, typer.Argument(help="The picture to write.", metavar="FILE.svg", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Draw a result of bench growth, answer, search or peers."""
+    from agency_node.bench.plots import plot_file  # noqa: PLC0415
+
+    with errors_as_sentences():
+        plot_file(result, picture)
+    typer.echo(json.dumps({"picture": str(picture)}) if as_json else f"drawn: {picture}")
+
+
+def draw_if_asked(found: object, picture: Path | None) -> None:
+    """Draw the result of `--plot`."""
+    if picture is not None:
+        from agency_node.bench.plots import plot  # noqa: PLC0415
+
+        with errors_as_sentences():
+            plot(found, picture)
 
 
 @contextmanager
