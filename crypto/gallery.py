@@ -140,7 +140,7 @@ class _Scratch:
 
     def pack(self, templates: I8, words: PackedWords, chunk: int) -> None:
         """Write a chunk; templates int8[N, D]."""
-        place = (words.flat, chunk, words.chunks, words.groups)
+        place = (words.flat, chunk, words.laid_chunks, words.groups)
         _pack_chunk(templates, self._block, self._rows, ring.ROOTS, ring.ROOTS_SHOUP, np.int32(ring.Q), *place)
 
     def clear(self) -> None:

@@ -21,27 +21,24 @@ from crypto.ring import U32, U64, N, reduce_word
 from crypto.workers import split
 
 
-def scan_words(words: PackedWords, probes_eval: U32, *, threads: int | None = None, chunks: int | None = None) -> U32:
+def scan_words(words: PackedWords, probes_eval: U32, *, threads: int | None = None) -> U32:
     """Inner products of every chunk with every probe, in eval form.
 
-    uint32[K, D, N] of residues in, uint32[K, chunks, N] out; of the first `chunks` chunks, whole tiles of 16, when that is given. The
-    gallery's words were checked when they were packed and are not read twice for a range check; the probes' are checked here.
+    uint32[K, D, N] of residues in, uint32[K, chunks, N] out. The gallery's words were checked when they were packed and are not read twice
+    for a range check; the probes' are checked here.
     """
     if probes_eval.ndim != 3 or probes_eval.shape[1:] != (words.dimensions, N) or probes_eval.dtype != np.uint32:
         raise MisuseError("probes are uint32[K, D, N] with the gallery's D")
     if probes_eval.size and int(probes_eval.max()) >= SEALMATCH_1.modulus:
         raise MisuseError("a word is not below the modulus")
-    scanned = words.chunks if chunks is None else chunks
-    if scanned != words.chunks and (scanned % TILE or not 0 < scanned < words.chunks):
-        raise MisuseError(f"a part of a gallery is whole tiles of {TILE} chunks")
     probes = _by_sections(probes_eval, words.groups)
-    out = np.empty((probes.shape[0], scanned, N), np.uint32)
+    out = np.empty((probes.shape[0], words.chunks, N), np.uint32)
 
     def scan_range(first: int, last: int) -> None:
         sums = np.empty((BLOCKS, TILE, probes.shape[0], BLOCK), np.uint64)
-        scan_tiles(words.flat, words.chunks, words.groups, probes, first * TILE, min(last * TILE, scanned), sums, out)
+        scan_tiles(words.flat, words.laid_chunks, words.groups, probes, first * TILE, min(last * TILE, words.chunks), sums, out)
 
-    split(-(-scanned // TILE), scan_range, threads)
+    split(-(-words.chunks // TILE), scan_range, threads)
     return out
 
 
@@ -56,17 +53,17 @@ def _by_sections(probes_eval: U32, groups: int) -> U32:
 
 
 @kernel
-def scan_tiles(flat: U64, chunks: int, groups: int, probes: U32, first: int, last: int, sums: U64, out: U32) -> None:
-    """Chunks `first` to `last` - 1 of every probe's scan, whole tiles (but for a last one).
+def scan_tiles(flat: U64, laid_chunks: int, groups: int, probes: U32, first: int, last: int, sums: U64, out: U32) -> None:
+    """Chunks `first` to `last` - 1 of every probe's scan; `first` begins a tile.
 
-    `flat`, `chunks`, `groups` of `PackedWords`; probes uint32[K, groups * 32 * N] by sections; `sums` scratch, uint64[blocks, tile, K, 16];
-    out uint32[K, chunks, N]. A tile's words of one section and block, 108 KiB, are read by one probe after the other while they are in a
+    `flat`, `laid_chunks`, `groups` of `PackedWords`; probes uint32[K, groups * 32 * N] by sections; `sums` scratch, uint64[blocks, tile, K,
+    16]; out uint32[K, chunks, N]. A tile's words of one section and block, 108 KiB, are read by one probe after the other while they are in a
     second-level cache.
     """
     words_at, probes_at, sums_at = flat.ctypes.data, probes.ctypes.data, sums.ctypes.data
     count, probe_bytes, sum_bytes = probes.shape[0], 4 * probes.shape[1], 8 * BLOCK
     for tile in range(first, last, TILE):
-        tile_chunks = min(TILE, chunks - tile)
+        tile_chunks, laid = min(TILE, last - tile), min(TILE, laid_chunks - tile)
         sums[:] = np.uint64(0)
         here = words_at + 8 * tile * groups * BLOCKS * GROUP_WORDS
         for section in range(0, groups, SECTION_GROUPS):
@@ -78,7 +75,7 @@ def scan_tiles(flat: U64, chunks: int, groups: int, probes: U32, first: int, las
                     for chunk in range(tile_chunks):
                         source = here + 8 * chunk * used * GROUP_WORDS
                         add_products(source, used, factor + probe * probe_bytes, target + (chunk * count + probe) * sum_bytes)  # type: ignore[call-arg]
-                here += 8 * tile_chunks * used * GROUP_WORDS
+                here += 8 * laid * used * GROUP_WORDS
         for chunk in range(tile_chunks):
             for probe in range(count):
                 for block in range(BLOCKS):

@@ -45,7 +45,7 @@ def test_many_dimensions(dimensions: int) -> None:
 
 
 def test_a_word_takes_27_bits() -> None:
-    assert PackedWords(5, 128).nbytes == 5 * 128 * N * 27 // 8
+    assert PackedWords(5, 128).nbytes == PackedWords(5, 128).flat.nbytes == 5 * 128 * N * 27 // 8
     assert PackedWords(5, 512).flat.ctypes.data % 64 == 0
 
 
@@ -57,14 +57,17 @@ def test_a_chunk_is_rewritten_alone() -> None:
     assert all((packed.chunk_eval(chunk) == words[chunk]).all() for chunk in range(TILE + 2) if chunk != TILE)
 
 
-def test_whole_tiles_can_be_scanned_alone() -> None:
-    packed, probe = PackedWords.of(residues(2 * TILE + 1, 8, N)), residues(1, 8, N)
-    whole = scan_words(packed, probe)
-    assert (scan_words(packed, probe, chunks=TILE) == whole[:, :TILE]).all()
-    assert (scan_words(packed, probe, chunks=2 * TILE + 1) == whole).all()
-    for bad in (0, TILE + 1, 3 * TILE):
-        with pytest.raises(MisuseError, match="whole tiles"):
-            scan_words(packed, probe, chunks=bad)
+@pytest.mark.parametrize("count", [1, TILE - 1, TILE, TILE + 3, 2 * TILE + 1])
+def test_first_chunks_can_be_scanned_alone(count: int) -> None:
+    words = residues(2 * TILE + 1, 8, N)
+    packed, probe = PackedWords.of(words), residues(1, 8, N)
+    first = packed.first(count)
+    assert (scan_words(first, probe) == scan_words(packed, probe)[:, :count]).all()
+    assert (first.chunk_eval(count - 1) == words[count - 1]).all()
+    assert first.nbytes == count * 32 * N * 27 // 8
+    for bad in (0, count + 1):
+        with pytest.raises(MisuseError, match="first chunks"):
+            first.first(bad)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -142,7 +142,7 @@ class _Holder:
         served = ServedGallery(store, self.epoch, self.plan["threads"])
         served.build(self.step)
         gc.collect()
-        tell("packed", steps=self.steps, resident=asdict(Resident.here()), packed_bytes=served.gallery.words_eval.nbytes)
+        tell("packed", steps=self.steps, resident=asdict(Resident.here()), packed_bytes=served.gallery.words.nbytes)
         self.waiting(served)
         self.renewing(served)
         self.changing(served)

@@ -141,17 +141,17 @@ class PackedSynthetic:
     @property
     def packed_bytes(self) -> int:
         """What a scan reads."""
-        return self.gallery.words_eval.nbytes
+        return self.gallery.words.nbytes
 
     def scan(self, probes_eval: U32, threads: int) -> U32:
         """The scan as a holder makes it; uint32[K, D, N] in, uint32[K, chunks, N] out."""
-        return scan_words(self.gallery.words_eval, probes_eval, threads=threads)
+        return scan_words(self.gallery.words, probes_eval, threads=threads)
 
     def first_chunks(self, chunks: int) -> PackedSynthetic:
         """The same words as a gallery of the first chunks alone; nothing is copied."""
         gallery = self.gallery
         layout = Layout(gallery.layout.rows[: chunks * N], gallery.model.scales, gallery.layout.seed)
-        return PackedSynthetic(PackedGallery(gallery.model, layout, gallery.words_eval[:chunks]), self.pack_s)
+        return PackedSynthetic(PackedGallery(gallery.model, layout, gallery.words.first(chunks)), self.pack_s)
 
 
 def pack_synthetic(
