@@ -79,7 +79,7 @@ class NodeConfig(BaseModel):
     root_fingerprint: Annotated[str, AfterValidator(_fingerprint)]
     """SHA-256 of the root set that this node trusts; no key is ever taken from the broker."""
     embedder: str = "dlib"
-    """The face model, for requesters and holders."""
+    """The face model, for requesters and holders; `synthetic-128` and `synthetic-512` outside production only."""
     trusted_custodians: tuple[AgencyName, ...] = ()
     """Holder: the custodians of which a search must name at least one."""
     policy_packs: tuple[str, ...] = ()
@@ -121,6 +121,8 @@ class NodeConfig(BaseModel):
             raise ConfigError(f"{CONFIG_FILE} has settings that do not fit: {wrong}") from error
         if config.mode is Mode.PRODUCTION and not config.broker.startswith("https://"):
             raise ConfigError(f"{CONFIG_FILE}: in production the broker is dialled over https")
+        if config.mode is Mode.PRODUCTION and config.embedder.startswith("synthetic-"):
+            raise ConfigError(f"{CONFIG_FILE}: synthetic records are for demo and test modes; in production set `embedder` to a face model")
         if Role.HOLDER in config.roles and not config.trusted_custodians:
             raise ConfigError(f"{CONFIG_FILE}: a holder names at least one custodian that it trusts (trusted_custodians)")
         return config

@@ -25,6 +25,7 @@ from agency_node.bench.progress import Steps
 from agency_node.bench.scan import ScanPlan, ScanResult, bench_scan
 from agency_node.bench.tables import print_answer, print_scan
 from agency_node.commands.bench import MAX_RECORDS
+from agency_node.faces.synthetic_embedder import synthetic_model
 from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
 from crypto.layout import Layout
@@ -152,7 +153,7 @@ def test_tables_say_what_the_object_says(scanned: ScanResult) -> None:
 def opened() -> dict[str, Any]:
     """A gallery of synthetic records, a probe for one of them, and the scan's sums."""
     epoch = Epoch.at(NOW)
-    model = synthetic.synthetic_model(128)
+    model = synthetic_model(128)
     layout = Layout.draw(np.arange(3000, dtype=np.int64), model.scales)
     gallery = PackedGallery.pack(model, layout, SOURCE.templates(model, lambda: None))
     probe, key = make_probe(model, model.probe_vector(SOURCE.embedding_like(1500)), epoch)

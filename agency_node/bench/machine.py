@@ -83,6 +83,12 @@ class Resident:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
+def process_peak_bytes(pid: int) -> int:
+    """The most memory that another process of ours has held at once; zero where nobody can tell."""
+    text = _field(f"/proc/{pid}/status", "VmHWM").removesuffix(" kB")
+    return int(text) * 1024 if text.isdigit() else 0
+
+
 def _memory(name: str) -> int:
     return _kilobytes("/proc/meminfo", name)
 

@@ -18,6 +18,7 @@ from agency_node.bench.errors import GalleryTooLargeError
 from agency_node.bench.machine import check_memory
 from agency_node.bench.progress import Steps
 from agency_node.bench.timing import timed
+from agency_node.faces.synthetic_embedder import synthetic_model
 from crypto.embedding import F32, EmbeddingModel
 from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
@@ -97,11 +98,6 @@ class SyntheticRecords:
 def batches(rows: int) -> int:
     """How many batches so many rows make."""
     return -(-rows // BATCH)
-
-
-def synthetic_model(dimensions: int) -> EmbeddingModel:
-    """The model of these records: no network stands behind it, and its centre is the origin."""
-    return EmbeddingModel("synthetic-isotropic", bytes(32), np.zeros(dimensions, np.float32))
 
 
 def chunks_of(records: int, scales: Scales) -> int:

@@ -6,7 +6,8 @@
     civic-board       custodian and witness, of another jurisdiction
 
 Invariants: every party is a process of its own, started by the commands that a department would type; what they know of one another comes
-from a roster that two of three root keys signed. Each node dials the broker through its own relay (`wiretap`), which records.
+from a roster that two of three root keys signed. Each node dials the broker through its own relay (`wiretap`), which records, unless the
+caller gives another `Network`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from agency_node.config import Mode, NodeConfig, Role
 from agency_node.demo.wiretap import Wiretap
@@ -80,27 +81,52 @@ class FederationError(NodeError):
     """A process of the federation did not do what it should."""
 
 
+class Network(Protocol):
+    """What lies between the nodes and the broker."""
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """The loopback port that each agency dials."""
+
+    def broker_is_at(self, port: int) -> None:
+        """Where the broker listens; told each time that it has started."""
+
+    def close(self) -> None:
+        """End it."""
+
+
 @dataclass
 class Federation:
     """The processes and the keys of everybody, which in truth nobody holds together."""
 
     folder: Path
-    wiretap: Wiretap
+    network: Network
     roots: dict[AgencyId, SigningKey] = field(repr=False)
     discovery_key: SealingPrivateKey = field(repr=False)
     fingerprint: bytes
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, repr=False)
     broker_port: int = 0
+    embedder: str = "dlib"
 
     # --- making -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, folder: Path, now: datetime, cast: Mapping[AgencyId, Cast] = CAST) -> Federation:
-        """Root ceremony, broker, a node for each of the cast, persons, roster."""
+    def create(
+        cls,
+        folder: Path,
+        now: datetime,
+        cast: Mapping[AgencyId, Cast] = CAST,
+        *,
+        network: Network | None = None,
+        broker_port: int = 0,
+        embedder: str = "dlib",
+    ) -> Federation:
+        """Root ceremony, broker, a node for each of the cast, persons, roster; recording relays unless another network is given."""
         folder.mkdir(parents=True, exist_ok=True)
+        network = network or Wiretap([str(agency) for agency in cast])
         roots = {agency: SigningKey.generate() for agency in sorted([BOARD, EASTFIELD, NORTHPORT])}
         root_set = RootSet(tuple(RootKey(agency, key.verifying_key) for agency, key in roots.items()), threshold=2)
-        federation = cls(folder, Wiretap([str(agency) for agency in cast]), roots, SealingPrivateKey.generate(), root_set.fingerprint)
+        federation = cls(folder, network, roots, SealingPrivateKey.generate(), root_set.fingerprint, {}, broker_port, embedder)
         broker = federation._cli(
             "broker",
             "init",
@@ -135,7 +161,8 @@ class Federation:
                 "agency": str(agency),
                 "mode": Mode.DEMO,
                 "roles": [role for role in cast.roles if role in set(Role)],
-                "broker": f"http://127.0.0.1:{self.wiretap.ports[agency]}",
+                "broker": f"http://127.0.0.1:{self.network.ports[agency]}",
+                "embedder": self.embedder,
                 "root_fingerprint": self.fingerprint.hex(),
                 "trusted_custodians": [str(BOARD)] if "holder" in cast.roles else [],
             }
@@ -170,6 +197,13 @@ class Federation:
         """The person's key, as the person reads it."""
         return read_person_key(self.person_file(person))
 
+    @property
+    def wiretap(self) -> Wiretap:
+        """The recording relays; `FederationError` when the nodes dial through another network."""
+        if not isinstance(self.network, Wiretap):
+            raise FederationError("nothing was recorded: this federation was made with another network than the recording relays")
+        return self.network
+
     # --- running ------------------------------------------------------------------------------------------------------
 
     def start_broker(self) -> None:
@@ -180,7 +214,7 @@ class Federation:
         self._spawn("broker", "broker", "serve", str(self.folder / "broker"), "--port", port, "--port-file", str(port_file))
         self._wait("broker", port_file)
         self.broker_port = int(port_file.read_text(encoding="ascii"))
-        self.wiretap.broker_is_at(self.broker_port)
+        self.network.broker_is_at(self.broker_port)
 
     def start(self, *agencies: AgencyId, wait: bool = True) -> None:
         """Start nodes, all at once, and wait until each says that it is ready."""
@@ -224,7 +258,7 @@ class Federation:
             process.send_signal(signal.SIGTERM)
         for name in list(self.processes):
             self.stop(name)
-        self.wiretap.close()
+        self.network.close()
 
     def node(self, agency: AgencyId) -> Node:
         """That agency's node, opened as its commands open it."""

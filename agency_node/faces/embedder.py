@@ -19,6 +19,7 @@ import numpy as np
 
 from agency_node.errors import ConfigError, ImageError
 from agency_node.faces.image import Pixels, StillImage
+from agency_node.faces.synthetic_embedder import SYNTHETIC_DIMENSIONS, SyntheticEmbedder, synthetic_model
 from crypto.embedding import F32, EmbeddingModel
 
 
@@ -57,12 +58,19 @@ class _EmbedderModule(Protocol):
 
 _MODULES: Final[Mapping[str, str]] = MappingProxyType({"dlib": "agency_node.faces.dlib_embedder"})
 """Modules by the name that `node.toml` gives; each is imported when it is asked for, and has a function `load`."""
+_SYNTHETIC: Final = MappingProxyType({f"synthetic-{dimensions}": dimensions for dimensions in SYNTHETIC_DIMENSIONS})
+"""Models without a network, by name; for demonstrations and tests only, which `agency_node.config` checks."""
 
 
 def load_embedder(name: str) -> Embedder:
     """The embedder of that name; `ConfigError` for a name that nobody knows, or when its files are not those of its model."""
+    if name in _SYNTHETIC:
+        return SyntheticEmbedder(synthetic_model(_SYNTHETIC[name]))
     if name not in _MODULES:
-        raise ConfigError(f"there is no embedder of that name: set `embedder` in node.toml to one of: {', '.join(sorted(_MODULES))}")
+        raise ConfigError(
+            f"there is no embedder of that name: set `embedder` in node.toml to one of: {', '.join(sorted(_MODULES))}; in demo and test "
+            f"modes also {', '.join(sorted(_SYNTHETIC))}"
+        )
     module: _EmbedderModule = importlib.import_module(_MODULES[name])
     return module.load()
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from agency_node.faces.embedder import Embedder, the_one_face
 from agency_node.faces.image import MAX_IMAGE_BYTES, encode_for_disclosure, read_image
 from agency_node.holder.progress import Progress
 from agency_node.holder.records import NewRecord, RecordStore, check_record_number
-from crypto.embedding import quantised_directions
+from crypto.embedding import F32, quantised_directions
 from crypto.errors import FieldError
 from crypto.moments import utc_day
 from crypto.wire import check_photographed
@@ -125,7 +125,16 @@ def enrol_embeddings(store: RecordStore, path_npz: Path, progress: Progress, now
     The file (`numpy.savez`) holds `units`, float32[n, D] of norm 1 in the model's centred space; `prefix`, text: records are numbered
     prefix-000001 and on; `captured`, n days as datetime64[D] or text. Raises `EnrolmentError` for any other file.
     """
-    units, prefix, captured = _read_directions(path_npz, store.model.dimensions, utc_day(now))
+    units, prefix, captured = _read_directions(path_npz, utc_day(now))
+    return enrol_directions(store, units, prefix, captured, progress, now)
+
+
+def enrol_directions(
+    store: RecordStore, units: F32, prefix: str, captured: Sequence[date], progress: Progress, now: datetime
+) -> EnrolmentReport:
+    """As `enrol_embeddings`, for directions in memory: a caller that makes them in batches, each under a prefix of its own, needs no file
+    and never holds all of them. `EnrolmentError` for units that are not of norm 1."""
+    _check_directions(units, len(captured), store.model.dimensions)
     numbers = [f"{prefix}-{i + 1:06d}" for i in range(len(units))]
     check_record_number(f"{prefix}-{len(units):06d}")
     progress.text("Enrolling synthetic records")
@@ -235,18 +244,21 @@ def _write_refused(path: Path, rows: tuple[RefusedRow, ...]) -> None:
         ) from error
 
 
-def _read_directions(path: Path, dimensions: int, today: date) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], str, list[date]]:
+def _read_directions(path: Path, today: date) -> tuple[F32, str, list[date]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             units, prefix = held["units"], str(held["prefix"])
             captured: list[object] = held["captured"].astype("datetime64[D]").tolist()
     except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise EnrolmentError("the file does not hold units, prefix and captured as numpy.savez writes them: make it again") from error
-    if units.ndim != 2 or units.dtype != np.float32 or units.shape[1] != dimensions or len(captured) != len(units):
-        raise EnrolmentError(f"units are float32[n, {dimensions}] for this model, with one day in captured for each: make the file again")
-    if not (np.abs(np.linalg.norm(units, axis=1) - 1) < _NORM_SLACK).all():
-        raise EnrolmentError("units are finite vectors of norm 1: normalise them and make the file again")
     days = [day for day in captured if isinstance(day, date) and day <= today]
     if len(days) != len(captured):
         raise EnrolmentError("a day in captured is missing or lies in the future: make the file again")
     return units, prefix, days
+
+
+def _check_directions(units: F32, days: int, dimensions: int) -> None:
+    if units.ndim != 2 or units.dtype != np.float32 or units.shape[1] != dimensions or days != len(units):
+        raise EnrolmentError(f"units are float32[n, {dimensions}] for this model, with one day in captured for each: make them again")
+    if not (np.abs(np.linalg.norm(units, axis=1) - 1) < _NORM_SLACK).all():
+        raise EnrolmentError("units are finite vectors of norm 1: normalise them and make them again")
