@@ -19,6 +19,7 @@ from rich.table import Table
 
 from agency_node.commands.bench import AsJson, Dimensions, bench
 from agency_node.commands.demo import demo
+from agency_node.commands.plan import plan
 from agency_node.commands.search_bench import bench_search
 from crypto.errors import MisuseError
 from crypto.parameters import BLINDING_ERROR_SD, FRESH_NOISE_SD, MAX_SCORE, SEALMATCH_1, SECURITY_TABLE, Scales, clipped_share
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 bench.command("search", epilog="Example: sealmatch bench search --records 20000 --dimensions 128 --json")(bench_search)
+app.command("plan", epilog="Example: sealmatch plan --records 2500000 --holders 3 --uplink 100 --json")(plan)
 app.command("demo", epilog="Example: sealmatch demo --seed 1 --json")(demo)
 for _command in sorted(metadata.entry_points(group="sealmatch.commands"), key=lambda entry: entry.name):
     app.add_typer(_command.load(), name=_command.name)  # `broker` among them, which this package never imports

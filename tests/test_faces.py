@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from agency_node.config import NodeConfig
 from agency_node.errors import ConfigError, ImageError
 from agency_node.faces import dlib_embedder, image
 from agency_node.faces.dlib_embedder import CENTRE_FILE, PROCEDURE, DlibEmbedder, models_folder
@@ -364,3 +365,33 @@ def test_the_one_face_of_any_embedder() -> None:
     still = StillImage(bytes(32), np.full((30, 30, 3), 78, np.uint8))
     with pytest.raises(ImageError, match="2 faces"):
         the_one_face(embedder, still)
+
+
+# --- synthetic records --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dimensions", [128, 512])
+def test_the_synthetic_embedder_has_a_model_and_reads_no_picture(dimensions: int) -> None:
+    embedder = load_embedder(f"synthetic-{dimensions}")
+    assert embedder.model.dimensions == dimensions
+    assert embedder.model.model_hash != load_embedder("dlib").model.model_hash
+    with pytest.raises(ImageError, match="synthetic records have no pictures"):
+        the_one_face(embedder, read_image(plain_picture(1)))
+
+
+@pytest.mark.parametrize("mode", ["demo", "test", "production"])
+def test_production_refuses_synthetic_records(mode: str) -> None:
+    values: dict[str, object] = {
+        "agency": "eastfield-pd",
+        "mode": mode,
+        "roles": ["holder"],
+        "broker": "https://broker.example.org",
+        "root_fingerprint": "0f" * 32,
+        "trusted_custodians": ["civic-board"],
+        "embedder": "synthetic-512",
+    }
+    if mode == "production":
+        with pytest.raises(ConfigError, match="synthetic records are for demo and test modes"):
+            NodeConfig.checked(values)
+        values["embedder"] = "dlib"
+    assert NodeConfig.checked(values).embedder == values["embedder"]

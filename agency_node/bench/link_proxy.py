@@ -16,7 +16,7 @@ import contextlib
 import functools
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 QUEUE_S = 0.05
@@ -128,20 +128,31 @@ class LinkProxy:
         await asyncio.gather(*pending, return_exceptions=True)
 
     async def _relay(self, party: _Party, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        async with _closing(writer):
             await asyncio.sleep(2 * party.line.delay_s)
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._broker_port or 0)
-            pumps = [
-                asyncio.create_task(_pump(reader, far_writer, party.sending)),
-                asyncio.create_task(_pump(far_reader, writer, party.receiving)),
-            ]
-            try:
-                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for pump in pumps:
-                    pump.cancel()
-                far_writer.close()
+            async with _closing(far_writer):
+                pumps = [
+                    asyncio.create_task(_pump(reader, far_writer, party.sending)),
+                    asyncio.create_task(_pump(far_reader, writer, party.receiving)),
+                ]
+                try:
+                    await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for pump in pumps:
+                        pump.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """Close the connection at the end of the block, also when the relay is ended; a connection that broke is one that ended."""
+    try:
+        with contextlib.suppress(OSError):
+            yield
+    finally:
         writer.close()
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await writer.wait_closed()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: _Direction) -> None:
