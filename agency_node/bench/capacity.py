@@ -52,12 +52,15 @@ class Measured:
     release_s_per_million: float
     """Steps `unmasked, calibration checked` and `positions to rows` of `bench answer`, by slots."""
     carry_s_per_megabyte: float
-    """`bench search` with 200,000 records less one with 20,000, less the steps above, by the bytes of the messages."""
+    """From a probe's first byte at its sender to the holder's store, less a grant's, by their difference in bytes: `bench search`."""
     rest_s: float
-    """`bench search` with 20,000 records: log, cosignatures, mail, transactions."""
+    """`bench search` with 20,000 records, less what the other constants say of it: log, cosignatures, mail, transactions."""
+    round_trips: float
+    """How often a party waits for the broker's reply before the next thing can happen: `bench search` of 2,000 records and one holder with
+    `--delay-ms 200`, less one with 0, over 0.4 s."""
     party_bytes: float
     """Memory of a node without records, by `bench search`."""
-    renewals_bytes_per_slot: float
+    answer_bytes_per_slot: float
     """What an answer holds for a slot while it is made, by `bench search`."""
 
 
@@ -68,10 +71,11 @@ MEASURED: Final = Measured(
     answer_s_per_million=1.41,
     open_s_per_million=0.13,
     release_s_per_million=0.06,
-    carry_s_per_megabyte=0.05,
-    rest_s=2.5,
+    carry_s_per_megabyte=0.12,
+    rest_s=2.1,
+    round_trips=33,
     party_bytes=280e6,
-    renewals_bytes_per_slot=128,
+    answer_bytes_per_slot=128,
 )
 """What stands behind the seconds and the memory's base."""
 
@@ -185,7 +189,7 @@ class Department:
     @property
     def serving_bytes(self) -> float:
         """A holder's process while it serves: base, packed gallery, an answer in the making."""
-        return MEASURED.party_bytes + self.packed_bytes + MEASURED.renewals_bytes_per_slot * self.slots
+        return MEASURED.party_bytes + self.packed_bytes + MEASURED.answer_bytes_per_slot * self.slots
 
     @property
     def starting_bytes(self) -> float:
@@ -260,10 +264,11 @@ class Department:
 
     @property
     def line_s(self) -> float:
-        """Seconds on the lines: what the requester sends first, a holder's answer, what comes back and goes on to the custodian."""
+        """Seconds on the lines: what the requester sends first, a holder's answer, what comes back and goes on to the custodian; and round
+        trips, which several holders make side by side."""
         sent = self.sent_by_requester + self.received_by_holder + self.sent_by_holder + self.received_by_requester
-        delays = 2 * 5 * self.delay_ms / 1000  # five messages one behind the other, each up to the broker and down again
-        return 8 * (sent + self.received_by_custodian - self.grant_message) / (1e6 * self.uplink_mbit) + delays
+        on_the_way = 8 * (sent + self.received_by_custodian - self.grant_message) / (1e6 * self.uplink_mbit)
+        return on_the_way + MEASURED.round_trips * 2 * self.delay_ms / 1000
 
     def as_json(self) -> dict[str, object]:
         """For programs: the question, bytes, seconds, and what was measured where."""
