@@ -150,6 +150,22 @@ def test_a_lead_that_is_not_the_record_sought_is_no_figure(measured: Measured) -
             search_module._check_first_lead(Other(7), "search", 7)  # type: ignore[arg-type]
 
 
+def test_runs_in_which_a_layout_was_renewed_are_named(measured: Measured) -> None:
+    first, second = measured.result.runs
+    renewed = replace(measured.result, runs=(first, replace(second, renewed=True)))
+    assert renewed.as_json()["renewals"] == [1]
+
+
+def test_nothing_of_the_federation_runs_on(measured: Measured) -> None:
+    """The result is there, so every process of it has been ended."""
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = process.read_bytes()
+        except OSError:
+            continue  # it has ended meanwhile
+        assert str(measured.folder).encode() not in words
+
+
 def test_a_step_without_a_moment_is_an_error(measured: Measured) -> None:
     stores = {role: [measured.folder / "civic-board" / "node.sqlite"] for role in ("requester", "holder", "custodian")}
     with pytest.raises(WrongResultError, match="no requester has noted when"):

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, insert, select, update
 from agency_node.errors import EnrolmentError, StoreError
 from agency_node.faces.embedder import Embedder, load_embedder, the_one_face
 from agency_node.faces.image import MAX_IMAGE_BYTES, read_image
-from agency_node.holder.enrol import BOOKING, COLUMNS, DEMONSTRATION, EnrolmentReport, enrol_embeddings, enrol_folder
+from agency_node.holder.enrol import BOOKING, COLUMNS, DEMONSTRATION, EnrolmentReport, enrol_directions, enrol_embeddings, enrol_folder
 from agency_node.holder.progress import NoProgress
 from agency_node.holder.records import BLOCK_ROWS, NewRecord, RecordStore
 from agency_node.store import open_store
@@ -553,3 +553,17 @@ def test_a_file_of_something_else_is_refused(store: RecordStore, tmp_path: Path,
     for name in ("d.npz", "missing.npz"):
         with pytest.raises(EnrolmentError, match=r"as numpy\.savez writes them"):
             enrol_embeddings(store, tmp_path / name, NoProgress(), NOW)
+
+
+def test_directions_in_memory_are_enrolled_batch_by_batch(store: RecordStore) -> None:
+    """Each batch under a prefix of its own, rows one behind the other; one that is not of norm 1 changes nothing."""
+    days = [DAY] * len(UNITS)
+    for prefix in ("A", "B"):
+        assert enrol_directions(store, UNITS, prefix, days, NoProgress(), NOW) == EnrolmentReport(3, 0, ())
+    assert enrol_directions(store, UNITS, "B", days, NoProgress(), NOW) == EnrolmentReport(0, 3, ())
+    assert [store.record(row).record_number for row in (0, 2, 3, 5)] == ["A-000001", "A-000003", "B-000001", "B-000003"]
+    with pytest.raises(EnrolmentError, match="finite vectors of norm 1"):
+        enrol_directions(store, 2 * UNITS, "C", days, NoProgress(), NOW)
+    with pytest.raises(EnrolmentError, match="one day in captured for each"):
+        enrol_directions(store, UNITS, "C", days[:2], NoProgress(), NOW)
+    assert store.count() == 6

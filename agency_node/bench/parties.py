@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import io
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -53,7 +53,7 @@ class _Sought:
     """Stands for the face model: whatever the picture, its face is that of the record that is sought."""
 
     model: EmbeddingModel
-    embedding: F32
+    embedding: F32 = field(repr=False)
 
     def faces(self, pixels: Pixels) -> list[Face]:
         """The one face."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -54,7 +54,7 @@ class _Clear:
     """FAISS's fastest set-up, built; `query` is what it searches next, float32[1, D]."""
 
     setup: ClearSetup
-    query: F32
+    query: F32 = field(repr=False)
 
     def timed(self, sought: F32, row: int) -> float:
         """Seconds of one search, after one that does not count; `WrongResultError` when another record comes first."""
@@ -84,7 +84,9 @@ def bench_search(plan: SearchPlan, folder: Path, now: datetime, steps: Steps) ->
             for row in sought:
                 time.sleep(PAUSE_S)
                 run = _one_search(plan, parties, row)
-                runs.append(run if clear is None else _with_faiss(run, clear.timed(source.embedding_like(row).astype(np.float32), row)))
+                if clear is not None:
+                    run = replace(run, faiss_s=clear.timed(source.embedding_like(row).astype(np.float32), row))
+                runs.append(run)
                 done()
         return SearchResult(
             plan=plan,
@@ -97,10 +99,6 @@ def bench_search(plan: SearchPlan, folder: Path, now: datetime, steps: Steps) ->
             enrol_s=enrol_s,
             start_s=start_s,
         )
-
-
-def _with_faiss(run: Run, seconds: float) -> Run:
-    return Run(run.seconds, run.steps, run.messages, run.log_bytes, run.renewed, run.wire, seconds)
 
 
 @contextmanager
