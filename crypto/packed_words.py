@@ -51,7 +51,8 @@ _S4, _S10, _S27, _S37, _S50 = (np.uint64(bits) for bits in (4, 10, 27, 37, 50))
 class PackedWords:
     """Room for `chunks` chunks of `dimensions` polynomials in eval form, 3.375 bytes a coefficient.
 
-    `flat` is uint64, aligned to 64 bytes, in the order above for `laid_chunks` chunks. Fresh room is zero; memory is taken when it is first written.
+    `flat` is uint64, aligned to 64 bytes, in the order above for `laid_chunks` chunks. Fresh room is zero; memory is taken when it is
+    first written.
     """
 
     __slots__ = ("chunks", "dimensions", "flat", "groups", "laid_chunks")

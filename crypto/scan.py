@@ -56,9 +56,9 @@ def _by_sections(probes_eval: U32, groups: int) -> U32:
 def scan_tiles(flat: U64, laid_chunks: int, groups: int, probes: U32, first: int, last: int, sums: U64, out: U32) -> None:
     """Chunks `first` to `last` - 1 of every probe's scan; `first` begins a tile.
 
-    `flat`, `laid_chunks`, `groups` of `PackedWords`; probes uint32[K, groups * 32 * N] by sections; `sums` scratch, uint64[blocks, tile, K,
-    16]; out uint32[K, chunks, N]. A tile's words of one section and block, 108 KiB, are read by one probe after the other while they are in a
-    second-level cache.
+    `flat`, `laid_chunks`, `groups` of `PackedWords`; probes uint32[K, groups * 32 * N] by sections; `sums` scratch, uint64[blocks, tile,
+    K, 16]; out uint32[K, chunks, N]. A tile's words of one section and block, 108 KiB, are read by one probe after the other while they
+    are in a second-level cache.
     """
     words_at, probes_at, sums_at = flat.ctypes.data, probes.ctypes.data, sums.ctypes.data
     count, probe_bytes, sum_bytes = probes.shape[0], 4 * probes.shape[1], 8 * BLOCK

@@ -15,8 +15,9 @@ from agency_node.bench.errors import WrongResultError
 from agency_node.bench.peers import PeersPlan, Scorer, bench_peers, check_scores
 from agency_node.bench.progress import Steps
 from agency_node.bench.seal_peers import SEAL_BLOCK, SealCoordinateFirst, TensealMatmul
-from agency_node.bench.synthetic import SyntheticRecords, synthetic_model
+from agency_node.bench.synthetic import SyntheticRecords
 from agency_node.bench.tables import print_peers
+from agency_node.faces.synthetic_embedder import synthetic_model
 from crypto.ring import F64
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -108,12 +108,12 @@ class Department:
 
     @property
     def probe_bytes(self) -> int:
-        """Body of a probe: head, epoch, model, dimensions, D + 1 polynomials of 27-bit words (`crypto.probe`)."""
-        return _PREFIX + 7 + _DIGEST + 2 + packed_size((self.dimensions + 1) * N, SEALMATCH_1.modulus_bits)
+        """Body of a probe: head, epoch, model, dimensions, D + 1 polynomials of 26-bit words (`crypto.probe`)."""
+        return _PREFIX + 7 + _DIGEST + 2 + packed_size((self.dimensions + 1) * N, SEALMATCH_1.probe_bits)
 
     @property
     def answer_bytes(self) -> int:
-        """Body of an answer: 29 bits a slot, head, the order's seed, the holder's statement (`crypto.answer`, `crypto.bodies`)."""
+        """Body of an answer: 27 bits a slot, head, the order's seed, the holder's statement (`crypto.answer`, `crypto.bodies`)."""
         words = packed_size(self.slots, SEALMATCH_1.answer_a_bits) + packed_size(self.slots, SEALMATCH_1.answer_b_bits)
         answer = _PREFIX + 7 + _DIGEST + _DIGEST + 2 + 4 + 2 + words
         return _PREFIX + self._statement_bytes + (_PREFIX + _DIGEST + 32) + 4 + answer

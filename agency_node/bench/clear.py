@@ -29,7 +29,8 @@ import numpy.typing as npt
 
 from agency_node.bench.errors import FaissMissingError
 from agency_node.bench.progress import Steps
-from agency_node.bench.synthetic import Coded, SyntheticRecords, batches, synthetic_model
+from agency_node.bench.synthetic import Coded, SyntheticRecords, batches
+from agency_node.faces.synthetic_embedder import synthetic_model
 from crypto.embedding import F32
 from crypto.limits import DEFAULT_CAP
 

@@ -26,8 +26,9 @@ from agency_node.bench.errors import GalleryTooLargeError, HolderEndedError, Wro
 from agency_node.bench.holder_process import CAPTURED, SOURCE_CLASS, WAITING
 from agency_node.bench.machine import Machine, check_memory
 from agency_node.bench.progress import Steps
-from agency_node.bench.synthetic import SyntheticRecords, batches, chunks_of, needed_bytes, synthetic_model
+from agency_node.bench.synthetic import SyntheticRecords, batches, chunks_of, needed_bytes
 from agency_node.config import NodeConfig
+from agency_node.faces.synthetic_embedder import synthetic_model
 from agency_node.holder.records import NewRecord, RecordStore
 from agency_node.node import create_node, open_node
 from crypto.limits import MAX_CHUNKS

@@ -27,8 +27,9 @@ from typing import Any, Final
 from agency_node.bench.checking import first_lead
 from agency_node.bench.errors import WrongResultError
 from agency_node.bench.machine import Resident
-from agency_node.bench.synthetic import SyntheticRecords, synthetic_model
+from agency_node.bench.synthetic import SyntheticRecords
 from agency_node.bench.timing import Timing, alternate, timed
+from agency_node.faces.synthetic_embedder import synthetic_model
 from agency_node.holder.index import GalleryIndex
 from agency_node.holder.records import NewRecord, RecordStore
 from agency_node.node import Node, open_node

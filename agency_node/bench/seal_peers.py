@@ -21,7 +21,8 @@ import tenseal
 from tenseal import sealapi
 
 from agency_node.bench.progress import Steps
-from agency_node.bench.synthetic import SyntheticRecords, synthetic_model
+from agency_node.bench.synthetic import SyntheticRecords
+from agency_node.faces.synthetic_embedder import synthetic_model
 from crypto.parameters import SEALMATCH_1
 from crypto.ring import F64
 
