@@ -17,11 +17,12 @@ from crypto.binary import packed_size
 from crypto.bodies import GRANT_BODY_BYTES
 from crypto.disclosure import SLOT_BYTES
 from crypto.limits import DEFAULT_CAP
+from crypto.packed_words import GROUP
 from crypto.parameters import SEALMATCH_1, Scales
 from crypto.ring import N
 
-PACKED_BITS: Final = 32
-"""Of a packed word (`crypto.gallery`)."""
+PACKED_BITS: Final = 27
+"""Of a packed word (`crypto.packed_words`); dimensions are filled up to a multiple of 32."""
 CHECKPOINT_BYTES: Final = 450
 """Of the log's head that each message carries, with three signatures: measured in the demonstration's federation."""
 RECORD_NUMBER_CHARS: Final = 12
@@ -179,7 +180,7 @@ class Department:
     @property
     def packed_bytes(self) -> int:
         """The packed gallery: one word a slot and dimension; the calibration chunk is made for each answer (`crypto.gallery`)."""
-        return (self.slots - N) * self.dimensions * PACKED_BITS // 8
+        return (self.slots - N) * -(-self.dimensions // GROUP) * GROUP * PACKED_BITS // 8
 
     @property
     def template_bytes(self) -> int:
