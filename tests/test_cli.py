@@ -27,7 +27,7 @@ from agency_node.tables import custody
 from crypto.parameters import SECURITY_TABLE, Scales
 from tests.sample_federation import BOARD, INVESTIGATOR, LAKESIDE, LAKESIDE_REVIEWER, NORTHPORT, REVIEWER, roster
 
-COMMANDS = ["", "parameters", "bench", "bench scan", "bench answer"]
+COMMANDS = ["", "parameters", "plan", "bench", "bench scan", "bench answer"]
 """Those whose examples run anywhere; what the others' need is made in `test_walkthrough`."""
 
 
@@ -91,7 +91,8 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
     assert set(LEAVES) == {
         "parameters",
         "demo",
-        *(f"bench {name}" for name in ("scan", "answer", "growth", "peers", "holder", "plot")),
+        *(f"bench {name}" for name in ("scan", "answer", "growth", "peers", "holder", "plot", "search")),
+        "plan",
         *(f"broker {name}" for name in ("init", "roster", "serve", "status")),
         "log verify",
         *(f"node {name}" for name in ("init", "serve", "enrol", "status", "search", "review", "release", "disclose")),
