@@ -24,7 +24,9 @@ from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from agency_node.cli import app
 from agency_node.commands.demo import print_result
 from agency_node.demo.story import Refused, Result
 from agency_node.demo.views import View
@@ -195,6 +197,61 @@ def test_commands_of_a_page_exist(page: Path, tmp_path: Path) -> None:
             if words[:1] in (["run"], ["bench"]):
                 own = words[1:] if words[0] == "run" else words
                 check_sealmatch(Command(tuple(word for word in own if word != "--"), command.shown), tmp_path)
+
+
+MEASURED = ROOT / "docs" / "performance.md"
+SMALL = {
+    "--records": "2000",
+    "--sizes": "1000,2000",
+    "--seal-records": "100",
+    "--tenseal-records": "64",
+    "--dimensions": "64",
+    "--runs": "9",
+}
+"""What the performance page's commands get in place of the page's own sizes."""
+
+
+def made_small(words: tuple[str, ...]) -> tuple[list[str], str | None]:
+    """A benchmark's arguments with small sizes, and the file that its output goes to."""
+    arguments = list(words)
+    goes_to = arguments.pop() if len(arguments) > 1 and arguments[-2] == ">" else None
+    if goes_to is not None:
+        arguments.pop()
+    small = [SMALL.get(before, word) for before, word in zip(["", *arguments], arguments, strict=False)]
+    if "--dimensions" not in small and "plot" not in small:
+        small += ["--dimensions", SMALL["--dimensions"]]
+    return small, goes_to
+
+
+def test_the_performance_page_s_commands_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every one of them runs, at a small size, in one folder and in order; every picture of theirs is drawn."""
+    monkeypatch.chdir(tmp_path)
+    ran = set()
+    for command in commands(MEASURED.read_text(encoding="utf-8")):
+        assert command.words[:2] == ("./dev", "bench"), f"no measurement: {shlex.join(command.words)}"
+        arguments, goes_to = made_small(command.words[1:])
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, f"{shlex.join(arguments)}: {done.output}"
+        if goes_to is not None:
+            (tmp_path / goes_to).write_text(done.stdout, encoding="utf-8")
+        drawn = [word for word in arguments if word.endswith(".svg")]
+        assert all((tmp_path / name).stat().st_size for name in drawn)
+        ran.add(arguments[1])
+    assert ran == {"scan", "growth", "answer", "plot", "peers", "holder"}
+
+
+def test_a_page_that_speaks_of_speed_in_the_clear_names_float32() -> None:
+    """FAISS has faster forms than float32: a sentence that compares with the clear says which one it means."""
+    for page in PAGES:
+        for sentence in re.split(r"(?<=[.:])\s|\n\n|\n[-|#]", prose(page.read_text(encoding="utf-8"))):
+            if re.search(r"\b(fast|faster|speed|slower)\b", sentence) and "in the clear" in sentence:
+                assert "float32" in sentence, f"{named(page)}: {' '.join(sentence.split())}"
+
+
+def test_sizes_are_made_small() -> None:
+    words = ("bench", "scan", "--records", "2500000", "--json", ">", "scan.json")
+    assert made_small(words) == (["bench", "scan", "--records", "2000", "--json", "--dimensions", "64"], "scan.json")
+    assert made_small(("bench", "plot", "a.json", "a.svg")) == (["bench", "plot", "a.json", "a.svg"], None)
 
 
 def test_commands_are_found() -> None:

@@ -162,15 +162,21 @@ def _peers(figure: Figure, found: Found) -> tuple[str, str]:
     colours = [BROWN if not peer["encrypted"] else BLUE if peer["name"].startswith("Sealmatch") else PURPLE for peer in peers]
     axes.barh(range(len(peers)), values, color=colours, height=0.62)
     for place, (peer, value) in enumerate(zip(peers, values, strict=True)):
-        axes.text(value, place, f"  {value:,.3g} us, {peer['times_ours']:,.3g} x ours", va="center", fontsize=9)
+        axes.text(value, place, f"  {_digits(value)} µs, {_digits(peer['times_ours'])} times ours", va="center", fontsize=9)
     axes.set_yticks(range(len(peers)), [_peer_label(peer) for peer in peers])
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set(xlabel="microseconds a record (logarithmic)", xlim=(min(values) / 3, max(values) * 30))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+    axes.set(xlabel="microseconds a record (logarithmic)", xlim=(min(values) / 3, max(values) * 100))
     axes.grid(axis="x", color=LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     description = "; ".join(f"{peer['name']}: {value:.3g} microseconds a record" for peer, value in zip(peers, values, strict=True))
     return f"Scoring one probe of {found['dimensions']} dimensions, a record", description
+
+
+def _digits(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def _peer_label(peer: Found) -> str:
