@@ -31,7 +31,8 @@ def scan_words(words: PackedWords, probes_eval: U32, *, threads: int | None = No
         raise MisuseError("probes are uint32[K, D, N] with the gallery's D")
     if probes_eval.size and int(probes_eval.max()) >= SEALMATCH_1.modulus:
         raise MisuseError("a word is not below the modulus")
-    probes = _by_sections(probes_eval, words.groups)
+    probes = np.empty((probes_eval.shape[0], words.groups * GROUP * N), np.uint32)
+    order_probes(np.ascontiguousarray(probes_eval), words.groups, probes)
     out = np.empty((probes.shape[0], words.chunks, N), np.uint32)
 
     def scan_range(first: int, last: int) -> None:
@@ -42,14 +43,20 @@ def scan_words(words: PackedWords, probes_eval: U32, *, threads: int | None = No
     return out
 
 
-def _by_sections(probes_eval: U32, groups: int) -> U32:
-    """Each probe's words in the order in which they are needed, uint32[K, groups * 32 * N]: by section, then block, then dimension."""
-    count, dimensions, _ = probes_eval.shape
-    padded = np.zeros((count, groups * GROUP, N), np.uint32)
-    padded[:, :dimensions] = probes_eval
-    sections = [padded[:, first : first + SECTION_GROUPS * GROUP] for first in range(0, groups * GROUP, SECTION_GROUPS * GROUP)]
-    ordered = [part.reshape(count, -1, BLOCKS, BLOCK).transpose(0, 2, 1, 3).reshape(count, -1) for part in sections]
-    return np.ascontiguousarray(np.concatenate(ordered, axis=1))
+@kernel
+def order_probes(probes_eval: U32, groups: int, out: U32) -> None:
+    """Each probe's words in the order in which they are needed: by section, then block, then dimension; uint32[K, D, N] in,
+    uint32[K, groups * 32 * N], zeros where the gallery has no dimension, out."""
+    count, dimensions, degree = probes_eval.shape
+    for probe in range(count):
+        for section in range(0, groups, SECTION_GROUPS):
+            used = min(SECTION_GROUPS, groups - section) * GROUP
+            for place in range(used):
+                dimension = section * GROUP + place
+                for block in range(BLOCKS):
+                    at = section * GROUP * degree + (block * used + place) * BLOCK
+                    for i in range(BLOCK):
+                        out[probe, at + i] = probes_eval[probe, dimension, block * BLOCK + i] if dimension < dimensions else np.uint32(0)
 
 
 @kernel

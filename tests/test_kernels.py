@@ -63,6 +63,7 @@ def test_entry_kernels_are_compiled_and_inner_ones_inlined() -> None:
         "ring._subtract",
         "ring.forward_rows",
         "ring.inverse_rows",
+        "scan.order_probes",
         "scan.scan_tiles",
         "seed._shuffle",
         "seed._sum_errors",
