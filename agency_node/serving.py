@@ -135,6 +135,8 @@ class Service:
             for loop in tasks:
                 loop.cancel()
             await asyncio.gather(*tasks, stopped, return_exceptions=True)
+            if Role.HOLDER in self.node.config.roles:
+                await asyncio.to_thread(self.index.close)
             await self.node.transport.close()
 
     async def _start(self, stop: asyncio.Event) -> None:

@@ -1,8 +1,8 @@
 """A node's database: opened, migrated, with the settings on which its invariants rest.
 
 SQLite beside the node's keys by default. Invariants: a transaction is on disk when it has ended (WAL, synchronous FULL); it begins by
-taking the write lock, so that serving process and commands wait for one another instead of failing half-way; what is deleted is overwritten
-(secure_delete), and after `forget_deleted` it is in the write-ahead log no more.
+taking the write lock, so that serving process and commands wait for one another instead of failing half-way, unless it only reads
+(`reading`); what is deleted is overwritten (secure_delete), and after `forget_deleted` it is in the write-ahead log no more.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 DATABASE_FILE: Final = "node.sqlite"
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _PATIENCE: Final = "busy_timeout=20000"
+_READING: Final = "reading"
 _PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", _PATIENCE, "foreign_keys=ON", "secure_delete=ON")
 
 
@@ -35,7 +36,7 @@ def open_store(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(_READING) else "BEGIN IMMEDIATE")
 
     with engine.connect() as connection:
         config = Config()
@@ -44,6 +45,11 @@ def open_store(path: Path) -> Engine:
         command.upgrade(config, "head")
         connection.commit()
     return engine
+
+
+def reading(engine: Engine) -> Engine:
+    """The same database for transactions that only read: they see one moment of it, wait for no writer and keep none waiting."""
+    return engine.execution_options(**{_READING: True})
 
 
 def forget_deleted(engine: Engine) -> bool:

@@ -197,7 +197,8 @@ records = Table(
     _text("expunged_at", nullable=True),
 )
 """The gallery's records; `tag` finds a record number again without storing it, `sealed_record` holds it (JSON: record_number, source_class,
-media)."""
+media). Few rows are expunged: the index finds them without reading the photographs, which lie before `expunged_at` on the disk."""
+Index("expunged_records", records.c.expunged_at, sqlite_where=records.c.expunged_at.is_not(None))
 
 template_blocks = Table(
     "template_blocks",
@@ -206,7 +207,15 @@ template_blocks = Table(
     Column("count", Integer, nullable=False),
     _bytes("sealed_templates"),
 )
-"""Templates int8[count, D] of rows block * 1024 and on."""
+"""Templates int8[count, D] of rows block * 1024 and on, encrypted under the block's own key and sealed."""
+
+block_keys = Table(
+    "block_keys",
+    metadata,
+    Column("block", Integer, primary_key=True, autoincrement=False),
+    _bytes("sealed_key"),
+)
+"""A block's data key, the salt of its commitment, and the commitment. Apart from the blocks, so that all of them are read in an instant."""
 
 layouts = Table("layouts", metadata, _text("layout_id", primary_key=True), _bytes("sealed_layout"), _text("created_at"))
 """Layouts that answered something: seed, and rows as they were, for releases and audits."""
@@ -224,8 +233,10 @@ answers = Table(
     _bytes("sealed_root", nullable=True),
     _bytes("sealed_release", nullable=True),
     _text("claimed_at"),
+    _text("message_id", nullable=True),
 )
-"""One grant, one probe, one face: one answer. Claimed before the scan, `answered` together with the outgoing messages, then `released`."""
+"""One grant, one probe, one face: one answer. Claimed before the scan for the message that brought the probe, `answered` together with the
+outgoing messages, then `released`."""
 
 decisions = Table(
     "decisions",

@@ -8,6 +8,8 @@ rest and renewing the layout in the background is left to the holder.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from crypto import ring
@@ -40,8 +42,19 @@ class PackedGallery:
         self._fixed_parts: dict[Epoch, U32] = {}
 
     @classmethod
-    def pack(cls, model: EmbeddingModel, layout: Layout, templates: I8, *, threads: int | None = None) -> PackedGallery:
-        """Pack the templates of the layout's rows; int8[rows, D], row i at the slot that the layout gives it, fillers at the rest."""
+    def pack(
+        cls,
+        model: EmbeddingModel,
+        layout: Layout,
+        templates: I8,
+        *,
+        threads: int | None = None,
+        each_chunk: Callable[[], None] = lambda: None,
+    ) -> PackedGallery:
+        """Pack the templates of the layout's rows; int8[rows, D], row i at the slot that the layout gives it, fillers at the rest.
+
+        `each_chunk` is called before each chunk; what it raises ends the work. The caller wipes `templates`; copies made here are wiped.
+        """
         if templates.dtype != np.int8 or templates.ndim != 2 or templates.shape[1] != model.dimensions:
             raise MisuseError("templates are int8[rows, D]")
         if int(layout.rows.max()) >= templates.shape[0]:
@@ -51,6 +64,7 @@ class PackedGallery:
         def pack_range(first: int, last: int) -> None:
             scratch = _Scratch()
             for chunk in range(first, last):
+                each_chunk()
                 rows = layout.rows[chunk * N : (chunk + 1) * N]
                 gathered = templates[np.maximum(rows, 0)] if templates.size else np.empty((N, model.dimensions), np.int8)
                 free = rows == FILLER
@@ -67,11 +81,11 @@ class PackedGallery:
         """Slots of all chunks."""
         return self.layout.rows.size
 
-    def fixed_part(self, epoch: Epoch) -> U32:
+    def fixed_part(self, epoch: Epoch, *, threads: int | None = None) -> U32:
         """The query-independent parts a'_c for an epoch in eval form, uint32[chunks, N]; computed once per layout and epoch."""
         if epoch not in self._fixed_parts:
             self._fixed_parts = {kept: part for kept, part in self._fixed_parts.items() if kept >= epoch.previous()}
-            self._fixed_parts[epoch] = self._fixed_part_of(self.words, epoch)
+            self._fixed_parts[epoch] = self._fixed_part_of(self.words, epoch, threads)
         return self._fixed_parts[epoch]
 
     def add(self, row: int, template: I8) -> int:
@@ -106,15 +120,16 @@ class PackedGallery:
             coefficients[:, place] = ring.from_signed(template.astype(np.int32))
         fillers = filler_templates(self.layout.change_seed(), int(fresh.sum()), self.model.scales)
         coefficients[:, fresh] = ring.from_signed(fillers.astype(np.int32)).T
-        changed = PackedWords.of(ring.forward(coefficients)[None])
-        self.words.put(chunk, changed.chunk_eval(0))
+        polynomials = ring.forward(coefficients)
         coefficients.fill(0)
+        self.words.put(chunk, polynomials)
+        changed = PackedWords.of(polynomials[None])
         for epoch, part in self._fixed_parts.items():
             part[chunk] = self._fixed_part_of(changed, epoch)[0]
 
-    def _fixed_part_of(self, words: PackedWords, epoch: Epoch) -> U32:
+    def _fixed_part_of(self, words: PackedWords, epoch: Epoch, threads: int | None = None) -> U32:
         bases = public_bases(epoch, self.model.dimensions)
-        return np.asarray(scan_words(words, bases[None, :-1])[0])
+        return np.asarray(scan_words(words, bases[None, :-1], threads=threads)[0])
 
     def __repr__(self) -> str:
         return f"PackedGallery(chunks={self.layout.chunks}, dimensions={self.model.dimensions}, words=<redacted>)"

@@ -66,10 +66,13 @@ class Layout:
         self._cases: set[bytes] = set()
 
     @classmethod
-    def draw(cls, rows: I64, scales: Scales, *, seed: Seed | None = None, uses: int = LAYOUT_USES) -> Layout:
-        """A secret order of these rows, from a fresh seed unless an auditor gives that of an earlier layout."""
+    def draw(cls, rows: I64, scales: Scales, *, seed: Seed | None = None, uses: int = LAYOUT_USES, at_least: int = 1) -> Layout:
+        """A secret order of these rows, from a fresh seed unless an auditor gives that of an earlier layout.
+
+        It has as many chunks as the rows need, and not fewer than `at_least`.
+        """
         seed = seed or Seed.fresh()
-        chunks = max(1, -(-rows.size // (N - kept_fillers(scales) - SPARE_SLOTS)))
+        chunks = max(at_least, -(-rows.size // (N - kept_fillers(scales) - SPARE_SLOTS)))
         counts = np.full(chunks, rows.size // chunks) + (np.arange(chunks) < rows.size % chunks)
         placed = np.full((chunks, N), FILLER, np.int64)
         placed[np.arange(N) < counts[:, None]] = rows[permutation(seed, "order", rows.size)]
@@ -81,6 +84,11 @@ class Layout:
     def chunks(self) -> int:
         """Number of chunks of 1,024 slots."""
         return self.rows.size // N
+
+    @property
+    def uses_left(self) -> int:
+        """Searches that this layout may still serve."""
+        return self._uses_left
 
     def claim(self, case: bytes) -> None:
         """Count one search of the case with this commitment; `LayoutSpentError` when a new layout must be drawn first."""

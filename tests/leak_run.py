@@ -38,6 +38,7 @@ from agency_node.requester.drafting import CaseFile, SearchRequest, draft_search
 from agency_node.requester.leads import ask_for, claims_of, list_disclosed
 from agency_node.tables import (
     answers,
+    block_keys,
     disclosures,
     facts,
     held_grants,
@@ -55,6 +56,7 @@ from crypto.answer import MaskShare
 from crypto.bodies import AnswerBody, OpenedBody
 from crypto.canonical import AgencyId, KeyId, SearchId
 from crypto.disclosure import StubList
+from crypto.embedding import EmbeddingModel
 from crypto.envelope import open_envelope
 from crypto.grant_basis import BasisKind, CourtOrder, Event, ProbeSource, Purpose
 from crypto.keys import SealingPrivateKey
@@ -90,6 +92,7 @@ SEALED: Final[Mapping[tuple[Table, str], tuple[str, Bound]]] = {
     (records, "sealed_record"): ("record", lambda row: int(row.row).to_bytes(8, "big")),
     (records, "sealed_photograph"): ("photograph", lambda row: int(row.row).to_bytes(8, "big")),
     (template_blocks, "sealed_templates"): ("template block", lambda row: int(row.block).to_bytes(8, "big")),
+    (block_keys, "sealed_key"): ("template key", lambda row: int(row.block).to_bytes(8, "big")),
     (layouts, "sealed_layout"): ("layout", lambda row: str(row.layout_id).encode()),
     (answers, "sealed_root"): ("answer-root", lambda row: str(row.search_id).encode()),
     (answers, "sealed_release"): ("holder-release", lambda row: str(row.search_id).encode()),
@@ -384,7 +387,7 @@ class _Collector:
     def _gather(self, run: Run) -> None:
         world = self.world
         for agency in CAST:
-            run.parties[agency] = {f"vault/{name}": data for name, data in opened_by(world.node(agency)).items()}
+            run.parties[agency] = {f"vault/{name}": data for name, data in opened_by(world.node(agency), world.embedder.model).items()}
             recording = world.federation.wiretap.recordings[agency]
             run.parties[agency] |= _wire(recording, sent=False)
             gone = {name for (name,) in world.ask(agency, "SELECT message_id FROM inbox WHERE data IS NULL")}
@@ -430,7 +433,7 @@ def places(parts: Mapping[str, bytes], secrets: Mapping[str, Secret]) -> list[tu
     return [(finding.secret, names[finding.item], f"{finding.inside} {finding.form}") for finding in find(secrets, parts.values())]
 
 
-def opened_by(node: Node) -> dict[str, bytes]:
+def opened_by(node: Node, model: EmbeddingModel) -> dict[str, bytes]:
     """All that a node's own at-rest key opens in its store and its folder, by table and column; between two blobs stand zeros."""
     found: dict[str, bytes] = {}
     with node.engine.begin() as connection:
@@ -439,6 +442,7 @@ def opened_by(node: Node) -> dict[str, bytes]:
             plain = [node.vault.open(purpose, bytes(getattr(row, column)), bound(row)) for row in rows]
             found[f"{table.name}.{column}"] = bytes(16).join(plain)
         found["facts.manifest"] = _manifest(node, connection)
+    found["template_blocks.templates"] = RecordStore(node.engine, node.vault, model).templates().tobytes()
     found["keys/node.key"] = node.keyring.node_key.export_secret()
     return found
 

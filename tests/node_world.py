@@ -195,6 +195,13 @@ class WorldNode:
         (self.folder / NODE_KEY_FILE).write_bytes(self.vault.seal("node-key", node_key(self.agency).export_secret()))
         self.keyring = Keyring(self.folder, self.vault, self.engine, self.agency, self.clock)
         self.mail = Mailbox(self.agency, self.broker)
+        self.assemble()
+        if NodeRole.HOLDER in self.roles:
+            self.index.records.add(gallery_records(), NOW)
+
+    def assemble(self) -> None:
+        """Put the parts together over what the store holds, as a process does when it starts."""
+        self.parts.clear()
         self.parties = Parties(self.engine, self.broker, root_set().fingerprint, self.clock)
         self.follower = ImpatientFollower(self.engine, self.broker, self.parties, self.clock)
         self.envelopes = Envelopes(self.agency, self.keyring, self.parties)
@@ -224,7 +231,7 @@ class WorldNode:
 
     def _hold(self) -> None:
         self.index = GalleryIndex(self.config, self.engine, self.vault, self.keyring, MODEL, self.clock)
-        answering = Answering(
+        self.answering = Answering(
             self.agency,
             self.engine,
             self.vault,
@@ -238,12 +245,11 @@ class WorldNode:
             self.outbox,
             self.clock,
         )
-        self.desk.admitters.append(answering)
+        self.desk.admitters.append(self.answering)
         disclosing = Disclosing(
             self.agency, self.engine, self.vault, self.index, self.desk, self.envelopes, self.parties, self.outbox, self.clock
         )
-        self.parts += [answering, disclosing]
-        self.index.records.add(gallery_records(), NOW)
+        self.parts += [self.answering, disclosing]
 
     def _request(self) -> None:
         searching = Searching(
@@ -277,6 +283,8 @@ class WorldNode:
 
     async def work(self) -> None:
         await self.courier.work(OnePass())
+        if NodeRole.HOLDER in self.roles:
+            await self.answering.scanned()
 
     async def send(self) -> None:
         while self.rows(outbox, state=READY):

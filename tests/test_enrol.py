@@ -18,9 +18,10 @@ from sqlalchemy import Engine, insert, select, update
 from agency_node.errors import EnrolmentError, StoreError
 from agency_node.faces.embedder import Embedder, load_embedder, the_one_face
 from agency_node.faces.image import MAX_IMAGE_BYTES, read_image
+from agency_node.holder.blocks import BLOCK_ROWS
 from agency_node.holder.enrol import BOOKING, COLUMNS, DEMONSTRATION, EnrolmentReport, enrol_directions, enrol_embeddings, enrol_folder
 from agency_node.holder.progress import NoProgress
-from agency_node.holder.records import BLOCK_ROWS, NewRecord, RecordStore
+from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
 from agency_node.store import open_store
 from agency_node.tables import facts, journal, records, template_blocks
 from agency_node.vault import Vault
@@ -120,8 +121,8 @@ def test_a_batch_with_a_number_that_is_there_is_not_added_at_all(store: RecordSt
 
 def test_expunged_records_are_gone_from_everything_but_the_numbering(store: RecordStore, engine: Engine) -> None:
     store.add([new(str(i)) for i in range(5)], NOW)
-    with engine.begin() as connection:
-        connection.execute(update(records).where(records.c.row.in_([1, 4])).values(expunged_at="2026-11-23T16:12:00.00Z"))
+    for number in ("1", "4"):
+        store.expunge(number, ExpungeReason.COURT_ORDER, NOW)
     assert list(store.rows()) == [0, 2, 3]
     assert store.count() == 3
     assert (store.templates().any(axis=1) == [True, False, True, True, False]).all()

@@ -1,19 +1,20 @@
 """A holder answers probes: under a verified grant, its own policy, the log's word, and once.
 
-States of an answer, in table `answers`: `claimed` before the scan, `answered` in the transaction that stores the outgoing messages,
-`released` when the custodian's release was mapped to records. A process that dies while `claimed` has sent nothing, and its seed died with
-it: the scan is made again under a fresh seed. One that dies after `answered` sends the stored bytes.
+States of an answer, in table `answers`: `claimed` when it waits for a scan, `answered` in the transaction that stores the outgoing
+messages, `released` when the custodian's release was mapped to records. A process that dies while `claimed` has sent nothing, and its seed
+died with it: the probe's message is handled again, and the scan made under a fresh seed. One that dies after `answered` sends the stored
+bytes.
 
 Invariants: grant id, probe digest and face commitment are unique in the store before a scan begins (PROTOCOL 3, step 7); the policy's
 decision is stored with pack and inputs (R60: the holder's own policy is final); the probe is deleted with a receipt once the answer is
 stored (R22). The holder never sees a score: what it learns is which of its records were released.
 
-Left to others: the packed gallery (`index`), stubs and photographs (`disclosing`), what a grant must be (`grants`).
+Left to others: the packed gallery (`index`), passes over it (`scanning`), stubs and photographs (`disclosing`), what a grant must be
+(`grants`).
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final
@@ -21,23 +22,25 @@ from typing import Final
 from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from agency_node.courier import Commit, Handler, NotYetError
+from agency_node.courier import DONE, NEW, Commit, Handler, NotYetError
 from agency_node.envelopes import Envelopes
+from agency_node.errors import BrokerError
 from agency_node.grants import GrantDesk, HeldGrant
-from agency_node.holder.index import GalleryIndex
+from agency_node.holder.index import GalleryIndex, Given
+from agency_node.holder.scanning import Claimed, ScanningDesk
 from agency_node.journal import record, stamp
 from agency_node.link import PublishLink
 from agency_node.outbox import Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.policy.engine import Decision, PolicyInputs, PolicyPack, decide_all
-from agency_node.refusals import RefusedByUsError
+from agency_node.refusals import RefusedByUsError, reason_of
 from agency_node.tables import answers, decisions, inbox
 from agency_node.vault import Vault
-from crypto.answer import Answer, AnswerRequest, AnswerSecrets, MaskShare, OrderSeed
+from crypto.answer import AnswerSecrets, MaskShare, OrderSeed
 from crypto.bodies import AnswerBody, AnswerStatement
 from crypto.canonical import AgencyId
 from crypto.entries import EntryKind
-from crypto.errors import GrantMismatchError
+from crypto.errors import GrantMismatchError, PeerError
 from crypto.grant import VerifiedGrant, check_names
 from crypto.grant_claims import GrantClaims
 from crypto.keys import SigningKey
@@ -47,6 +50,7 @@ from crypto.messages import Message
 from crypto.moments import round_moment
 from crypto.notices import Deleted, DeletionReceipt, Refusal, RefusalReason
 from crypto.probe import Probe
+from crypto.wire import MessageId
 
 CLAIMED: Final = "claimed"
 ANSWERED: Final = "answered"
@@ -83,14 +87,23 @@ class Answering:
         self._link = link
         self._outbox = outbox
         self._clock = clock
+        self._scanning = ScanningDesk(index, self._still_stands, self._finish)
+        self._take_back()
 
     def handlers(self) -> Mapping[MessageType, Handler]:
         """Probes come here."""
         return {MessageType.PROBE: self.receive_probe}
 
     async def tick(self) -> None:
-        """Keep the packed gallery and its manifest what is enrolled."""
-        await self._index.prepare(self._link)
+        """Keep the packed gallery and its manifest what is enrolled, and scan for what waits."""
+        try:
+            await self._index.prepare(self._link)
+        finally:
+            self._scanning.start()
+
+    async def scanned(self) -> None:
+        """Wait until everything that was claimed is answered."""
+        await self._scanning.emptied()
 
     def sent(self, connection: Connection, row: Outgoing) -> None:
         """Nothing follows."""
@@ -111,7 +124,8 @@ class Answering:
         2. its own policy allows the search; a refusal names the rule, to the requester and to the custodian
         """
         now, claims = self._clock(), grant.claims
-        await self._index.prepare(self._link)
+        if self._index.manifest is None:
+            await self._index.prepare(self._link)
         if self._index.manifest is None:
             raise NotYetError("this holder has no gallery yet")
         check_trusted_by(self._index.manifest, claims, now)  # 1
@@ -154,7 +168,7 @@ class Answering:
     # --- probe --------------------------------------------------------------------------------------------------------
 
     async def receive_probe(self, message: Message) -> Commit:
-        """A probe, after these checks in this order; then the answer:
+        """A probe, after these checks in this order; then it waits at the scanning desk, and the answer goes out when its pass is done:
 
         1. this holder holds its search's grant, verified, allowed by policy and in force (`NotYetError` while it has not come)
         2. it opens, and comes from the requesting agency
@@ -176,20 +190,50 @@ class Answering:
         await self._desk.check_act(claims, held.digest)  # 5
         to_requester = SealTo.statement(await self._parties.search_key(claims.requesting_agency, claims.search_id))
         to_custodians = [SealTo.statement(await self._parties.week_key(custodian)) for custodian in claims.custodians]
-        self._claim(claims)  # 6
-        request = AnswerRequest(probe, held.digest, len(claims.custodians))
-        made, kept, layout_id, keep_layout = await asyncio.to_thread(self._index.answer, request, claims.case_commitment)
+        self._claim(claims, message)  # 6
+        claimed = Claimed(message.message_id, held, probe, to_requester, to_custodians)
+        return lambda connection: self._scanning.put(claimed)
 
-        def commit(connection: Connection) -> None:
-            keep_layout(connection)
-            self._store(connection, held, made, kept, layout_id)
-            self._queue(connection, held, probe, made, kept, to_requester, to_custodians)
-            connection.execute(update(inbox).where(inbox.c.message_id == str(message.message_id)).values(data=None))
+    async def _still_stands(self, claimed: Claimed) -> bool:
+        """Whether a search that had to wait may still be scanned: in time, and in a log that holds no end of its grant."""
+        claims = claimed.held.claims
+        try:
+            if self._clock() >= claims.answer_deadline:
+                raise RefusedByUsError(RefusalReason.LATE, "the answer deadline has passed")
+            await self._desk.check_act(claims, claimed.held.digest)
+        except (NotYetError, BrokerError):
+            return True  # it says so again before the next attempt
+        except (PeerError, RefusedByUsError) as error:
+            reason = error.reason if isinstance(error, RefusedByUsError) else reason_of(error)
+            with self._engine.begin() as connection:
+                refusal = Refusal(claimed.message_id, reason)
+                self._outbox.open(connection, MessageType.REFUSAL, refusal, claimed.held.conversation, claims.requesting_agency)
+                self._forget_probe(connection, claimed.message_id)
+                record(connection, self._clock(), claims.search_id, "not scanned", reason.name.lower())
+            return False
+        return True
 
-        return commit
+    def _finish(self, claimed: Claimed, given: Given) -> None:
+        """The answer and all that goes out with it, in one transaction."""
+        with self._engine.begin() as connection:
+            if self._store(connection, claimed.held, given):
+                self._queue(connection, claimed, given)
+                self._forget_probe(connection, claimed.message_id)
+                record(connection, self._clock(), claimed.held.claims.search_id, ANSWERED)
 
-    def _claim(self, claims: GrantClaims) -> None:
-        """Take the one answer of this grant, probe and face; taking again what nothing was sent for is allowed."""
+    @staticmethod
+    def _forget_probe(connection: Connection, message_id: MessageId) -> None:
+        connection.execute(update(inbox).where(inbox.c.message_id == str(message_id)).values(data=None))
+
+    def _take_back(self) -> None:
+        """What was claimed when the process ended is handled again from its message on, every check of it."""
+        claimed = select(answers.c.message_id).where(answers.c.state == CLAIMED)
+        lost = inbox.c.message_id.in_(claimed) & (inbox.c.state == DONE)
+        with self._engine.begin() as connection:
+            connection.execute(update(inbox).where(lost, inbox.c.data.is_not(None)).values(state=NEW))
+
+    def _claim(self, claims: GrantClaims, message: Message) -> None:
+        """Take the one answer of this grant, probe and face; the same message takes again what nothing was sent for."""
         values = {
             "search_id": str(claims.search_id),
             "grant_id": str(claims.grant_id),
@@ -200,51 +244,42 @@ class Answering:
         }
         with self._engine.begin() as connection:
             same = [answers.c[name] == values[name] for name in ("search_id", "grant_id", "probe_digest", "face_commit", "state")]
-            if connection.execute(select(answers.c.search_id).where(*same)).first() is not None:
+            by_this = answers.c.message_id.is_(None) | (answers.c.message_id == str(message.message_id))
+            if connection.execute(update(answers).where(*same, by_this).values(message_id=str(message.message_id))).rowcount:
                 record(connection, self._clock(), claims.search_id, "scan again", "the process ended before anything was sent")
                 return
             try:
                 with connection.begin_nested():
-                    connection.execute(insert(answers).values(**values))
+                    connection.execute(insert(answers).values(**values, message_id=str(message.message_id)))
             except IntegrityError as error:
                 raise RefusedByUsError(RefusalReason.REPLAYED, "this grant, probe or face was answered before") from error
 
-    def _store(self, connection: Connection, held: HeldGrant, made: Answer, kept: AnswerSecrets, layout_id: str) -> None:
+    def _store(self, connection: Connection, held: HeldGrant, given: Given) -> bool:
+        """Whether it is the answer of a search that was still claimed."""
         search_id = str(held.claims.search_id)
-        places = self._secrets_bytes(kept)
-        connection.execute(
-            update(answers)
-            .where(answers.c.search_id == search_id, answers.c.state == CLAIMED)
-            .values(
-                state=ANSWERED,
-                layout_id=layout_id,
-                answer_digest=made.digest,
-                sealed_root=self._vault.seal(ROOT, places, search_id.encode("ascii")),
-            )
-        )
+        values = {
+            "state": ANSWERED,
+            "layout_id": given.layout_id,
+            "answer_digest": given.made.digest,
+            "sealed_root": self._vault.seal(ROOT, self._secrets_bytes(given.kept), search_id.encode("ascii")),
+        }
+        where = (answers.c.search_id == search_id) & (answers.c.state == CLAIMED)
+        return connection.execute(update(answers).where(where).values(**values)).rowcount == 1
 
     @staticmethod
     def _secrets_bytes(kept: AnswerSecrets) -> bytes:
         """Root, order seed and the calibration chunk's place: what a release and an audit need of an answer's secrets."""
         return kept.root.export_secret() + kept.order_seed.export_secret() + kept.calibration_place.to_bytes(4, "big")
 
-    def _queue(
-        self,
-        connection: Connection,
-        held: HeldGrant,
-        probe: Probe,
-        made: Answer,
-        kept: AnswerSecrets,
-        to_requester: SealTo,
-        to_custodians: list[SealTo],
-    ) -> None:
+    def _queue(self, connection: Connection, claimed: Claimed, given: Given) -> None:
+        held, made, kept = claimed.held, given.made, given.kept
         claims, conversation = held.claims, held.conversation
         self._outbox.entry(connection, EntryKind.ANSWER, conversation, [("answer-digest", made.digest)], author=self._agency)
-        for seal_to, seed in zip(to_custodians, kept.mask_seeds, strict=True):
-            share = MaskShare(made.digest, probe.digest, made.slots, seed, kept.places)
+        for seal_to, seed in zip(claimed.to_custodians, kept.mask_seeds, strict=True):
+            share = MaskShare(made.digest, made.probe_digest, made.slots, seed, kept.places)
             self._outbox.sealed(connection, MessageType.MASK_SHARE, share, conversation, seal_to)
         statement = AnswerStatement.sign(claims.search_id, held.digest, self._agency, made.digest, self._node_key)
         body = AnswerBody(statement, OrderSeed(made.digest, kept.order_seed), made)
-        self._outbox.sealed(connection, MessageType.ANSWER, body, conversation, to_requester)
+        self._outbox.sealed(connection, MessageType.ANSWER, body, conversation, claimed.to_requester)
         receipt = DeletionReceipt((Deleted.PROBE,), round_moment(self._clock()))
         self._outbox.open(connection, MessageType.DELETION_RECEIPT, receipt, conversation, claims.requesting_agency)

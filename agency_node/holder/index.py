@@ -1,49 +1,63 @@
-"""The searchable form of a holder's gallery: packed in memory under a secret layout, renewed when its searches are used up.
+"""The searchable form of a holder's gallery: packed in memory under a secret layout that is renewed in the background, and its manifest.
 
 Templates lie sealed at rest (`records`); the packed form exists in this process only and is built at start-up. Invariants: a layout
-serves at most `LAYOUT_USES` searches and never two of one case, also across restarts, because every start draws a new layout; a layout
-that answered something is kept sealed, with its rows as they were, so that a release finds the record that was scanned and an auditor can
-rebuild the gallery; the manifest says what is really packed.
+serves at most `LAYOUT_USES` searches and never two of one case, also across restarts, because every start draws a new layout; one thread
+at a time scans or changes the gallery, so that a new layout and changed records come in between two scans; before each scan the gallery
+has followed what other processes enrolled and expunged; the manifest says what is really packed.
 
-The commitment: `gallery_root` is the Merkle root (RFC 9162) over the blocks of 1,024 templates, each leaf SHA-256-hashed with a salt that
-is kept sealed: it hides the templates and binds the holder to them.
+Left to others: which searches may be answered, and when (`answering`); packing and following (`packed`); building aside (`renewal`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import secrets
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-import numpy as np
-from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy import Engine
 
 from agency_node.config import NodeConfig
 from agency_node.facts import Fact, read_fact, write_fact
+from agency_node.holder.packed import Packed, rows_of
 from agency_node.holder.records import RecordStore
-from agency_node.journal import stamp
+from agency_node.holder.renewal import Renewal
+from agency_node.journal import NO_SEARCH
+from agency_node.journal import record as record_event
 from agency_node.keyring import Keyring
 from agency_node.link import PublishLink
-from agency_node.tables import layouts
 from agency_node.vault import Vault
 from crypto.answer import Answer, AnswerRequest, AnswerSecrets, answer
 from crypto.embedding import EmbeddingModel
 from crypto.epoch import Epoch
 from crypto.errors import LayoutSpentError
-from crypto.gallery import PackedGallery
-from crypto.layout import FILLER, Layout
-from crypto.ledger import leaf_hash, root_of
 from crypto.manifest import GalleryManifest
 from crypto.moments import round_moment
 from crypto.ring import I64
 
-_LAYOUT: Final = "layout"
+RENEWED_AT: Final = 4
+"""A new layout is begun when the present one may serve so many more: they bridge the time until it is ready."""
 _MANIFEST: Final = "manifest"
-_BLOCK: Final = 1024
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A probe that may be answered, and the commitment to its case."""
+
+    request: AnswerRequest
+    case: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Given:
+    """An answer, its secrets, and the state of the layout that answered (`GalleryIndex.rows_of`)."""
+
+    made: Answer
+    kept: AnswerSecrets
+    layout_id: str
 
 
 class GalleryIndex:
@@ -63,93 +77,129 @@ class GalleryIndex:
         self._vault = vault
         self._keyring = keyring
         self._clock = clock
-        self._gallery: PackedGallery | None = None
-        self._layout_id = ""
-        self._packed_records = 0
+        self._packed: Packed | None = None
+        self._alone = threading.Lock()
+        self._renewal = Renewal(self._build)
+        self._last_death = ""
+        self._stated_changes = -1
         self.model = model
         self.records = RecordStore(engine, vault, model)
         self.manifest: GalleryManifest | None = None
 
     async def prepare(self, link: PublishLink) -> None:
-        """Pack what is enrolled, if it is not packed yet, warm the kernels up, and publish the manifest that says so."""
-        count = self.records.count()
-        if count == 0:
-            return
-        if count != self._packed_records:
-            await asyncio.to_thread(self._pack)
-            self._packed_records = count
-            self.manifest = None
-        if self.manifest is None or self.manifest.valid_until - self._clock() < timedelta(days=1):
-            manifest = self._new_manifest()
-            await link.put_manifest(manifest.sign(self._keyring.node_key))
-            self.manifest = manifest
+        """Pack what is enrolled if nothing is packed, follow what changed since, and publish the manifest that says so.
 
-    def answer(self, request: AnswerRequest, case: bytes) -> tuple[Answer, AnswerSecrets, str, Callable[[Connection], None]]:
-        """Answer one probe of the case with this commitment; also the layout's id, and what keeps that layout in the caller's transaction.
-
-        Draws and packs a new layout first when this one has served its searches, or this case.
+        Does not wait for a scan that runs: the next scan follows by itself, and the next call states it.
         """
-        gallery = self._packed()
-        try:
-            gallery.layout.claim(case)
-        except LayoutSpentError:
-            gallery = self._pack()
-            gallery.layout.claim(case)
-        ((made, kept),) = answer(gallery, [request])
-        layout_id, sealed, now = self._layout_id, self._sealed_layout(gallery.layout), stamp(self._clock())
+        if self._packed is None and not self.records.changes():
+            return
+        if self._is_behind() and not self._alone.locked():
+            await asyncio.to_thread(self._catch_up)
+        packed = self._packed
+        if packed is None or packed.changes != self.records.changes():
+            return
+        stated = self.manifest
+        if (
+            stated is None
+            or (self._stated_changes, stated.chunks) != (packed.changes, packed.gallery.layout.chunks)
+            or stated.valid_until - self._clock() < timedelta(days=1)
+        ):
+            changes = packed.changes
+            manifest = await asyncio.to_thread(self._new_manifest, packed)
+            if manifest is not None:
+                await link.put_manifest(manifest.sign(self._keyring.node_key))
+                self.manifest, self._stated_changes = manifest, changes
 
-        def keep(connection: Connection) -> None:
-            values = {"layout_id": layout_id, "sealed_layout": sealed, "created_at": now}
-            connection.execute(insert(layouts).prefix_with("OR IGNORE").values(**values))
+    def answer(self, asked: Sequence[Asked]) -> list[Given | None]:
+        """Answer in one pass over the gallery what the present layout may answer, of one epoch; None for each that must wait.
 
-        return made, kept, layout_id, keep
+        What the layout may not answer, because it has served its searches or that case, waits for the next one, which is being built then.
+        Runs in a worker's thread; the order of the results is that of `asked`.
+        """
+        with self._alone:
+            packed = self._settled()
+            if self.manifest is None or self.manifest.chunks != packed.gallery.layout.chunks:
+                return [None] * len(asked)  # a custodian refuses an answer of another size than the manifest's: it goes out first
+            chosen: list[int] = []
+            turned_away = False
+            for place, one in enumerate(asked):
+                if chosen and one.request.probe.epoch != asked[chosen[0]].request.probe.epoch:
+                    continue
+                try:
+                    packed.gallery.layout.claim(one.case)
+                except LayoutSpentError:
+                    turned_away = True
+                else:
+                    chosen.append(place)
+            if turned_away or packed.gallery.layout.uses_left <= RENEWED_AT:
+                self._renewal.begin(at_once=not chosen and packed.gallery.layout.uses_left == 0)
+            given: list[Given | None] = [None] * len(asked)
+            if chosen:
+                packed.keep(self._engine, self._vault, self._clock())
+                answers = answer(packed.gallery, [asked[place].request for place in chosen])
+                for place, (made, kept) in zip(chosen, answers, strict=True):
+                    given[place] = Given(made, kept, packed.layout_id)
+            return given
 
     def rows_of(self, layout_id: str) -> I64:
         """The rows of a layout as they were when it answered; int64[slots]."""
-        with self._engine.begin() as connection:
-            sealed = connection.execute(select(layouts.c.sealed_layout).where(layouts.c.layout_id == layout_id)).scalar_one()
-        opened = self._vault.open(_LAYOUT, sealed, layout_id.encode("ascii"))
-        return np.frombuffer(opened, "<i8", offset=32).astype(np.int64)
+        return rows_of(self._engine, self._vault, layout_id)
 
-    def _packed(self) -> PackedGallery:
-        """The packed gallery; packed now if it is not yet."""
-        return self._gallery or self._pack()
+    def close(self) -> None:
+        """End a build that is under way; the packed gallery goes with the process."""
+        self._renewal.stop()
 
-    def _pack(self) -> PackedGallery:
-        """Draw a new layout and pack every record under it."""
-        rows, templates = self.records.snapshot()
-        layout = Layout.draw(rows, self.model.scales)
-        self._gallery = PackedGallery.pack(self.model, layout, templates)
-        self._layout_id = secrets.token_hex(16)
-        self._gallery.fixed_part(Epoch.at(self._clock()))
-        return self._gallery
+    def _is_behind(self) -> bool:
+        """Whether there is something to do before the next scan: cheap enough to be asked all the time."""
+        return self._packed is None or self._renewal.under_way or self._packed.changes != self.records.changes()
 
-    def _sealed_layout(self, layout: Layout) -> bytes:
-        plain = layout.seed.export_secret() + layout.rows.astype("<i8").tobytes()
-        return self._vault.seal(_LAYOUT, plain, self._layout_id.encode("ascii"))
+    def _catch_up(self) -> None:
+        with self._alone:
+            self._settled()
 
-    def _new_manifest(self) -> GalleryManifest:
-        """The next version; its number and the commitment's salt are stored before it leaves."""
-        now, packed = round_moment(self._clock()), self._packed()
-        salt = secrets.token_bytes(32)
+    def _settled(self) -> Packed:
+        """The gallery as it must be for the next scan: the newest layout, with what is enrolled now as far as it has room."""
+        packed = self._packed or self._build(lambda: None, None)
+        try:
+            packed = self._renewal.take() or packed
+        except Exception as error:  # noqa: BLE001  # whatever it died of, the present layout serves on and the next attempt begins
+            self._note_death(type(error).__name__)
+            self._renewal.begin(at_once=False)
+        self._packed = packed
+        if not packed.follow(self.records):
+            self._renewal.begin(at_once=False)
+        return packed
+
+    def _build(self, check: Callable[[], None], threads: int | None) -> Packed:
+        """No layout has fewer chunks than the one before: searches on their way count on the size that the manifest stated."""
+        chunks = 1 if self._packed is None else self._packed.gallery.layout.chunks
+        return Packed.build(self.records, Epoch.at(self._clock()), at_least=chunks, threads=threads, check=check)
+
+    def _note_death(self, name: str) -> None:
+        """Once for each kind in a row: an attempt follows another as long as it takes."""
+        if name != self._last_death:
+            self._last_death = name
+            with self._engine.begin() as connection:
+                record_event(connection, self._clock(), NO_SEARCH, "new layout died", name)
+
+    def _new_manifest(self, packed: Packed) -> GalleryManifest | None:
+        """The next version, None when the records changed meanwhile; its number is stored before it leaves."""
+        now, changes = round_moment(self._clock()), packed.changes
+        records, chunks, root = packed.live, packed.gallery.layout.chunks, self.records.commitment()
+        if not records or changes != self.records.changes():
+            return None
         with self._engine.begin() as connection:
             stored = read_fact(connection, Fact.MANIFEST)
             last = 0 if stored is None else int(json.loads(self._vault.open(_MANIFEST, stored))["version"])
-            kept = json.dumps({"version": last + 1, "salt": salt.hex()}).encode()
-            write_fact(connection, Fact.MANIFEST, self._vault.seal(_MANIFEST, kept))
+            write_fact(connection, Fact.MANIFEST, self._vault.seal(_MANIFEST, json.dumps({"version": last + 1}).encode()))
         return GalleryManifest(
             agency=self._config.agency_id,
             version=last + 1,
             model_hash=self.model.model_hash,
             dimensions=self.model.dimensions,
-            records=int((packed.layout.rows != FILLER).sum()),
-            chunks=packed.layout.chunks,
-            gallery_root=self._commitment(salt),
+            records=records,
+            chunks=chunks,
+            gallery_root=root,
             trusted_custodians=tuple(sorted(map(type(self._config.agency_id), self._config.trusted_custodians))),
             valid_until=now + timedelta(days=self._config.manifest_days),
         )
-
-    def _commitment(self, salt: bytes) -> bytes:
-        templates = self.records.templates()
-        blocks = (templates[first : first + _BLOCK] for first in range(0, len(templates), _BLOCK))
-        return root_of(leaf_hash(hashlib.sha256(salt + block.tobytes()).digest()) for block in blocks)

@@ -5,27 +5,32 @@ Invariants
 - A record number stands in the store once, and only sealed; it is found again through a keyed tag.
 - All templates are of one embedding model: the first batch pins its hash, and a store of another model does not open.
 - Nothing here works record by record when a gallery is loaded: 2.5 million templates are 2,442 blocks, decrypted into one array.
+- An expunged record leaves its row's number and its tag; template, photograph, number and day are overwritten.
 - A sealed blob is bound to its row or block: moved to another one it does not open.
 
-Left to others: what may be enrolled (`enrol`), the packed form and its order (`index`), expunging, which sets `expunged_at`.
+Left to others: what may be enrolled (`enrol`), the blocks and their keys (`blocks`), the packed form and its order (`index`), the
+write-ahead log, which holds what was overwritten until `store.forget_deleted`.
 """
 
 from __future__ import annotations
 
+import enum
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, Engine, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_replace
 from sqlalchemy.exc import IntegrityError
 
-from agency_node.errors import EnrolmentError, StoreError
+from agency_node.errors import EnrolmentError, RequestError, StoreError
+from agency_node.holder.blocks import BLOCK_ROWS, TemplateBlocks, mixed_up
 from agency_node.journal import NO_SEARCH, stamp
 from agency_node.journal import record as record_event
+from agency_node.store import reading
 from agency_node.tables import facts, records, template_blocks
 from agency_node.vault import Vault
 from crypto.disclosure import MAX_AGE_DAYS, MAX_PHOTOGRAPH_BYTES, MAX_RECORD_NUMBER_BYTES, Media
@@ -35,12 +40,21 @@ from crypto.fields import check_text
 from crypto.ring import I8, I64
 from crypto.wire import check_photographed
 
-BLOCK_ROWS: Final = 1024
 MODEL_FACT: Final = "gallery-model"
+CHANGES_FACT: Final = "gallery-changes"
 _TAGS_AT_ONCE: Final = 500
 _RECORD: Final = "record"
 _PHOTOGRAPH: Final = "photograph"
-_TEMPLATES: Final = "template block"
+
+
+class ExpungeReason(enum.StrEnum):
+    """Why a record must go (R25); a code, so that no case text comes into a journal."""
+
+    COURT_ORDER = "court-order"
+    NON_CONVICTION = "non-conviction"
+    DISMISSED = "dismissed"
+    JUVENILE = "juvenile"
+    ERROR = "error"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +108,33 @@ def check_record_number(record_number: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class GalleryState:
+    """What is enrolled at one moment: rows 0 to `total` - 1 but for the expunged; `changes` is the store's counter."""
+
+    changes: int
+    total: int
+    expunged: frozenset[int] = field(repr=False)
+
+    @property
+    def live(self) -> I64:
+        """Rows that are not expunged, ascending; int64."""
+        rows = np.arange(self.total, dtype=np.int64)
+        return np.delete(rows, np.array(sorted(self.expunged), np.int64)) if self.expunged else rows
+
+
+@dataclass(frozen=True)
+class Expunged:
+    """What was destroyed; the roots are the commitments before and after, without and with the record's absence."""
+
+    row: int
+    reason: ExpungeReason
+    at: str
+    had_photograph: bool
+    root_before: bytes
+    root_after: bytes
+
+
 class RecordStore:
     """The records of one gallery."""
 
@@ -104,6 +145,7 @@ class RecordStore:
         self._vault = vault
         with engine.begin() as connection:
             self._check_model(connection)
+        self._blocks = TemplateBlocks(engine, vault, model.dimensions)
 
     def add(self, batch: Sequence[NewRecord], now: datetime) -> range:
         """Add all or none; their rows. `EnrolmentError` when a record number is there already or twice in the batch."""
@@ -120,7 +162,8 @@ class RecordStore:
                 moment = stamp(now)
                 values = [self._row(row, record, moment) for row, record in enumerate(batch, first)]
                 connection.execute(insert(records), values)
-                self._append(connection, first, templates)
+                self._blocks.append(connection, first, templates)
+                _count_change(connection)
                 record_event(connection, now, NO_SEARCH, "enrolled", f"{len(batch)} records")
         except IntegrityError as error:
             raise EnrolmentError(
@@ -145,37 +188,75 @@ class RecordStore:
 
     def count(self) -> int:
         """Records that are not expunged."""
-        with self._engine.begin() as connection:
-            return connection.execute(select(func.count()).where(records.c.expunged_at.is_(None))).scalar_one()
+        return self.state().live.size
 
     def rows(self) -> I64:
         """Rows that are not expunged, ascending."""
-        with self._engine.begin() as connection:
-            return _live_rows(connection)
+        return self.state().live
 
-    def templates(self) -> I8:
-        """Every row's template, int8[rows, D]; zero for the expunged."""
-        return self.snapshot()[1]
+    def holds(self, row: int) -> bool:
+        """Whether that row is a record that is not expunged."""
+        with reading(self._engine).begin() as connection:
+            live = (records.c.row == row) & records.c.expunged_at.is_(None)
+            return connection.execute(select(records.c.row).where(live)).first() is not None
 
-    def snapshot(self) -> tuple[I64, I8]:
-        """`rows()` and `templates()` of one moment, also while another process enrols."""
+    def changes(self) -> int:
+        """A number that grows with every batch and every expunging: the one value that a serving node asks for again and again."""
+        with reading(self._engine).begin() as connection:
+            return _changes(connection)
+
+    def state(self) -> GalleryState:
+        """What is enrolled at one moment; reads no record."""
+        with reading(self._engine).begin() as connection:
+            expunged = connection.execute(select(records.c.row).where(records.c.expunged_at.is_not(None))).scalars().all()
+            return GalleryState(_changes(connection), _row_count(connection), frozenset(expunged))
+
+    def templates(self, state: GalleryState | None = None, each_part: Callable[[], None] = lambda: None) -> I8:
+        """Every row's template in that state, or as of now, int8[rows, D]; zero for the expunged. The caller wipes them (`fill(0)`).
+
+        Another process may go on enrolling and expunging: a record that was expunged since is zero or not. `each_part` is called between
+        parts of the work; what it raises ends it.
+        """
+        state = state or self.state()
+        if self._blocks_without_rows(state):
+            raise mixed_up()
+        return self._blocks.read(state.total, each_part)
+
+    def template(self, row: int) -> I8 | None:
+        """One row's template, int8[D], None when it was expunged. The caller wipes it."""
+        with reading(self._engine).begin() as connection:
+            live = (records.c.row == row) & records.c.expunged_at.is_(None)
+            if connection.execute(select(records.c.row).where(live)).first() is None:
+                return None
+            block = self._blocks.block(connection, row // BLOCK_ROWS)
+        template: I8 = block[row % BLOCK_ROWS].copy()
+        block.fill(0)
+        return template
+
+    def commitment(self) -> bytes:
+        """The commitment to all templates that a manifest states, 32 bytes (`TemplateBlocks.root`)."""
+        return self._blocks.root()
+
+    def expunge(self, record_number: str, reason: ExpungeReason, now: datetime) -> Expunged:
+        """Destroy a record: its template, photograph, number and day; in one transaction, and for good.
+
+        What stays is its row's number, the keyed tag that tells that this number was here (a table that still names it enrols it no more,
+        R25), and the journal's line. `RequestError` when there is no such record, or when it was expunged before.
+        """
+        where = records.c.tag == self._tag(record_number)
         with self._engine.begin() as connection:
-            live = _live_rows(connection)
-            total = _row_count(connection)
-            out = np.empty((total, self.model.dimensions), np.int8)
-            filled = 0
-            columns = select(template_blocks.c.block, template_blocks.c.count, template_blocks.c.sealed_templates)
-            for number, count, sealed in connection.execute(columns.order_by(template_blocks.c.block)).yield_per(64):
-                if number * BLOCK_ROWS != filled or filled + count > total:
-                    raise _mixed_up()
-                out[filled : filled + count] = self._opened_block(number, count, sealed)
-                filled += count
-        if filled != total:
-            raise _mixed_up()
-        expunged = np.ones(total, np.bool_)
-        expunged[live] = False
-        out[expunged] = 0
-        return live, out
+            root_before = self._blocks.root()
+            found = connection.execute(select(records.c.row, records.c.sealed_photograph, records.c.expunged_at).where(where)).first()
+            if found is None:
+                raise RequestError("no record of that number is enrolled here: look at its spelling; nothing was changed")
+            if found.expunged_at is not None:
+                raise RequestError("the record of that number was expunged before: there is nothing left to expunge")
+            self._blocks.erase(connection, found.row)
+            gone = {"sealed_record": b"", "sealed_photograph": None, "captured": "", "expunged_at": stamp(now)}
+            connection.execute(update(records).where(where).values(**gone))
+            _count_change(connection)
+            record_event(connection, now, NO_SEARCH, "expunged", f"row {found.row}: {reason}")
+        return Expunged(int(found.row), reason, stamp(now), found.sealed_photograph is not None, root_before, self._blocks.root())
 
     def record(self, row: int) -> GalleryRecord:
         """The record of a row; `StoreError` when there is none, or when it was expunged."""
@@ -217,27 +298,11 @@ class RecordStore:
             "expunged_at": None,
         }
 
-    def _append(self, connection: Connection, first: int, templates: I8) -> None:
-        """Put the templates behind row `first`, the last block filled up before a new one begins."""
-        number, held = divmod(first, BLOCK_ROWS)
-        if held:
-            which = template_blocks.c.block == number
-            count, sealed = connection.execute(select(template_blocks.c.count, template_blocks.c.sealed_templates).where(which)).one()
-            if count != held:
-                raise _mixed_up()
-            templates = np.concatenate([self._opened_block(number, count, sealed), templates])
-        for start in range(0, len(templates), BLOCK_ROWS):
-            block, place = templates[start : start + BLOCK_ROWS], number + start // BLOCK_ROWS
-            sealed = self._vault.seal(_TEMPLATES, block.tobytes(), _bound(place))
-            statement = insert_or_replace(template_blocks).values(block=place, count=len(block), sealed_templates=sealed)
-            changed = {"count": len(block), "sealed_templates": sealed}
-            connection.execute(statement.on_conflict_do_update(index_elements=["block"], set_=changed))
-
-    def _opened_block(self, number: int, count: int, sealed: bytes) -> I8:
-        plain = self._vault.open(_TEMPLATES, sealed, _bound(number))
-        if len(plain) != count * self.model.dimensions:
-            raise _mixed_up()
-        return np.frombuffer(plain, np.int8).reshape(count, self.model.dimensions)
+    def _blocks_without_rows(self, state: GalleryState) -> bool:
+        with reading(self._engine).begin() as connection:
+            last = connection.execute(select(func.max(template_blocks.c.block))).scalar_one()
+            blocks = 0 if last is None else int(last) + 1
+            return blocks > -(-_row_count(connection) // BLOCK_ROWS) or blocks < -(-state.total // BLOCK_ROWS)
 
     def _tag(self, record_number: str) -> bytes:
         return self._vault.tag("record-number", record_number.encode("utf-8"))
@@ -251,15 +316,16 @@ def _row_count(connection: Connection) -> int:
     return 0 if last is None else int(last) + 1
 
 
-def _live_rows(connection: Connection) -> I64:
-    every = np.arange(_row_count(connection), dtype=np.int64)
-    expunged = connection.execute(select(records.c.row).where(records.c.expunged_at.is_not(None))).scalars().all()
-    return np.delete(every, np.array(expunged, np.int64))
+def _changes(connection: Connection) -> int:
+    stored = connection.execute(select(facts.c.value).where(facts.c.name == CHANGES_FACT)).scalar_one_or_none()
+    return 0 if stored is None else int(stored)
+
+
+def _count_change(connection: Connection) -> None:
+    value = str(_changes(connection) + 1).encode("ascii")
+    statement = insert_or_replace(facts).values(name=CHANGES_FACT, value=value)
+    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
 
 
 def _bound(number: int) -> bytes:
     return number.to_bytes(8, "big")
-
-
-def _mixed_up() -> StoreError:
-    return StoreError("the stored template blocks do not fit the stored records: restore the node's database from its backup")

@@ -1,0 +1,177 @@
+"""Templates at rest: blocks of 1,024 rows, each encrypted under a data key of its own, and committed to block by block.
+
+A block's ciphertext lies sealed in table `template_blocks`; its data key, the salt of its commitment and the commitment lie sealed in table
+`block_keys`. Every write of a block draws a new key and overwrites the old one.
+
+What that gives, and what not. An old copy of a block (a page of a stolen disk, a forgotten image) stays closed after the block was written
+again, also for who takes the at-rest key later, because its data key is gone. Whoever copied both tables at the same old moment and gets
+the at-rest key has that moment's templates: no rewriting reaches copies. Backups have to be destroyed by those who made them.
+
+Invariants: block b holds the rows from 1,024 b on, without gaps; a key opens the one block that it was drawn for; decrypted templates go
+into the caller's array and nowhere else. Left to others: which rows are expunged (`records`), wiping that array (`index`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import Connection, Engine, select
+from sqlalchemy.dialects.sqlite import insert
+
+from agency_node.errors import StoreError
+from agency_node.store import reading
+from agency_node.tables import block_keys, template_blocks
+from agency_node.vault import KEY_BYTES, Vault
+from crypto.ledger import leaf_hash, root_of
+from crypto.ring import I8
+
+BLOCK_ROWS: Final = 1024
+TEMPLATES: Final = "template block"
+DATA_KEY: Final = "template key"
+_NONCE_BYTES: Final = 12
+_TAG_BYTES: Final = 16
+_SALT_BYTES: Final = 32
+_AT_ONCE: Final = 32
+"""Blocks read in one transaction: 16 MB at D = 512, some milliseconds."""
+
+
+class TemplateBlocks:
+    """The blocks of one gallery. Templates are int8[rows, D]."""
+
+    def __init__(self, engine: Engine, vault: Vault, dimensions: int) -> None:
+        """Gives keys to blocks that were written before blocks had keys."""
+        self._engine = engine
+        self._vault = vault
+        self._dimensions = dimensions
+        self._give_keys()
+
+    def append(self, connection: Connection, first: int, templates: I8) -> None:
+        """Put templates at the rows from `first` on, behind the last row; the last block is filled up before a new one begins."""
+        number, held = divmod(first, BLOCK_ROWS)
+        if held:
+            before = self.block(connection, number)
+            if len(before) != held:
+                raise mixed_up()
+            templates = np.concatenate([before, templates])
+            before.fill(0)
+        for start in range(0, len(templates), BLOCK_ROWS):
+            self._write(connection, number + start // BLOCK_ROWS, templates[start : start + BLOCK_ROWS])
+
+    def erase(self, connection: Connection, row: int) -> None:
+        """Put zeros at a row: its block is written anew under a new key, and the old key is overwritten."""
+        number, place = divmod(row, BLOCK_ROWS)
+        templates = self.block(connection, number)
+        if place >= len(templates):
+            raise mixed_up()
+        templates[place] = 0
+        self._write(connection, number, templates)
+        templates.fill(0)
+
+    def block(self, connection: Connection, number: int) -> I8:
+        """The templates of one block; the caller wipes them."""
+        out = np.zeros((BLOCK_ROWS, self._dimensions), np.int8)
+        return out[: self._read(connection, number, number + 1, out)]
+
+    def read(self, rows: int, each_part: Callable[[], None]) -> I8:
+        """The templates of the first `rows` rows, as they stand; no writer waits meanwhile, so that a later change may be in them or not.
+
+        `each_part` is called between parts; what it raises ends the work. Raises `StoreError` when there are fewer rows.
+        """
+        out = np.empty((rows, self._dimensions), np.int8)
+        whole, rest = divmod(rows, BLOCK_ROWS)
+        try:
+            for first in range(0, whole, _AT_ONCE):
+                each_part()
+                last = min(first + _AT_ONCE, whole)
+                with reading(self._engine).begin() as connection:
+                    if self._read(connection, first, last, out[first * BLOCK_ROWS :]) != (last - first) * BLOCK_ROWS:
+                        raise mixed_up()
+            with reading(self._engine).begin() as connection:
+                beyond = connection.execute(select(template_blocks.c.block).where(template_blocks.c.block > whole)).first()
+                partial = self.block(connection, whole)
+            if len(partial) < rest or (beyond is not None and len(partial) < BLOCK_ROWS):
+                raise mixed_up()
+            out[whole * BLOCK_ROWS :] = partial[:rest]
+            partial.fill(0)
+        except BaseException:
+            out.fill(0)
+            raise
+        return out
+
+    def root(self) -> bytes:
+        """The commitment to all blocks: the Merkle root (RFC 9162) over SHA-256(salt of the block || its templates); decrypts none."""
+        with reading(self._engine).begin() as connection:
+            rows = connection.execute(select(block_keys).order_by(block_keys.c.block)).all()
+        opened = (self._vault.open(DATA_KEY, row.sealed_key, _bound(row.block)) for row in rows)
+        return root_of(leaf_hash(one[KEY_BYTES + _SALT_BYTES :]) for one in opened)
+
+    def _read(self, connection: Connection, first: int, last: int, out: I8) -> int:
+        """Decrypt the blocks `first` to `last` - 1 to the beginning of `out`; the rows that they held."""
+        columns = select(template_blocks.c.block, template_blocks.c.count, template_blocks.c.sealed_templates, block_keys.c.sealed_key)
+        joined = columns.join(block_keys, block_keys.c.block == template_blocks.c.block)
+        chosen = joined.where(template_blocks.c.block >= first, template_blocks.c.block < last).order_by(template_blocks.c.block)
+        filled = 0
+        for number, count, sealed, sealed_key in connection.execute(chosen):
+            if (number - first) * BLOCK_ROWS != filled or filled + count > len(out):
+                raise mixed_up()
+            self._decrypt(number, sealed_key, sealed, out[filled : filled + count])
+            filled += count
+        return filled
+
+    def _write(self, connection: Connection, number: int, templates: I8) -> None:
+        key, salt, nonce = os.urandom(KEY_BYTES), os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
+        flat = _bytes_of(np.ascontiguousarray(templates))
+        commitment = hashlib.sha256(salt)
+        commitment.update(flat)
+        bound = _bound(number)
+        closed = nonce + AESGCM(key).encrypt(nonce, flat, bound)
+        sealed_key = self._vault.seal(DATA_KEY, key + salt + commitment.digest(), bound)
+        statement = insert(block_keys).values(block=number, sealed_key=sealed_key)
+        connection.execute(statement.on_conflict_do_update(index_elements=["block"], set_={"sealed_key": sealed_key}))
+        values = {"count": len(templates), "sealed_templates": self._vault.seal(TEMPLATES, closed, bound)}
+        block = insert(template_blocks).values(block=number, **values)
+        connection.execute(block.on_conflict_do_update(index_elements=["block"], set_=values))
+
+    def _decrypt(self, number: int, sealed_key: bytes, sealed: bytes, out: I8) -> None:
+        key = self._vault.open(DATA_KEY, sealed_key, _bound(number))[:KEY_BYTES]
+        closed = memoryview(self._vault.open(TEMPLATES, sealed, _bound(number)))
+        if len(closed) != _NONCE_BYTES + out.size + _TAG_BYTES:
+            raise mixed_up()
+        try:
+            AESGCM(key).decrypt_into(bytes(closed[:_NONCE_BYTES]), closed[_NONCE_BYTES:], _bound(number), _bytes_of(out))
+        except InvalidTag as error:
+            raise StoreError("a stored template block does not open under its key: the store was changed or mixed up") from error
+
+    def _give_keys(self) -> None:
+        bare = select(template_blocks).where(template_blocks.c.block.not_in(select(block_keys.c.block))).order_by(template_blocks.c.block)
+        while True:
+            with reading(self._engine).begin() as connection:
+                if connection.execute(bare.with_only_columns(template_blocks.c.block).limit(1)).first() is None:
+                    return
+            with self._engine.begin() as connection:
+                for number, count, sealed in connection.execute(bare.limit(_AT_ONCE)).all():
+                    plain = self._vault.open(TEMPLATES, sealed, _bound(number))
+                    self._write(connection, number, np.frombuffer(plain, np.int8).reshape(count, self._dimensions))
+
+    def __repr__(self) -> str:
+        return f"TemplateBlocks(dimensions={self._dimensions})"
+
+
+def mixed_up() -> StoreError:
+    """Blocks and records do not belong together."""
+    return StoreError("the stored template blocks do not fit the stored records: restore the node's database from its backup")
+
+
+def _bytes_of(templates: I8) -> memoryview:
+    """The very memory of contiguous templates, as bytes."""
+    return templates.view(np.uint8).reshape(-1).data
+
+
+def _bound(number: int) -> bytes:
+    return number.to_bytes(8, "big")

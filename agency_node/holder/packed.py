@@ -1,0 +1,140 @@
+"""One packed gallery under one secret layout, and the records that it has followed so far.
+
+Invariants: the decrypted templates exist while a gallery is packed and are wiped before anything is answered; a record that was expunged
+is replaced by a filler before the next scan; one that was added stands in the layout or waits for the next one. A state of the layout that
+answered something is kept sealed, with its rows as they were then, so that a release finds the record that was scanned and an auditor can
+rebuild the gallery.
+
+Left to others: when a layout is renewed (`index`, `renewal`), the arithmetic of a change (`crypto.gallery`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+from sqlalchemy import Engine, insert, select
+
+from agency_node.holder.records import GalleryState, RecordStore
+from agency_node.journal import stamp
+from agency_node.store import reading
+from agency_node.tables import layouts
+from agency_node.vault import Vault
+from crypto.epoch import Epoch
+from crypto.errors import LayoutSpentError
+from crypto.gallery import PackedGallery
+from crypto.layout import FILLER, Layout
+from crypto.ring import I64
+from crypto.seed import SEED_BYTES
+
+LAYOUT: Final = "layout"
+MANY: Final = 256
+"""Records that are put into a layout one by one, some milliseconds each; when more came, a new layout takes them all."""
+_ID_BYTES: Final = 16
+
+
+class Packed:
+    """A gallery and what it holds of the records. Not for several threads at once: `index` lets one at it at a time."""
+
+    def __init__(self, gallery: PackedGallery, state: GalleryState) -> None:
+        self.gallery = gallery
+        self.layout_id = _fresh_id()
+        self.changes = state.changes
+        """The store's counter at which all records were followed."""
+        self._total = state.total
+        self._expunged = set(state.expunged)
+        self._kept_whole = ""
+        self._since: list[tuple[int, int]] = []
+
+    @classmethod
+    def build(
+        cls, records: RecordStore, epoch: Epoch, *, at_least: int = 1, threads: int | None = None, check: Callable[[], None] = lambda: None
+    ) -> Packed:
+        """Draw a layout of what is enrolled now, of at least so many chunks, and pack it.
+
+        `check` is called every few milliseconds; what it raises ends the work.
+        """
+        state = records.state()
+        layout = Layout.draw(state.live, records.model.scales, at_least=at_least)
+        check()
+        templates = records.templates(state, check)
+        try:
+            gallery = PackedGallery.pack(records.model, layout, templates, threads=threads, each_chunk=check)
+        finally:
+            templates.fill(0)
+        gallery.fixed_part(epoch, threads=threads)
+        return cls(gallery, state)
+
+    @property
+    def live(self) -> int:
+        """Records in the layout."""
+        return int((self.gallery.layout.rows != FILLER).sum())
+
+    def follow(self, records: RecordStore) -> bool:
+        """Take out what was expunged since, put in what was added; False when some of that needs a new layout."""
+        if records.changes() == self.changes:
+            return True
+        state = records.state()
+        for row in sorted(state.expunged - self._expunged):
+            if row < self._total:
+                self._put(self.gallery.remove(row), FILLER)
+            self._expunged.add(row)
+        if state.total - self._total > MANY:
+            return False
+        while self._total < state.total:
+            template = None if self._total in self._expunged else records.template(self._total)
+            if template is None:  # enrolled and expunged before it was ever packed
+                self._expunged.add(self._total)
+            else:
+                try:
+                    self._put(self.gallery.add(self._total, template), self._total)
+                except LayoutSpentError:
+                    return False
+                finally:
+                    template.fill(0)
+            self._total += 1
+        self.changes = state.changes
+        return True
+
+    def keep(self, engine: Engine, vault: Vault, now: datetime) -> None:
+        """Store this state of the layout, sealed: whole the first time, then as changes of what was stored whole."""
+        layout = self.gallery.layout
+        if self._kept_whole and not self._since:
+            return
+        if self._kept_whole:
+            plain = bytes(1) + bytes.fromhex(self._kept_whole) + np.array(self._since, "<i8").tobytes()
+        else:
+            plain = layout.seed.export_secret() + layout.rows.astype("<i8").tobytes()
+            self._kept_whole = self.layout_id
+            self._since.clear()
+        sealed = vault.seal(LAYOUT, plain, self.layout_id.encode("ascii"))
+        values = {"layout_id": self.layout_id, "sealed_layout": sealed, "created_at": stamp(now)}
+        with engine.begin() as connection:
+            connection.execute(insert(layouts).prefix_with("OR IGNORE").values(**values))
+
+    def _put(self, slot: int, row: int) -> None:
+        self._since.append((slot, row))
+        self.layout_id = _fresh_id()
+
+    def __repr__(self) -> str:
+        return f"Packed(chunks={self.gallery.layout.chunks}, rows=<redacted>)"
+
+
+def rows_of(engine: Engine, vault: Vault, layout_id: str) -> I64:
+    """The rows of a layout as they were when it answered; int64[slots]."""
+    with reading(engine).begin() as connection:
+        sealed = connection.execute(select(layouts.c.sealed_layout).where(layouts.c.layout_id == layout_id)).scalar_one()
+    plain = vault.open(LAYOUT, sealed, layout_id.encode("ascii"))
+    if len(plain) % 2 == 0:  # a whole layout: seed and rows, an even number of bytes
+        return np.frombuffer(plain, "<i8", offset=SEED_BYTES).astype(np.int64)
+    rows = rows_of(engine, vault, plain[1 : 1 + _ID_BYTES].hex())
+    for slot, row in np.frombuffer(plain, "<i8", offset=1 + _ID_BYTES).reshape(-1, 2):
+        rows[slot] = row
+    return rows
+
+
+def _fresh_id() -> str:
+    return secrets.token_hex(_ID_BYTES)
