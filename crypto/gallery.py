@@ -117,7 +117,10 @@ class PackedGallery:
         if template is not None:
             if template.dtype != np.int8 or template.shape != (self.model.dimensions,):
                 raise MisuseError("a template is int8[D]")
-            coefficients[:, place] = ring.from_signed(template.astype(np.int32))
+            residues = template.astype(np.int32)
+            np.add(residues, np.int32(ring.Q), out=residues, where=residues < 0)
+            coefficients[:, place] = residues
+            residues.fill(0)
         fillers = filler_templates(self.layout.change_seed(), int(fresh.sum()), self.model.scales)
         coefficients[:, fresh] = ring.from_signed(fillers.astype(np.int32)).T
         polynomials = ring.forward(coefficients)

@@ -1,4 +1,4 @@
-"""`sealmatch node`: make a node, serve, enrol, look at it. Searching and deciding stand in `node_search`.
+"""`sealmatch node`: make a node, serve, enrol, expunge, look at it. Searching and deciding stand in `node_search`.
 
 Commands open the node's own store; the serving process sees what they write. Modules that load kernels or face models are imported when a
 command needs them.
@@ -7,6 +7,7 @@ command needs them.
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,14 @@ from agency_node.commands.output import AsJson, Folder, clock, member, plain, pr
 from agency_node.errors import RequestError
 
 PATIENCE_S: Final = 15.0
+LOOKS, BETWEEN_LOOKS_S = 20, 0.05
+"""How often, and how far apart, the write-ahead log is found in use before that is said."""
 STILL_WAITING: Final = (
     "is the broker running at {}, and does it have a roster? A large gallery takes a while to pack, too. The node goes on trying"
 )
 
 app = typer.Typer(
-    help="One agency's node: make it, serve, enrol, search, review, release, disclose.",
+    help="One agency's node: make it, serve, enrol, expunge, search, review, release, disclose.",
     epilog="Example: sealmatch node status ./northport --json",
     no_args_is_help=True,
 )
@@ -175,6 +178,41 @@ def enrol(
         return
     for one in reports:
         typer.echo(f"enrolled {one.enrolled}, already there {one.already_enrolled}, refused {len(one.refused)}")
+
+
+@app.command(epilog="Example: sealmatch node expunge ./lakeside L-2021-000093 --reason court-order")
+def expunge(
+    folder: Folder,
+    record_number: Annotated[str, typer.Argument(help="The record's number, as it was enrolled.")],
+    reason: Annotated[str, typer.Option(help="court-order, non-conviction, dismissed, juvenile or error.")],
+    as_json: AsJson = False,
+) -> None:
+    """Destroy one record for good: template, photograph, number and day. The serving node searches it no more."""
+    with sentences(as_json):
+        from agency_node.config import Role  # noqa: PLC0415
+        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
+        from agency_node.holder.records import ExpungeReason, RecordStore  # noqa: PLC0415
+        from agency_node.node import open_node  # noqa: PLC0415
+        from agency_node.store import forget_deleted  # noqa: PLC0415
+
+        given = member(ExpungeReason, reason, "reason")
+        node = open_node(folder, clock)
+        if Role.HOLDER not in node.config.roles:
+            raise RequestError("this node is no holder: expunge records at the node whose gallery they belong to")
+        gone = RecordStore(node.engine, node.vault, load_embedder(node.config.embedder).model).expunge(record_number, given, clock())
+        for _ in range(LOOKS):
+            if files_clean := forget_deleted(node.engine):
+                break
+            time.sleep(BETWEEN_LOOKS_S)
+    if as_json:
+        print_json({"expunged": True, **plain(gone), "files_clean": files_clean})
+        return
+    what = "template, photograph, record number and day" if gone.had_photograph else "template, record number and day"
+    typer.echo(f"expunged row {gone.row} ({gone.reason}): {what} are overwritten, and the old key of its block of templates is destroyed")
+    typer.echo(f"gallery root before {gone.root_before.hex()}, after {gone.root_after.hex()}")
+    if not files_clean:
+        typer.echo("the write-ahead log was in use: the serving node empties it in its next round")
+    typer.echo("copies made before, such as backups, still hold the record: destroy them too")
 
 
 @app.command(epilog="Example: sealmatch node status ./northport")
