@@ -34,8 +34,8 @@ from crypto.grant import VerifiedGrant, check_in_force, check_names, verify_gran
 from crypto.grant_claims import GrantClaims
 from crypto.grant_token import unverified_claims
 from crypto.message_types import MessageType
-from crypto.messages import Message
-from crypto.notices import RefusalReason
+from crypto.messages import Message, read_message
+from crypto.notices import Refusal, RefusalReason
 
 STANDING: Final = "standing"
 REFUSED: Final = "refused"
@@ -65,6 +65,9 @@ class Admitter(Protocol):
     async def admit(self, grant: VerifiedGrant, message: Message) -> Commit:
         """Check what this role checks and say what to store; raises to refuse."""
 
+    def withdraw(self, held: HeldGrant, connection: Connection) -> None:
+        """The requester took the grant back: drop what was begun, in the caller's transaction."""
+
 
 class GrantDesk:
     """Takes `grant` messages for every role that serves grants."""
@@ -92,7 +95,7 @@ class GrantDesk:
         """Grants come here, and what concerns every node: notices, and what others have seen of the log."""
         return {
             MessageType.GRANT: self.receive,
-            MessageType.REFUSAL: self.receive_notice,
+            MessageType.REFUSAL: self.receive_refusal,
             MessageType.DELETION_RECEIPT: self.receive_notice,
             MessageType.CHECKPOINT_GOSSIP: self.receive_gossip,
         }
@@ -113,6 +116,30 @@ class GrantDesk:
         """A notice to whoever has nothing else to do with it: the courier's line in the journal is enough."""
         del message
         return lambda connection: None
+
+    async def receive_refusal(self, message: Message) -> Commit:
+        """A refusal; one of the requester that names a held grant's digest as withdrawn ends it here (`Admitter.withdraw`).
+
+        Nothing is done under the grant any more, whatever comes of it later. Refusals of others are the roles' business.
+        """
+        sender, search_id = message.header.sender, message.header.search_id
+        refusal = read_message(message, Refusal, recipient=self._agency, sender_public=self._parties.roster().node_key(sender))
+        if search_id is None or refusal.reason is not RefusalReason.WITHDRAWN or not self.admitters:
+            return lambda connection: None
+        held = self.find(search_id)
+        if held is None:
+            raise NotYetError("its grant has not come yet")
+        if sender != held.claims.requesting_agency or refusal.refused.digest != held.digest:
+            return lambda connection: None
+        concerned = [admitter for admitter in self.admitters if admitter.concerns(held.claims)]
+
+        def commit(connection: Connection) -> None:
+            where = (held_grants.c.grant_digest == held.digest) & (held_grants.c.state == STANDING)
+            connection.execute(update(held_grants).where(where).values(state=REFUSED, note="withdrawn by its requester"))
+            for admitter in concerned:
+                admitter.withdraw(held, connection)
+
+        return commit
 
     async def receive_gossip(self, message: Message) -> Commit:
         """A peer's head of the log: connected with this node's own, or proof of a fork (`LogFollower.connect`)."""

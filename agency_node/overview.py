@@ -6,6 +6,7 @@ Holds nothing that a terminal must not show: no case number, no score, no pictur
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, func, select
 
@@ -25,6 +26,9 @@ from agency_node.tables import (
     searches,
 )
 from crypto.canonical import KeyId
+
+ENDED: Final = ("refused", "expired", "cancelled", "closed")
+"""States of a search of this agency in which nothing more comes of it."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,15 @@ def journal_of(engine: Engine, search_id: str) -> list[dict[str, str]]:
     return [{"at": row.at, "event": row.event, "detail": row.detail} for row in rows]
 
 
+def holder_events(engine: Engine, search_id: str) -> list[dict[str, str]]:
+    """What became of each holder of a search, in order: one event for each step of each of them."""
+    steps = (one for one in journal_of(engine, search_id) if one["event"].startswith("holder "))
+    return [{"at": one["at"], "holder": one["detail"], "state": one["event"].removeprefix("holder ")} for one in steps]
+
+
 def ended_search_keys(engine: Engine) -> list[KeyId]:
     """Live sealing keys of searches of this agency that have ended."""
-    ended = select(searches.c.search_id).where(searches.c.state.in_(["refused", "expired", "closed"]))
+    ended = select(searches.c.search_id).where(searches.c.state.in_(ENDED))
     live = sealing_keys.c.sealed_private.is_not(None) & sealing_keys.c.use.in_(ended)
     with engine.begin() as connection:
         return [KeyId(name) for name in connection.execute(select(sealing_keys.c.key_id).where(live)).scalars()]
@@ -117,7 +127,7 @@ def has_open_searches(engine: Engine) -> bool:
     """Whether this node holds a grant, or runs a search, that has not ended: something sealed to an old week's key may still come."""
     with engine.begin() as connection:
         held = _count(connection, held_grants, held_grants.c.state == "standing")
-        return held + _count(connection, searches, searches.c.state.not_in(["refused", "expired", "closed"])) > 0
+        return held + _count(connection, searches, searches.c.state.not_in(ENDED)) > 0
 
 
 def _rows(connection: Connection, table: Table, *names: str, where: ColumnElement[bool] | None = None) -> list[dict[str, str]]:

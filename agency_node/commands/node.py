@@ -224,16 +224,16 @@ def status(
     """Show searches with progress per holder, grants, custody, waiting requests and queues."""
     with sentences(as_json):
         from agency_node.node import open_node  # noqa: PLC0415
-        from agency_node.overview import full_search_id, journal_of, node_status  # noqa: PLC0415
+        from agency_node.overview import full_search_id, holder_events, journal_of, node_status  # noqa: PLC0415
 
         node = open_node(folder, clock)
         found = node_status(node.engine, str(node.agency))
         if search:
             search_id = full_search_id(node.engine, search)
-            journal = journal_of(node.engine, search_id)
+            journal, events = journal_of(node.engine, search_id), holder_events(node.engine, search_id)
             own = next((one for one in found.searches if one.search_id == search_id), None)  # none at a holder or custodian
             if as_json:
-                print_json({"search_id": search_id, **({} if own is None else plain(own)), "journal": journal})
+                print_json({"search_id": search_id, **({} if own is None else plain(own)), "events": events, "journal": journal})
             else:
                 print_table(f"journal of {search_id}", dict.fromkeys(["at", "event", "detail"], False), [one.values() for one in journal])
             return
@@ -245,7 +245,7 @@ def status(
     for one in found.searches:
         typer.echo(f"search {one.search_id}: {one.state}, answers until {one.deadline} {one.note}".rstrip())
         for holder, progress in one.holders.items():
-            typer.echo(f"  {holder}: {progress['state']} {progress['note']}".rstrip())
+            typer.echo(f"  {holder}: {progress['state']} at {progress['at']} {progress['note']}".rstrip())
     for title, rows in (("grants held", found.grants), ("custody", found.custody), ("disclosure requests", found.requests)):
         if rows:
             headings = {name.replace("_", " "): name == ("handle" if "handle" in rows[0] else "search_id") for name in rows[0]}

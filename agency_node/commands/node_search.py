@@ -1,4 +1,4 @@
-"""`sealmatch node search|review|release|disclose`: what investigators and legal staff type.
+"""`sealmatch node search|review|release|cancel|disclose`: what investigators and legal staff type.
 
 Each command writes a decision into the node's store; the serving process carries it out. A person's key is a file of the person's own; its
 passphrase comes from SEALMATCH_PASSPHRASE or a prompt.
@@ -178,7 +178,7 @@ def release(
     """Show what was released: leads at the requester, outcomes and alarms at the custodian. A lead is no identification."""
     with sentences(as_json):
         from agency_node.node import open_node  # noqa: PLC0415
-        from agency_node.overview import full_search_id, node_status, search_status  # noqa: PLC0415
+        from agency_node.overview import full_search_id, holder_events, node_status, search_status  # noqa: PLC0415
         from agency_node.requester.leads import LEAD_NOTICE, list_leads  # noqa: PLC0415
 
         node = open_node(folder, clock)
@@ -192,9 +192,10 @@ def release(
         leads = list_leads(node.engine, node.vault, search)
         with node.engine.begin() as connection:
             holders = search_status(connection, search).holders
+        events = holder_events(node.engine, search)
     if as_json:
         listed = [{**plain(one), "band": one.band.name.lower()} for one in leads]
-        print_json({"search_id": search, "lead_only": True, "notice": LEAD_NOTICE, "leads": listed, "holders": holders})
+        print_json({"search_id": search, "lead_only": True, "notice": LEAD_NOTICE, "leads": listed, "holders": holders, "events": events})
         return
     headings = {"rank": True, "band": True, "agency": False, "photographed": False, "age in days": False, "handle": True}
     rows = [
@@ -202,7 +203,31 @@ def release(
     ]
     print_table(f"leads of {search}", headings, rows, caption=LEAD_NOTICE)
     for holder, progress in holders.items():
-        typer.echo(f"{holder}: {progress['state']} {progress['note']}".rstrip())
+        typer.echo(f"{holder}: {progress['state']} at {progress['at']} {progress['note']}".rstrip())
+
+
+@app.command(epilog="Example: sealmatch node cancel ./northport 8f…2c")
+def cancel(
+    folder: Folder,
+    search: Annotated[str, typer.Argument(help="The search's id, as `node search` printed it; its first digits will do.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a search back: its key and probe are destroyed now, holders and custodians are told, and nothing more is sent."""
+    with sentences(as_json):
+        from agency_node.node import open_node  # noqa: PLC0415
+        from agency_node.overview import full_search_id  # noqa: PLC0415
+        from agency_node.requester.cancelling import cancel_search  # noqa: PLC0415
+        from agency_node.store import forget_deleted  # noqa: PLC0415
+
+        node = open_node(folder, clock)
+        search = full_search_id(node.engine, search)
+        left = cancel_search(node.engine, search, clock())
+        forget_deleted(node.engine)
+    if as_json:
+        print_json({"search_id": search, "state": "cancelled", "notices_follow": left})
+        return
+    typer.echo(f"cancelled {search}: its search key and probe are destroyed")
+    typer.echo("whoever was told of it is sent a notice by the serving node" if left else "nothing of it had left this node")
 
 
 @app.command(epilog="Example: sealmatch node disclose ./northport --search 8f…2c --rank 1")
@@ -274,19 +299,22 @@ def disclose(
 
 
 def _wait_for_release(node: Node, search: str, seconds: float, *, quiet: bool) -> None:
-    """Until the search has ended one way or another; a line for each change of a holder."""
-    from agency_node.overview import search_status  # noqa: PLC0415
+    """Until the search has ended one way or another; a line for each step of the search and of each holder, as it comes."""
+    from agency_node.overview import ENDED, holder_events, search_status  # noqa: PLC0415
     from agency_node.requester.leads import list_leads  # noqa: PLC0415
 
-    until, shown = time.monotonic() + seconds, ""
+    until, state, shown = time.monotonic() + seconds, "", 0
     while time.monotonic() < until:
         with node.engine.begin() as connection:
             found = search_status(connection, search)
-        line = f"{found.state}: " + ", ".join(f"{holder} {one['state']}" for holder, one in found.holders.items())
-        if line != shown and not quiet:
-            typer.echo(line, err=True)
-        shown = line
-        if found.state in ("refused", "expired"):
+        events = holder_events(node.engine, search)
+        if not quiet:
+            for one in events[shown:]:
+                typer.echo(f"{one['at']} {one['holder']}: {one['state']}", err=True)
+            if found.state != state:
+                typer.echo(f"search {found.state}", err=True)
+        state, shown = found.state, len(events)
+        if found.state in ENDED and found.state != "closed":
             raise RequestError(f"the search is {found.state}: {found.note}")
         if found.state == "released" and all(one.handle or one.agency for one in list_leads(node.engine, node.vault, search)):
             return

@@ -314,11 +314,18 @@ class Releasing:
         where = custody_parts.c.search_id == str(claims.search_id)
         connection.execute(update(custody_parts).where(where).values(data=None))
 
+    def withdraw(self, held: HeldGrant, connection: Connection) -> None:
+        """The requester took the search back: it is closed without a release, its shares and values are gone."""
+        self._close_in(connection, held, LAPSED, "withdrawn by its requester")
+
     def _close(self, held: HeldGrant, state: str, note: str) -> None:
         with self._engine.begin() as connection:
+            self._close_in(connection, held, state, note)
+
+    def _close_in(self, connection: Connection, held: HeldGrant, state: str, note: str) -> None:
+        where = (custody.c.search_id == str(held.claims.search_id)) & (custody.c.state == OPEN)
+        if connection.execute(update(custody).where(where).values(state=state, note=note)).rowcount == 1:
             self._forget(connection, held.claims)
-            where = custody.c.search_id == str(held.claims.search_id)
-            connection.execute(update(custody).where(where).values(state=state, note=note))
             record(connection, self._clock(), held.claims.search_id, state, note)
 
 

@@ -1,9 +1,9 @@
 """A holder answers probes: under a verified grant, its own policy, the log's word, and once.
 
 States of an answer, in table `answers`: `claimed` when it waits for a scan, `answered` in the transaction that stores the outgoing
-messages, `released` when the custodian's release was mapped to records. A process that dies while `claimed` has sent nothing, and its seed
-died with it: the probe's message is handled again, and the scan made under a fresh seed. One that dies after `answered` sends the stored
-bytes.
+messages, `withdrawn` when its requester took the search back before, `released` when the custodian's release was mapped to records. A
+process that dies while `claimed` has sent nothing, and its seed died with it: the probe's message is handled again, and the scan made under
+a fresh seed. One that dies after `answered` sends the stored bytes.
 
 Invariants: grant id, probe digest and face commitment are unique in the store before a scan begins (PROTOCOL 3, step 7); the policy's
 decision is stored with pack and inputs (R60: the holder's own policy is final); the probe is deleted with a receipt once the answer is
@@ -54,6 +54,7 @@ from crypto.wire import MessageId
 
 CLAIMED: Final = "claimed"
 ANSWERED: Final = "answered"
+WITHDRAWN: Final = "withdrawn"
 ROOT: Final = "answer-root"
 
 
@@ -139,6 +140,17 @@ class Answering:
             self._keep_decision(connection, claims, decision)
 
         return commit
+
+    def withdraw(self, held: HeldGrant, connection: Connection) -> None:
+        """The requester took the search back: what was not scanned is not, what is being scanned is not kept, the probe is deleted."""
+        search_id = held.claims.search_id
+        self._scanning.drop(str(search_id))
+        waiting = (inbox.c.search_id == str(search_id)) & (inbox.c.message_type == str(MessageType.PROBE)) & inbox.c.data.is_not(None)
+        if connection.execute(update(inbox).where(waiting).values(state=DONE, data=None)).rowcount:
+            receipt = DeletionReceipt((Deleted.PROBE,), round_moment(self._clock()))
+            self._outbox.open(connection, MessageType.DELETION_RECEIPT, receipt, held.conversation, held.claims.requesting_agency)
+        claimed = (answers.c.search_id == str(search_id)) & (answers.c.state == CLAIMED)
+        connection.execute(update(answers).where(claimed).values(state=WITHDRAWN))
 
     def _refuse_by_policy(self, grant: VerifiedGrant, decision: Decision, message: Message) -> None:
         """Store the decision, enter it into the log, and tell the combining custodian, whose release will say why this holder is

@@ -125,6 +125,7 @@ class Leads:
                 known = connection.execute(select(search_holders.c.note).where(where)).scalar_one()
                 values = {"state": one.outcome.name.lower(), "note": known or note, "at": stamp(self._clock())}
                 connection.execute(update(search_holders).where(where).values(**values))
+                record(connection, self._clock(), row.search_id, f"holder {one.outcome.name.lower()}", str(one.holder))
             record(connection, self._clock(), row.search_id, RELEASED, f"{len(released.leads)} leads")
             connection.execute(update(inbox).where(inbox.c.message_id == str(message.message_id)).values(data=None))
 

@@ -4,7 +4,7 @@ States of a search, in table `searches`:
 
     drafted -> granted -> submitted -> logged -> sent -> released -> closed
        |          |           |          |        |
-       +----------+-----------+----------+--------+--> refused, expired
+       +----------+-----------+----------+--------+--> refused, expired, cancelled
 
 `submitted`: the broker is being asked to enter the grant; `logged`: it did; `sent`: under a cosigned checkpoint that holds the grant, probe
 and grant are on their way. Every step ends in one transaction, so that a process that dies goes on where it was.
@@ -12,7 +12,7 @@ and grant are on their way. Every step ends in one transaction, so that a proces
 Invariants: nothing is sent before the log holds the grant; an answer is opened inside this process, and only `Y16` leaves it, sealed to the
 custodian; the search key is destroyed as soon as no answer can be opened any more: released, refused, or past the deadline.
 
-Left to others: what arrives after the release (`leads`), drafts (`drafting`), reviews (`legal.review`).
+Left to others: what arrives after the release (`leads`), drafts (`drafting`), reviews (`legal.review`), taking back (`cancelling`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from agency_node.link import PublishLink
 from agency_node.outbox import GRANT, Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.refusals import RefusedByUsError
+from agency_node.requester.cancelling import CANCELLED, queue_withdrawals
 from agency_node.requester.drafting import SEARCH_KEY, TOKEN
 from agency_node.tables import inbox, search_holders, searches
 from agency_node.vault import Vault
@@ -57,6 +58,9 @@ SUBMITTED: Final = "submitted"
 LOGGED: Final = "logged"
 SENT: Final = "sent"
 EXPIRED: Final = "expired"
+ANSWERED: Final = "answered"
+OUTSTANDING: Final = ("waiting", "sent", ANSWERED)
+"""States of a holder of whom something is still to be opened or to come."""
 RUNNING: Final = (GRANTED, SUBMITTED, LOGGED, SENT)
 FATAL_FROM_CUSTODIAN: Final = frozenset({RefusalReason.GRANT, RefusalReason.CALIBRATION, RefusalReason.REVOKED, RefusalReason.CUSTODIAN})
 
@@ -116,6 +120,9 @@ class Searching:
         """Move every running search as far as it goes now; one that cannot move stays, and says why in its note."""
         with self._engine.begin() as connection:
             running = connection.execute(select(searches).where(searches.c.state.in_(RUNNING)).order_by(searches.c.created_at)).all()
+            cancelled = connection.execute(select(searches).where(searches.c.state == CANCELLED)).all()
+        for row in cancelled:
+            self._withdraw(row)
         for row in running:
             try:
                 await self._move(row)
@@ -124,6 +131,14 @@ class Searching:
             except PeerError as error:
                 with self._engine.begin() as connection:
                     self._end(connection, row.search_id, REFUSED, str(error))
+
+    def _withdraw(self, row: Row[Any]) -> None:
+        """Tell whom the search reached that it was taken back; after its deadline nobody waits for it any more."""
+        if row.grant_digest is None or stamp(self._clock()) >= row.deadline:
+            return
+        claims, _ = self._grant_of(row)
+        with self._engine.begin() as connection:
+            queue_withdrawals(connection, self._outbox, claims)
 
     async def _move(self, row: Row[Any]) -> None:
         claims, token = self._grant_of(row)
@@ -145,8 +160,8 @@ class Searching:
         manifests = {holder: await self._parties.manifest(holder) for holder in claims.holders}
         check_custodians(claims, self._parties.roster(), manifests, now)
         with self._engine.begin() as connection:
-            self._advance(connection, claims.search_id, GRANTED, SUBMITTED, "the grant goes to the log")
-            self._outbox.grant(connection, claims, without_reason(token))
+            if self._advance(connection, claims.search_id, GRANTED, SUBMITTED, "the grant goes to the log"):
+                self._outbox.grant(connection, claims, without_reason(token))
 
     async def _send(self, claims: GrantClaims, token: bytes, probe: bytes) -> None:
         """Publish the search's own sealing key, then queue the grant for everybody and the probe for the holders, in one transaction.
@@ -170,7 +185,8 @@ class Searching:
                 absent[holder] = f"has no sealing key of this week: {error}"
         conversation, body, encrypted = Conversation.of(claims), GrantBody(token), Probe.from_bytes(probe)
         with self._engine.begin() as connection:
-            self._advance(connection, claims.search_id, LOGGED, SENT, "probe and grant are on their way")
+            if not self._advance(connection, claims.search_id, LOGGED, SENT, "probe and grant are on their way"):
+                return  # cancelled meanwhile
             for key in keys.values():
                 self._outbox.sealed(connection, MessageType.GRANT, body, conversation, key)
             for holder in claims.holders:
@@ -204,16 +220,21 @@ class Searching:
         if body.statement.holder != holder:
             raise GrantMismatchError("the answer is under another holder's statement")
         body.statement.check(claims.search_id, claims.digest, self._parties.roster().node_key(holder))
+        with self._engine.begin() as connection:
+            self._mark(connection, claims.search_id, holder, ANSWERED, "")
         opened = await asyncio.to_thread(self._open, row, body)  # 4
         to_combiner = SealTo.statement(await self._parties.week_key(claims.combiner))
 
         def commit(connection: Connection) -> None:
+            connection.execute(update(inbox).where(inbox.c.message_id == str(message.message_id)).values(data=None))
+            if not self._is_sent(connection, claims.search_id):
+                record(connection, self._clock(), claims.search_id, "answer not used", f"from {holder}: the search has ended")
+                return
             fields = [("answer-digest", opened.answer_digest), ("opened-digest", opened.digest)]
             self._outbox.entry(connection, EntryKind.OPENED_SCORES, conversation, fields, author=holder)
             sealed_body = OpenedBody(body.statement, opened)
             self._outbox.sealed(connection, MessageType.OPENED_SCORES, sealed_body, conversation, to_combiner)
             self._mark(connection, claims.search_id, holder, "opened", f"{opened.values.size} slots")
-            connection.execute(update(inbox).where(inbox.c.message_id == str(message.message_id)).values(data=None))
             if self._all_done(connection, claims.search_id):
                 self._destroy_key(connection, claims.search_id)
 
@@ -241,7 +262,7 @@ class Searching:
 
         def commit(connection: Connection) -> None:
             if sender in claims.holders:
-                if self._state_in(connection, claims.search_id, sender) in ("waiting", "sent"):
+                if self._state_in(connection, claims.search_id, sender) in OUTSTANDING:
                     self._mark(connection, claims.search_id, sender, "refused", note)
                 if self._all_done(connection, claims.search_id):
                     self._destroy_key(connection, claims.search_id)
@@ -283,27 +304,37 @@ class Searching:
         return str(connection.execute(select(search_holders.c.state).where(where)).scalar_one())
 
     @staticmethod
+    def _is_sent(connection: Connection, search_id: str) -> bool:
+        """Whether the search still waits for answers: it may be cancelled at any moment."""
+        return bool(connection.execute(select(searches.c.state).where(searches.c.search_id == search_id)).scalar_one() == SENT)
+
+    @staticmethod
     def _all_done(connection: Connection, search_id: str) -> bool:
-        where = (search_holders.c.search_id == search_id) & search_holders.c.state.in_(["waiting", "sent"])
+        where = (search_holders.c.search_id == search_id) & search_holders.c.state.in_(OUTSTANDING)
         return connection.execute(select(search_holders.c.holder).where(where)).first() is None
 
     def _mark(self, connection: Connection, search_id: str, holder: AgencyId, state: str, note: str) -> None:
         where = (search_holders.c.search_id == search_id) & (search_holders.c.holder == str(holder))
         connection.execute(update(search_holders).where(where).values(state=state, note=note, at=stamp(self._clock())))
+        record(connection, self._clock(), search_id, f"holder {state}", str(holder))
 
     def _note(self, search_id: str, note: str) -> None:
         with self._engine.begin() as connection:
             connection.execute(update(searches).where(searches.c.search_id == search_id).values(note=note))
 
-    def _advance(self, connection: Connection, search_id: str, old: str, new: str, note: str) -> None:
+    def _advance(self, connection: Connection, search_id: str, old: str, new: str, note: str) -> bool:
+        """Whether the search still was in the old state."""
         where = (searches.c.search_id == search_id) & (searches.c.state == old)
-        if connection.execute(update(searches).where(where).values(state=new, note=note)).rowcount == 1:
+        moved = connection.execute(update(searches).where(where).values(state=new, note=note)).rowcount == 1
+        if moved:
             record(connection, self._clock(), search_id, new, note)
+        return moved
 
     def _end(self, connection: Connection, search_id: str, state: str, note: str) -> None:
         values = {"state": state, "note": note, "sealed_search_key": None, "probe": None}
-        connection.execute(update(searches).where(searches.c.search_id == search_id).values(**values))
-        record(connection, self._clock(), search_id, state, note)
+        where = (searches.c.search_id == search_id) & searches.c.state.in_(RUNNING)
+        if connection.execute(update(searches).where(where).values(**values)).rowcount == 1:
+            record(connection, self._clock(), search_id, state, note)
 
     def _destroy_key(self, connection: Connection, search_id: str) -> None:
         """No answer of this search can be opened here any more; the legal office's escrow stays for the audit."""
