@@ -85,7 +85,10 @@ class Standing(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Refusal:
-    """Any party to any: `refused` was not acted on. `rule` is the number of the deciding rule, 1 to 999, required for `POLICY`."""
+    """Any party to any: `refused` was not acted on. `rule` is the number of the deciding rule, 1 to 999, required for `POLICY`.
+
+    `WITHDRAWN` comes from the requester: it takes the search back, and `refused` is the digest of the grant instead of a message's.
+    """
 
     refused: MessageId
     reason: RefusalReason

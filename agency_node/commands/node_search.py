@@ -312,7 +312,7 @@ def _wait_for_release(node: Node, search: str, seconds: float, *, quiet: bool) -
             for one in events[shown:]:
                 typer.echo(f"{one['at']} {one['holder']}: {one['state']}", err=True)
             if found.state != state:
-                typer.echo(f"search {found.state}", err=True)
+                typer.echo(f"{found.state}: " + ", ".join(f"{name} {one['state']}" for name, one in found.holders.items()), err=True)
         state, shown = found.state, len(events)
         if found.state in ENDED and found.state != "closed":
             raise RequestError(f"the search is {found.state}: {found.note}")

@@ -9,6 +9,7 @@ What stays visible to the broker: how long a holder takes. A dummy is answered a
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping
@@ -109,7 +110,7 @@ class Disclosing:
             raise RefusedByUsError(RefusalReason.REPLAYED, "this search was released before")
         await self._desk.check_released(claims, held.digest)  # 5
         to_requester = SealTo.statement(await self._parties.search_key(claims.requesting_agency, claims.search_id))
-        rows = self._rows(released, answered)
+        rows = await asyncio.to_thread(self._rows, released, answered)
         listed = [self._stub(index, row) for (index, _), row in zip(released.leads, rows, strict=True)]
         listed.sort(key=lambda stub: stub.index)
         shown = {stub.index: stub for stub in listed}
@@ -223,7 +224,7 @@ class Disclosing:
             return Disclosure(DisclosureOutcome.WITHHELD, raw, digest)
         with self._engine.begin() as connection:
             row = connection.execute(select(stubs.c.row).where(stubs.c.handle == handle)).scalar_one()
-        if row not in self._index.records.rows():
+        if not self._index.records.holds(row):
             return Disclosure(DisclosureOutcome.WITHDRAWN, raw)
         held_record = self._index.records.record(row)
         if held_record.photograph is None or held_record.media is None:
