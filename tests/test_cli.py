@@ -95,7 +95,7 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
         "plan",
         *(f"broker {name}" for name in ("init", "roster", "serve", "status")),
         "log verify",
-        *(f"node {name}" for name in ("init", "serve", "enrol", "status", "search", "review", "release", "disclose")),
+        *(f"node {name}" for name in ("init", "serve", "enrol", "expunge", "status", "search", "review", "release", "cancel", "disclose")),
         *(f"person {name}" for name in ("init", "discovery")),
         *(f"roster {name}" for name in ("root-key", "root-set", "draft", "sign", "show")),
     }
@@ -135,6 +135,8 @@ def test_an_error_is_one_sentence_on_standard_error(name: str, as_json: bool, tm
         f"--mode demo --root-fingerprint {'a' * 64}",
         "node serve": "node serve nowhere",
         "node enrol": "node enrol nowhere --folder . --table there",
+        "node expunge": "node expunge nowhere L-1 --reason error",
+        "node cancel": "node cancel nowhere 12",
         "node status": "node status nowhere",
         "node search": "node search nowhere --case 1 --image there --basis warrant --reviewer a:b --holder c --custodian d --person there",
         "node review": "node review nowhere --search 12",
