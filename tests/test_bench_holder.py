@@ -32,7 +32,7 @@ def test_a_holder_is_measured_from_its_folder_and_the_figures_fit_together() -> 
     assert (found["benchmark"], found["checked"], found["records"]) == ("holder", True, 3000)
     assert found["start_s"] >= sum(step["s"] for step in found["start_steps"])
     packing = {step["step"]: step["s"] for step in found["pack_steps"]}
-    assert {"records read and opened", "layout drawn", "templates packed", "part of the month computed"} <= packing.keys()
+    assert {"templates decrypted", "layout drawn", "templates packed", "part of the month computed"} <= packing.keys()
     assert found["templates_per_second"] == 3000 / packing["templates packed"]
     assert found["float32_bytes"] == 4 * 3000 * 64
     assert found["resident_ratio"] == found["serving"]["now"] / found["float32_bytes"]

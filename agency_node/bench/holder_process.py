@@ -5,8 +5,9 @@
 
 The plan comes as JSON on standard input; each finding goes as one JSON object on a line to standard output, and ends with `done`.
 Invariants: templates come sealed from the node's own store; every kind of answer that is timed has been opened and released once, and its
-first lead was the record sought; the new layout is built beside the old one in one thread of lower priority, as a holder renews it.
-Everything that touches the packed gallery is in `ServedGallery`. Nobody dials out: the manifest goes to `_NoBroker`.
+first lead was the record sought; the new layout is built beside the old one as a holder renews it (`holder.renewal`), records come and go
+as in a holder (`holder.packed`). Everything that touches the packed gallery is in `ServedGallery`. Nobody dials out: the manifest goes to
+`_NoBroker`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -31,7 +30,9 @@ from agency_node.bench.synthetic import SyntheticRecords
 from agency_node.bench.timing import Timing, alternate, timed
 from agency_node.faces.synthetic_embedder import synthetic_model
 from agency_node.holder.index import GalleryIndex
-from agency_node.holder.records import NewRecord, RecordStore
+from agency_node.holder.packed import Packed
+from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
+from agency_node.holder.renewal import Renewal
 from agency_node.node import Node, open_node
 from agency_node.warming import warm
 from crypto.answer import Answer, AnswerRequest, AnswerSecrets, answer
@@ -46,7 +47,6 @@ WAITING: Final = 8
 """Searches that wait together."""
 CAPTURED: Final = date(2018, 6, 1)
 SOURCE_CLASS: Final = "booking"
-_NICENESS: Final = 3
 _MOST_RENEWALS: Final = 40
 """In a gallery so small that a renewal ends before a search does, no more are made to time searches beside."""
 _GRANT_DIGEST: Final = bytes(32)
@@ -65,27 +65,24 @@ class _NoBroker:
 class ServedGallery:
     """The packed gallery as a holder serves it: built, searched, changed, renewed."""
 
-    def __init__(self, records: RecordStore, epoch: Epoch, threads: int) -> None:
+    def __init__(self, records: RecordStore, epoch: Epoch, threads: int, step: Callable[[str, Callable[[], Any]], Any]) -> None:
+        """From the store to a packed gallery, `step` by step: what `Packed.build` does."""
         self._records = records
         self._epoch = epoch
         self._threads = threads
-        self.gallery: PackedGallery
+        state = step("records read", records.state)
+        layout = step("layout drawn", lambda: Layout.draw(state.live, records.model.scales))
+        templates = step("templates decrypted", lambda: records.templates(state))
+        made = step("templates packed", lambda: PackedGallery.pack(records.model, layout, templates, threads=threads))
+        templates.fill(0)
+        step("part of the month computed", lambda: made.fixed_part(epoch))
+        self.packed = Packed(made, state)
+        self.renewal = Renewal(lambda check, count: Packed.build(records, epoch, threads=count, check=check))
 
-    def build(self, step: Callable[[str, Callable[[], Any]], Any]) -> None:
-        """From the store to a packed gallery, `step` by step."""
-        rows, templates = step("records read and opened", self._records.snapshot)
-        layout = step("layout drawn", lambda: Layout.draw(rows, self._records.model.scales))
-        made = step("templates packed", lambda: PackedGallery.pack(self._records.model, layout, templates, threads=self._threads))
-        step("part of the month computed", lambda: made.fixed_part(self._epoch))
-        self.gallery = made
-
-    def renewed(self) -> PackedGallery:
-        """Another layout of the same records, packed; on one thread but for the part of the month."""
-        rows, templates = self._records.snapshot()
-        layout = Layout.draw(rows, self._records.model.scales)
-        made = PackedGallery.pack(self._records.model, layout, templates, threads=1)
-        made.fixed_part(self._epoch)
-        return made
+    @property
+    def gallery(self) -> PackedGallery:
+        """What is searched."""
+        return self.packed.gallery
 
     def answer(self, requests: list[AnswerRequest]) -> list[tuple[Answer, AnswerSecrets]]:
         """Answers of one pass."""
@@ -94,12 +91,17 @@ class ServedGallery:
     def add(self, number: str, template: I8) -> int:
         """A new record, stored and searchable; its row."""
         (row,) = self._records.add([NewRecord(number, CAPTURED, SOURCE_CLASS, template)], datetime.now(UTC))
-        self.gallery.add(row, template)
+        self._follow()
         return row
 
-    def expunge(self, row: int) -> None:
-        """A record gone from every search."""
-        self.gallery.remove(row)
+    def expunge(self, number: str) -> None:
+        """A record gone from the store and from every search."""
+        self._records.expunge(number, ExpungeReason.COURT_ORDER, datetime.now(UTC))
+        self._follow()
+
+    def _follow(self) -> None:
+        if not self.packed.follow(self._records):
+            raise WrongResultError("the layout has no room for one record more: please report this as a bug")
 
 
 class _Holder:
@@ -140,8 +142,7 @@ class _Holder:
     def serve(self) -> None:
         """The same step by step, then what a holder does while it serves."""
         store = RecordStore(self.node.engine, self.node.vault, self.model)
-        served = ServedGallery(store, self.epoch, self.plan["threads"])
-        served.build(self.step)
+        served = ServedGallery(store, self.epoch, self.plan["threads"], self.step)
         gc.collect()
         tell("packed", steps=self.steps, resident=asdict(Resident.here()), packed_bytes=served.gallery.words.nbytes)
         self.waiting(served)
@@ -170,28 +171,25 @@ class _Holder:
         alone = [timed(lambda: served.answer([request])) for _ in range(self.plan["runs"])]
         meanwhile: list[float] = []
         took: list[float] = []
-        built: list[PackedGallery] = []
-
-        def build() -> None:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-            took.append(timed(lambda: built.append(served.renewed())))
-
+        built: Packed | None = None
         before = Resident.here()
         Resident.forget_peak()
         while len(meanwhile) < self.plan["runs"] and len(took) < _MOST_RENEWALS:
-            built.clear()
-            thread = threading.Thread(target=build, name="benchmark-renewal")
-            thread.start()
+            built = None
+            started = time.perf_counter()
+            served.renewal.begin(at_once=False)
             while True:
                 seconds = timed(lambda: served.answer([request]))
-                if not thread.is_alive():
+                built = served.renewal.take()
+                if built is not None:
                     break  # the build ended inside this search: it is neither beside one nor alone
                 meanwhile.append(seconds)
-            thread.join()
+            took.append(time.perf_counter() - started)
         peak = Resident.here().peak
-        if not built:
+        if built is None:
             raise WrongResultError("the new layout was not built: please report this as a bug")
-        served.gallery = built.pop()
+        served.packed = built
+        built = None
         gc.collect()
         ((made, kept),) = served.answer([request])
         self.check(served, request, key, made, kept, row)
@@ -222,7 +220,7 @@ class _Holder:
             request = AnswerRequest(probe, _GRANT_DIGEST)
             ((made, kept),) = served.answer([request])
             self.check(served, request, key, made, kept, row)
-            expunging.append(timed(lambda row=row: served.expunge(row)))  # type: ignore[misc] # the loop's row, bound now
+            expunging.append(timed(lambda number=number: served.expunge(f"added-{number}")))  # type: ignore[misc] # the loop's number, bound now
             ((made, kept),) = served.answer([request])
             if first_lead(served.gallery, request, key, made, kept, served.gallery.layout.rows) == row:
                 raise WrongResultError("an expunged record is still released: please report this as a bug")
