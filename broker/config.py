@@ -74,7 +74,7 @@ class BrokerConfig(BaseModel):
     @property
     def database_url(self) -> str:
         """Where the store is."""
-        return self.database or f"sqlite+aiosqlite:///{self.folder.resolve() / DATABASE_FILE}"
+        return self.database or f"sqlite:///{self.folder.resolve() / DATABASE_FILE}"
 
     @classmethod
     def load(cls, folder: Path) -> BrokerConfig:

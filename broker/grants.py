@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import func, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from broker.authentication import Caller
 from broker.bell import Bell
@@ -21,7 +20,7 @@ from broker.errors import EntryError, FullLogError, NotYourGrantError, ReplayedG
 from broker.log_store import LogStore
 from broker.parties import RoutedGrant, check_entry, ending_subjects
 from broker.roster_store import RosterStore
-from broker.store import Store, milliseconds, moment_of
+from broker.store import Store, Transaction, milliseconds, moment_of
 from broker.tables import grants, leaves
 from crypto.canonical import AgencyId, SearchId
 from crypto.entries import EntryKind, LogEntry, entry_subject
@@ -85,7 +84,7 @@ class Grants:
         self._bell.ring()
         return position, is_new
 
-    async def in_force(self, connection: AsyncConnection, grant_digest: bytes, now: datetime) -> RoutedGrant:
+    async def in_force(self, connection: Transaction, grant_digest: bytes, now: datetime) -> RoutedGrant:
         """The grant, if messages may be sent under it now:
 
         1. it stands in the log (`UnknownGrantError`)
@@ -102,7 +101,7 @@ class Grants:
             raise RevokedError("the log holds a revocation or lapse of this grant")
         return grant
 
-    async def _find(self, connection: AsyncConnection, grant_digest: bytes) -> RoutedGrant:
+    async def _find(self, connection: Transaction, grant_digest: bytes) -> RoutedGrant:
         row = (await connection.execute(select(grants).where(grants.c.digest == grant_digest))).one_or_none()
         if row is None:
             raise UnknownGrantError("no such grant stands in the log")
@@ -118,7 +117,7 @@ class Grants:
             expires=moment_of(row.expires),
         )
 
-    async def _entered_before(self, connection: AsyncConnection, verified: VerifiedTerms, entry: LogEntry) -> int | None:
+    async def _entered_before(self, connection: Transaction, verified: VerifiedTerms, entry: LogEntry) -> int | None:
         unique = ("digest", "grant_id", "search_id", "probe_digest", "face_commit")
         values = _values(verified)
         same = or_(*(grants.c[name] == values[name] for name in unique))

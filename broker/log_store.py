@@ -16,11 +16,10 @@ from typing import Final
 
 from sqlalchemy import RowMapping, func, select
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from broker.config import Limits
 from broker.errors import LogSizeError, NotFoundError
-from broker.store import Store
+from broker.store import Store, Transaction
 from broker.tables import cosignatures, heads, leaves
 from crypto.canonical import AgencyId
 from crypto.checkpoint import MAX_SIGNATURES as MAX_LINES
@@ -94,7 +93,7 @@ class LogStore:
                 raise ConsistencyError("the stored head of this size is another than the leaves give: the database was tampered with")
         self._published = size
 
-    async def append(self, connection: AsyncConnection, entry: LogEntry, grant_digest: bytes) -> tuple[int, bool]:
+    async def append(self, connection: Transaction, entry: LogEntry, grant_digest: bytes) -> tuple[int, bool]:
         """Where the leaf stands, and whether it is new or these very bytes were entered before; in the caller's transaction.
 
         The caller calls `publish` when the transaction has ended.
@@ -212,7 +211,7 @@ class LogStore:
             self._pending.signed_by.add(agency)
         return merged
 
-    async def _note(self, connection: AsyncConnection, size: int) -> SignedCheckpoint:
+    async def _note(self, connection: Transaction, size: int) -> SignedCheckpoint:
         note = (await connection.execute(select(heads.c.note).where(heads.c.size == size))).scalar_one()
         latest = select(cosignatures).where(cosignatures.c.size == size).order_by(cosignatures.c.signed_at.desc()).limit(MAX_LINES - 1)
         rows: Sequence[RowMapping] = (await connection.execute(latest)).mappings().all()

@@ -17,7 +17,6 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Row, delete, exists, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from broker.authentication import Caller
 from broker.bell import Bell
@@ -35,7 +34,7 @@ from broker.errors import (
 from broker.grants import Grants
 from broker.log_store import LogStore
 from broker.parties import check_route
-from broker.store import Store, milliseconds, moment_of
+from broker.store import Store, Transaction, milliseconds, moment_of
 from broker.tables import messages, parts
 from crypto.binary import sha256
 from crypto.canonical import AgencyId, b64url_encode
@@ -198,7 +197,7 @@ class Mailbox:
 
     # --- admitting ---
 
-    async def _admit(self, connection: AsyncConnection, caller: Caller, part: Part) -> None:
+    async def _admit(self, connection: Transaction, caller: Caller, part: Part) -> None:
         """Let a new message in, after these checks in this order:
 
         1. the header parses, the length is within its type's (an `EncodingError`)
@@ -245,7 +244,7 @@ class Mailbox:
         if note is not None:
             self._log.check_on_this_log(note)
 
-    async def _check_room(self, connection: AsyncConnection, header: MessageHeader, total_bytes: int) -> None:
+    async def _check_room(self, connection: Transaction, header: MessageHeader, total_bytes: int) -> None:
         waits = (messages.c.recipient == header.recipient) & (messages.c.state != DELIVERED)
         limit = self._limits.max_waiting_bytes
         if header.search_id is None:
@@ -254,20 +253,20 @@ class Mailbox:
         if held + total_bytes > limit:
             raise FullMailboxError("too much waits for this recipient")
 
-    async def _check_repeat(self, connection: AsyncConnection, part: Part) -> None:
+    async def _check_repeat(self, connection: Transaction, part: Part) -> None:
         stored = select(parts.c.piece).where(parts.c.message_id == part.message_id, parts.c.number == part.number)
         piece = (await connection.execute(stored)).scalar()
         if piece is not None and bytes(piece) != part.piece:
             raise PartConflictError("another part came under this number")
 
-    async def _add(self, connection: AsyncConnection, part: Part) -> tuple[int, ...]:
+    async def _add(self, connection: Transaction, part: Part) -> tuple[int, ...]:
         """Store the part unless it is there; the numbers that are missing still."""
         missing = await self._missing(connection, part.message_id, part.total_bytes)
         if part.number in missing:
             await connection.execute(insert(parts).values(message_id=part.message_id, number=part.number, piece=part.piece))
         return tuple(number for number in missing if number != part.number)
 
-    async def _check_whole(self, connection: AsyncConnection, part: Part, node_key: VerifyingKey) -> PeerError | None:
+    async def _check_whole(self, connection: Transaction, part: Part, node_key: VerifyingKey) -> PeerError | None:
         pieces = select(parts.c.piece).where(parts.c.message_id == part.message_id).order_by(parts.c.number)
         stored = [bytes(piece) for piece in (await connection.execute(pieces)).scalars()]
         try:
@@ -278,10 +277,10 @@ class Mailbox:
 
     # --- reading ---
 
-    async def _find(self, connection: AsyncConnection, message_id: MessageId) -> Row[tuple[object, ...]] | None:
+    async def _find(self, connection: Transaction, message_id: MessageId) -> Row[tuple[object, ...]] | None:
         return (await connection.execute(select(messages).where(messages.c.message_id == message_id))).one_or_none()
 
-    async def _missing(self, connection: AsyncConnection, message_id: MessageId, total_bytes: int) -> tuple[int, ...]:
+    async def _missing(self, connection: Transaction, message_id: MessageId, total_bytes: int) -> tuple[int, ...]:
         there = set((await connection.execute(select(parts.c.number).where(parts.c.message_id == message_id))).scalars())
         return tuple(number for number in range(_count(total_bytes)) if number not in there)
 

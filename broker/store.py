@@ -1,8 +1,13 @@
 """The broker's database: opened, migrated, with the settings on which its promises rest.
 
-SQLite by default, through SQLAlchemy's async engine. Invariants: a transaction is on disk when it has ended (WAL, synchronous FULL), so
-`kill -9` at any point loses nothing that was promised; writers take turns (a lock here, BEGIN IMMEDIATE for other processes) and never fail
-half-way; what is deleted is overwritten (secure_delete), and after `forget_deleted` it is in the write-ahead log no more.
+SQLite. Invariants: a transaction is on disk when it has ended (WAL, synchronous FULL), so `kill -9` at any point loses nothing that was
+promised; writers take turns (a lock here, BEGIN IMMEDIATE for other processes) and never fail half-way; what is deleted is overwritten
+(secure_delete), and after `forget_deleted` it is in the write-ahead log no more.
+
+Statements and commits run in the event loop's own thread: each takes some tens of microseconds, a commit with its fsync a third of a
+millisecond, and handing one to another thread and waiting for the interpreter twice takes longer than that as soon as the loop is busy.
+What may last does not hold up the loop: a write lock that another process has is asked for again and again, and the write-ahead log is
+emptied beside it.
 
 Left to others: the tables (`tables`), what is read and written (the services).
 """
@@ -10,24 +15,30 @@ Left to others: the tables (`tables`), what is read and written (the services).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, event
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import Connection, CursorResult, Engine, Executable, create_engine, event
+from sqlalchemy.exc import OperationalError
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
-_BUSY_MS: Final = 20_000
+_PATIENCE_S: Final = 20.0
 """How long a writer waits for another process."""
+_AGAIN_S: Final = 0.005
+"""Between two looks whether the other process has ended."""
+_BUSY_MS: Final = 50
+"""How long the driver itself waits, and with it everybody."""
 _BUSY_FORGETTING_MS: Final = 2_000
 """How long emptying the write-ahead log waits for readers; everybody who writes waits meanwhile."""
 _PRAGMAS: Final = (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_ResultT = TypeVar("_ResultT")
 
 
 def milliseconds(moment: datetime) -> int:
@@ -40,54 +51,109 @@ def moment_of(value: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=value)
 
 
+class Transaction:
+    """Statements of one transaction. They are awaited, so that services do not depend on where they run."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def execute(self, statement: Executable) -> CursorResult[*tuple[Any, ...]]:
+        """The statement's result, which is here whole or is read row by row before the transaction ends."""
+        return self._connection.execute(statement)
+
+    async def exec_driver_sql(self, statement: str) -> CursorResult[*tuple[Any, ...]]:
+        """The result of a statement in SQLite's own words."""
+        return self._connection.exec_driver_sql(statement)
+
+
 class Store:
     """One database file. Use `Store.open`, and `close` at the end."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._turn = asyncio.Lock()
 
     @classmethod
     async def open(cls, url: str) -> Store:
         """The store at that database URL, brought to the newest schema; made when it is not there."""
-        engine = create_async_engine(url)
-        event.listen(engine.sync_engine, "connect", _apply_settings)
-        event.listen(engine.sync_engine, "begin", _begin)
+        # Emptying the write-ahead log takes a connection to another thread; nobody ever waits for one, which would hold up the loop.
+        engine = create_engine(url, connect_args={"check_same_thread": False}, max_overflow=-1)
+        event.listen(engine, "connect", _apply_settings)
+        event.listen(engine, "begin", _begin)
         store = cls(engine)
-        async with store.writing() as connection:
-            await connection.run_sync(_migrate)
+        async with store._written() as connection:
+            _migrate(connection)
         await store.forget_deleted()
         return store
 
     async def close(self) -> None:
         """End all connections."""
-        await self._engine.dispose()
+        self._engine.dispose()
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection that sees one state of the database."""
-        async with self._engine.connect() as connection:
-            yield connection
+    async def reading(self) -> AsyncIterator[Transaction]:
+        """A transaction that sees one state of the database."""
+        with self._engine.connect() as connection:
+            yield Transaction(connection)
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
+    async def writing(self) -> AsyncIterator[Transaction]:
         """A transaction that is committed at the end of the block, and undone when the block raises."""
-        async with self._turn, self._engine.connect() as connection:
-            await connection.execution_options(writes=True)
-            async with connection.begin():
-                yield connection
+        async with self._written() as connection:
+            yield Transaction(connection)
+
+    @asynccontextmanager
+    async def _written(self) -> AsyncIterator[Connection]:
+        async with self._turn:
+            with self._engine.connect().execution_options(writes=True) as connection:
+                await _begun(connection)
+                yield connection  # what it raises undoes the transaction: the connection is given back without a commit
+                connection.commit()
 
     async def forget_deleted(self) -> bool:
         """Bring the write-ahead log into the database and empty it, so that bytes deleted before are nowhere. False if a reader is in the
         way: call it again."""
-        async with self._turn, self._engine.connect() as connection:
-            await connection.execution_options(isolation_level="AUTOCOMMIT")  # a checkpoint runs outside any transaction
-            await connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_FORGETTING_MS}")
+        async with self._turn:
+            return await _beside(self._forget)
+
+    def _forget(self) -> bool:
+        connection = self._engine.raw_connection()  # a checkpoint runs outside any transaction
+        try:
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout={_BUSY_FORGETTING_MS}")
             try:
-                row = (await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")).one()
+                busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             finally:
-                await connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_MS}")
-            return bool(row[0] == 0)
+                cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+                cursor.close()
+        finally:
+            connection.close()
+        return not busy
+
+
+async def _begun(connection: Connection) -> None:
+    """Begin with the write lock, and wait for a process that has it."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _PATIENCE_S
+    while True:
+        try:
+            connection.begin()
+        except OperationalError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY or loop.time() >= until:
+                raise
+        else:
+            return
+        await asyncio.sleep(_AGAIN_S)
+
+
+async def _beside(work: Callable[[], _ResultT]) -> _ResultT:
+    """Run what waits for the disk in another thread; who is cancelled meanwhile leaves only when it has ended."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 def _apply_settings(connection: Any, _record: Any) -> None:  # noqa: ANN401  (the driver's own objects)
