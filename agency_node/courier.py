@@ -1,9 +1,10 @@
 """Exactly-once effects over a mailbox that delivers at least once.
 
 In: a message is leased, fetched, checked (frame, addressee, sender's signature) and written to the inbox before the broker is told that it
-may delete it; then its handler runs, which may look things up and compute, and ends in one transaction that stores state, outgoing rows and
-"done" together. Out: rows of the outbox are handed to the broker until it has them. So a process may die at any moment: what was not
-committed is done again from the inbox, what was committed leaves from the outbox as the same bytes.
+may delete it, which it is while the handler already runs; the handler may look things up and compute, and ends in one transaction that
+stores state, outgoing rows and "done" together. Out: rows of the outbox are handed to the broker until it has them, side by side as far as
+their order allows (`outbox.next_outgoing`), as soon as they are committed. So a process may die at any moment: what was not committed is
+done again from the inbox, what was committed leaves from the outbox as the same bytes.
 
 Invariants: one handler at a time; a repeated message is the message that was there; a second message under one number is refused; each
 peer's checkpoint is connected with our own log before its message is handled, and a fork halts the node; what a round of work deleted is
@@ -28,7 +29,7 @@ from agency_node.errors import BrokerError, BrokerRefusedError, HaltedError, Nod
 from agency_node.follower import LogFollower
 from agency_node.journal import NO_SEARCH, record, stamp
 from agency_node.link import Lease, MailLink
-from agency_node.outbox import ENTRY, GRANT, Conversation, Outbox, Outgoing, mark_refused, mark_sent, next_outgoing
+from agency_node.outbox import ENTRY, GRANT, MESSAGE, Conversation, Outbox, Outgoing, content_of, mark_refused, mark_sent, next_outgoing
 from agency_node.parties import Parties
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError, reason_of
 from agency_node.store import forget_deleted
@@ -40,6 +41,7 @@ from crypto.mailbox_receipt import MailboxReceipt
 from crypto.message_types import MessageType
 from crypto.messages import Message, MessageHeader
 from crypto.notices import Refusal, RefusalReason
+from crypto.wire import MessageId
 
 NEW: Final = "new"
 WAITING: Final = "waiting"
@@ -47,6 +49,7 @@ DONE: Final = "done"
 REFUSED: Final = "refused"
 LEASE_WAIT_S: Final = 20
 LEASES_AT_ONCE: Final = 8
+LEAVING_AT_ONCE: Final = 8
 IDLE_S: Final = 0.2
 """How often a node looks whether one of its commands has written something."""
 
@@ -96,8 +99,12 @@ class Courier:
     roles: list[Role]
     clock: Callable[[], datetime]
     _woken: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    """There may be something to handle."""
+    _queued: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    """There may be something to send."""
 
     def __post_init__(self) -> None:
+        self._one_large = asyncio.Lock()
         self._handlers: dict[MessageType, list[Handler]] = {}
         self._last_trouble: dict[int, str] = {}
         for role in self.roles:
@@ -108,22 +115,35 @@ class Courier:
 
     async def receive(self, stop: asyncio.Event) -> None:
         """Lease, store, acknowledge, until stopped."""
-        while not stop.is_set():
-            try:
-                leases = await self.link.lease(LEASE_WAIT_S, LEASES_AT_ONCE)
-            except (BrokerError, PeerError):
-                await pause(stop, AGAIN_S)
-                continue
-            for lease in leases:
+        acknowledging: set[MessageId] = set()
+        async with asyncio.TaskGroup() as tasks:
+            while not stop.is_set():
                 try:
-                    await self._take(lease)
-                except (BrokerError, PeerError) as error:  # the lease runs out, and the message comes again
-                    self._note_bad(lease.message_id, error)
+                    leases = await self.link.lease(LEASE_WAIT_S, LEASES_AT_ONCE)
+                except (BrokerError, PeerError):
+                    await pause(stop, AGAIN_S)
+                    continue
+                fresh = [lease for lease in leases if lease.message_id not in acknowledging]
+                taken = await asyncio.gather(*map(self._take, fresh))
+                for lease, is_taken in zip(fresh, taken, strict=True):
+                    if is_taken:
+                        acknowledging.add(lease.message_id)
+                        tasks.create_task(self._acknowledge(lease, stop, acknowledging))
+                if not all(taken) or len(fresh) < len(leases):
                     await pause(stop, AGAIN_S)
 
-    async def _take(self, lease: Lease) -> None:
-        roster = self.parties.roster()  # under an expired roster nothing is judged, and so nothing is deleted
-        data = await self.link.fetch(lease)
+    async def _take(self, lease: Lease) -> bool:
+        """Whether the message was judged, and stored unless it is none: then the broker's copy has had its time."""
+        try:
+            roster = self.parties.roster()  # under an expired roster nothing is judged, and so nothing is deleted
+            if lease.parts > 1:
+                async with self._one_large:  # a node has room for one of them, not for eight
+                    data = await self.link.fetch(lease)
+            else:
+                data = await self.link.fetch(lease)
+        except (BrokerError, PeerError) as error:  # the lease runs out, and the message comes again
+            self._note_bad(lease.message_id, error)
+            return False
         try:
             message = Message.from_bytes(data)
             if message.header.recipient != self.agency:
@@ -133,13 +153,23 @@ class Courier:
             self._note_bad(lease.message_id, error)
         else:
             self._store(message, data)
-        receipt = await self.link.acknowledge(lease)
-        said = MailboxReceipt.read(receipt, roster.log)
-        if (said.message_id, said.recipient) != (lease.message_id, self.agency):
-            raise ContextError("the broker's deletion receipt is of another message")
-        with self.engine.begin() as connection:
-            connection.execute(insert(receipts).prefix_with("OR IGNORE").values(message_id=str(lease.message_id), document=receipt))
-        self._woken.set()
+            self._woken.set()
+        return True
+
+    async def _acknowledge(self, lease: Lease, stop: asyncio.Event, acknowledging: set[MessageId]) -> None:
+        """Tell the broker that it may delete the message, and keep its receipt; if that fails, the message comes again and is known."""
+        try:
+            receipt = await self.link.acknowledge(lease)
+            said = MailboxReceipt.read(receipt, self.parties.roster().log)
+            if (said.message_id, said.recipient) != (lease.message_id, self.agency):
+                raise ContextError("the broker's deletion receipt is of another message")
+            with self.engine.begin() as connection:
+                connection.execute(insert(receipts).prefix_with("OR IGNORE").values(message_id=str(lease.message_id), document=receipt))
+        except (BrokerError, PeerError) as error:
+            self._note_bad(lease.message_id, error)
+            await pause(stop, AGAIN_S)
+        finally:
+            acknowledging.discard(lease.message_id)
 
     def _store(self, message: Message, data: bytes) -> None:
         header = message.header
@@ -179,6 +209,7 @@ class Courier:
                 self._check_not_halted()
                 handled = await self._handle_pending()
                 await self._tick()
+                self._queued.set()
             except BrokerError:
                 handled = False  # the broker is away: everything stays where it is
             except HaltedError:
@@ -206,11 +237,15 @@ class Courier:
                         record(connection, self.clock(), NO_SEARCH, f"{type(role).__name__} waits", name)
 
     async def _handle_pending(self) -> bool:
+        pending = select(inbox.c.message_id).where(inbox.c.state.in_([NEW, WAITING])).order_by(inbox.c.received_at)
         with self.engine.begin() as connection:
-            rows = connection.execute(
-                select(inbox.c.message_id, inbox.c.data).where(inbox.c.state.in_([NEW, WAITING])).order_by(inbox.c.received_at)
-            ).all()
-        results = [await self._handle(row.message_id, Message.from_bytes(row.data)) for row in rows]
+            message_ids = connection.execute(pending).scalars().all()
+        results = []
+        for message_id in message_ids:  # one message's bytes at a time
+            with self.engine.begin() as connection:
+                data = connection.execute(select(inbox.c.data).where(inbox.c.message_id == message_id)).scalar_one()
+            results.append(await self._handle(message_id, Message.from_bytes(data)))
+            self._queued.set()
         return any(results)
 
     async def _handle(self, message_id: str, message: Message) -> bool:
@@ -268,35 +303,43 @@ class Courier:
 
     async def send(self, stop: asyncio.Event) -> None:
         """Hand the outbox to the broker, until stopped; nothing leaves a halted node."""
-        while not stop.is_set():
-            if self.follower.halted() is not None:
-                await pause(stop, HALTED_S)
-                continue
-            with self.engine.begin() as connection:
-                rows = next_outgoing(connection)
-            delayed = [row for row in rows if not await self._sent(row)]
-            if delayed or not rows:
-                await pause(stop, AGAIN_S if delayed else IDLE_S)
+        leaving: set[int] = set()
+        async with asyncio.TaskGroup() as tasks:
+            while not stop.is_set():
+                self._queued.clear()
+                if self.follower.halted() is not None:
+                    await pause(stop, HALTED_S)
+                    continue
+                with self.engine.begin() as connection:
+                    rows = [row for row in next_outgoing(connection) if row.number not in leaving]
+                for row in rows[: LEAVING_AT_ONCE - len(leaving)]:
+                    leaving.add(row.number)
+                    tasks.create_task(self._leave(row, stop, leaving))
+                await pause(stop, IDLE_S, self._queued)
 
-    async def _sent(self, row: Outgoing) -> bool:
-        """Whether a row has left or was refused for good; one that must wait keeps no other search waiting."""
+    async def _leave(self, row: Outgoing, stop: asyncio.Event, leaving: set[int]) -> None:
+        """Send a row until it has left or was refused for good; one that must wait keeps back only what must follow it."""
         try:
             await self._send(row)
         except BrokerError:
-            return False
-        return True
+            await pause(stop, AGAIN_S)
+        finally:
+            leaving.discard(row.number)
+            self._queued.set()
 
     async def _send(self, row: Outgoing) -> None:
+        with self.engine.begin() as connection:
+            data = content_of(connection, row.number)
         try:
             if row.kind == GRANT:
-                body = parse_canonical_json(row.data, max_bytes=1 << 20)
+                body = parse_canonical_json(data, max_bytes=1 << 20)
                 await self.link.post_grant(bytes.fromhex(str(body["terms"])), bytes.fromhex(str(body["entry"])))
             elif row.kind == ENTRY:
-                await self.link.enter(row.data, row.grant_digest)
+                await self.link.enter(data, row.grant_digest)
             elif row.recipient == self.agency:
-                self._store(Message.from_bytes(row.data), row.data)  # a requester that names its own gallery: nothing for the broker
+                self._store(Message.from_bytes(data), data)  # a requester that names its own gallery: nothing for the broker
             else:
-                await self.link.send(row.data)
+                await self.link.send(data)
         except BrokerRefusedError as error:
             if not error.is_final:
                 raise
@@ -311,7 +354,8 @@ class Courier:
             record(connection, self.clock(), row.search_id, f"sent {row.name}", f"to {row.recipient}" if row.recipient else "to the log")
             for role in self.roles:
                 role.sent(connection, row)
-        self._woken.set()
+        if row.kind != MESSAGE or row.recipient == self.agency:  # a search goes on, or there is a message for us
+            self._woken.set()
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """What a node is about to send: grants, log entries and messages, stored in the transaction that decided on them and sent in order.
 
 Invariants: a message is sealed once and its bytes are kept until the broker has them, so that a repetition is the same bytes under the
-same id; for each search, rows leave in the order in which they were written, so that a release's log entry stands before the release
-leaves; what the broker refuses for good stops there and is told to whoever put it in.
+same id; within a search a row leaves when every grant and log entry written before it stands in the log, so that a release's entry is there
+before the release leaves, and messages to one recipient leave in the order in which they were written; what the broker refuses for good
+stops there and is told to whoever put it in.
 
 Left to others: what to send (the roles), carrying (`link`), when to try again (`courier`).
 """
@@ -180,7 +181,7 @@ class Outbox:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """The first row of a search that has not left yet."""
+    """A row that has not left yet; `content_of` has its bytes."""
 
     number: int
     search_id: str
@@ -188,21 +189,32 @@ class Outgoing:
     name: str
     recipient: str
     grant_digest: bytes = field(repr=False)
-    data: bytes = field(repr=False)
 
 
 def next_outgoing(connection: Connection) -> list[Outgoing]:
-    """For each search the one row that is next, oldest search first."""
+    """The rows that may leave now, side by side, oldest first: of each search the first grant or entry, and before that the first message
+    to each recipient."""
     rows = connection.execute(
-        select(outbox.c.number, outbox.c.search_id, outbox.c.kind, outbox.c.name, outbox.c.recipient, outbox.c.grant_digest, outbox.c.data)
+        select(outbox.c.number, outbox.c.search_id, outbox.c.kind, outbox.c.name, outbox.c.recipient, outbox.c.grant_digest)
         .where(outbox.c.state == READY)
         .order_by(outbox.c.number)
-        .limit(256)
-    ).all()
-    first: dict[str, Outgoing] = {}
-    for row in rows:
-        first.setdefault(row.search_id, Outgoing(*row))
-    return list(first.values())
+    )
+    found: list[Outgoing] = []
+    closed: set[str] = set()
+    asked: set[tuple[str, str]] = set()
+    for row in (Outgoing(*values) for values in rows):
+        if row.search_id in closed or (row.search_id, row.recipient) in asked:
+            continue
+        asked.add((row.search_id, row.recipient))
+        if row.kind != MESSAGE:
+            closed.add(row.search_id)
+        found.append(row)
+    return found
+
+
+def content_of(connection: Connection, number: int) -> bytes:
+    """What a row that has not left sends."""
+    return bytes(connection.execute(select(outbox.c.data).where(outbox.c.number == number)).scalar_one())
 
 
 def mark_sent(connection: Connection, number: int) -> None:
