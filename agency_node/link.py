@@ -12,12 +12,13 @@ Nothing that comes back is trusted. Left to others: what documents, leaves and h
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from agency_node.errors import BrokerRefusedError
 from agency_node.transport import DEFAULT_MAX_REPLY_BYTES, Reply, Transport, unreadable
@@ -43,11 +44,14 @@ MAX_WAIT_S: Final = 25
 _REPLY_S: Final = 10.0
 _PART_S: Final = 60.0
 """For a part of 1 MiB: a line of 0.2 Mbit/s is enough."""
+_PARTS_AT_ONCE: Final = 3
+"""Connections that carry parts of one message: while one part is checked and stored, others are under way."""
 _LEAVES_S: Final = 120.0
 _MAX_PROOF_HASHES: Final = 128
 _MAX_LEASE_ID_CHARS: Final = 64
 _LEASE_ID_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _STATES: Final = ("incomplete", "queued", "leased", "delivered")
+_ReplyT = TypeVar("_ReplyT")
 
 
 @dataclass(frozen=True)
@@ -221,18 +225,26 @@ class BrokerLink:
         state = MessageState("incomplete", tuple(range(count)))
         if count > 1:
             state = await self.message_state(message_id) or state
-        for number in state.missing:
-            if number >= count:
-                raise unreadable(200, "it asks for parts that the message does not have")
+        missing = state.missing
+        if any(number >= count for number in missing):
+            raise unreadable(200, "it asks for parts that the message does not have")
+
+        async def put(number: int) -> MessageState:
             part = Part(message_id, number, len(data), data[number * PIECE_BYTES : (number + 1) * PIECE_BYTES])
             path = f"/v1/messages/{message_id}/parts/{number}"
-            reply = await self._transport.request(
-                "PUT", path, content=part.to_bytes(), content_type="application/octet-stream", timeout_s=_PART_S
+            return _state(
+                await self._transport.request(
+                    "PUT", path, content=part.to_bytes(), content_type="application/octet-stream", timeout_s=_PART_S
+                )
             )
-            state = _state(reply)
-        if state.state == "incomplete":
-            raise unreadable(200, "every part was sent, and the message is still incomplete")
-        return state
+
+        if missing[:1] == (0,):  # before the first the broker takes no other
+            state, missing = await put(0), missing[1:]
+        states = [state, *await _side_by_side(put, missing)]
+        for state in states:
+            if state.state != "incomplete":
+                return state
+        raise unreadable(200, "every part was sent, and the message is still incomplete")
 
     async def message_state(self, message_id: MessageId) -> MessageState | None:
         """Where a message of or for this agency is; None when the broker does not know it."""
@@ -264,8 +276,8 @@ class BrokerLink:
         A part of another message is a `ContextError`, one of another length a `FieldError`; parts that do not hash to the id are a
         `NotCanonicalError`.
         """
-        whole = bytearray()
-        for number in range(lease.parts):
+
+        async def get(number: int) -> bytes:
             path = f"/v1/messages/{lease.message_id}/parts/{number}"
             reply = await self._transport.request(
                 "GET", path, params={"lease_id": lease.lease_id}, timeout_s=_PART_S, max_reply_bytes=MAX_PART_BYTES
@@ -275,8 +287,9 @@ class BrokerLink:
                 raise ContextError("part is of another message")
             if (part.number, part.total_bytes) != (number, lease.total_bytes):
                 raise FieldError("part is not the one that was asked for")
-            whole += part.piece
-        data = bytes(whole)
+            return part.piece
+
+        data = b"".join(await _side_by_side(get, range(lease.parts)))
         if sha256(data) != lease.message_id.digest:
             raise NotCanonicalError("the parts do not hash to the message's id")
         return data
@@ -298,6 +311,25 @@ class BrokerLink:
         return await self._transport.request(
             "POST", path, content=content, content_type="application/json", timeout_s=timeout_s, max_reply_bytes=DEFAULT_MAX_REPLY_BYTES
         )
+
+
+async def _side_by_side(ask: Callable[[int], Awaitable[_ReplyT]], numbers: Sequence[int]) -> list[_ReplyT]:
+    """The replies for each number, in order, a few asked for at once. The first error ends it, and nothing goes on behind it."""
+    left = iter(numbers)
+    found: dict[int, _ReplyT] = {}
+
+    async def one_after_another() -> None:
+        for number in left:
+            found[number] = await ask(number)
+
+    lines = [asyncio.ensure_future(one_after_another()) for _ in range(min(_PARTS_AT_ONCE, len(numbers)))]
+    try:
+        await asyncio.gather(*lines)
+    finally:
+        for line in lines:
+            line.cancel()
+        await asyncio.gather(*lines, return_exceptions=True)
+    return [found[number] for number in numbers]
 
 
 # --- replies ----------------------------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ QUEUED: Final = "queued"
 LEASED: Final = "leased"
 DELIVERED: Final = "delivered"
 _LEASE_ID_BYTES: Final = 16
+_FOR_EVER: Final = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Mailbox:
         self._log_key = log_key
         self._bell = bell
         self._limits = limits
+        self._nothing_until: dict[AgencyId, int] = {}
+        """Before that moment, in milliseconds, no message becomes free for the agency, unless one is queued or given back."""
 
     # --- sending ---
 
@@ -112,8 +115,10 @@ class Mailbox:
                 await connection.execute(queued.values(state=QUEUED, place=last + 1))
             else:
                 await connection.execute(delete(messages).where(messages.c.message_id == part.message_id))
+            recipient = (await connection.execute(select(messages.c.recipient).where(messages.c.message_id == part.message_id))).scalar()
         if refusal is not None:
             raise refusal
+        self._nothing_until.pop(AgencyId(str(recipient)), None)
         self._bell.ring()
         return MessageState(QUEUED)
 
@@ -131,10 +136,15 @@ class Mailbox:
     async def lease(self, agency: AgencyId, limit: int, now: datetime) -> list[dict[str, object]] | None:
         """The oldest messages that wait for the agency, each under a new lease; None when nothing waits."""
         moment, until = milliseconds(now), round_moment(now + timedelta(seconds=self._limits.lease_s))
-        free = (messages.c.recipient == agency) & (messages.c.state == QUEUED) & (messages.c.leased_until <= moment)
+        if moment < self._nothing_until.get(agency, 0):  # every ring wakes every poll: most find nothing
+            return None
+        waits = (messages.c.recipient == agency) & (messages.c.state == QUEUED)
         async with self._store.reading() as connection:  # so that a poll that finds nothing takes no turn
-            if not (await connection.execute(select(exists().where(free)))).scalar():
+            first = (await connection.execute(select(func.min(messages.c.leased_until)).where(waits))).scalar()
+            if first is None or first > moment:
+                self._nothing_until[agency] = _FOR_EVER if first is None else first
                 return None
+        free = waits & (messages.c.leased_until <= moment)
         leases: list[dict[str, object]] = []
         async with self._store.writing() as connection:
             for row in (await connection.execute(select(messages).where(free).order_by(messages.c.place).limit(limit))).all():
@@ -160,10 +170,12 @@ class Mailbox:
         held = (messages.c.recipient == agency) & (messages.c.state == QUEUED)
         async with self._store.writing() as connection:
             await connection.execute(update(messages).where(held).values(lease_id=None, leased_until=0))
+        self._nothing_until.pop(agency, None)
 
     async def part(self, caller: Caller, message_id: MessageId, number: int, lease_id: str) -> bytes:
-        """One part, for the recipient under a live lease; the lease's time starts again, so that a long message can be fetched."""
-        async with self._store.writing() as connection:
+        """One part, for the recipient under a live lease; its time starts again when half of it is gone, so that a long message can be
+        fetched."""
+        async with self._store.reading() as connection:
             row = await self._find(connection, message_id)
             if row is None or row.recipient != caller.agency or row.lease_id != lease_id or self._state(row, caller.now).state != LEASED:
                 raise UnknownLeaseError("no live lease of that id on this message")
@@ -171,8 +183,11 @@ class Mailbox:
             found = (await connection.execute(piece)).scalar()
             if found is None:
                 raise NotFoundError("the message has no part of that number")
+        if moment_of(row.leased_until) - caller.now < timedelta(seconds=self._limits.lease_s / 2):
             until = milliseconds(caller.now + timedelta(seconds=self._limits.lease_s))
-            await connection.execute(update(messages).where(messages.c.message_id == message_id).values(leased_until=until))
+            same = (messages.c.message_id == message_id) & (messages.c.lease_id == lease_id)
+            async with self._store.writing() as connection:
+                await connection.execute(update(messages).where(same).values(leased_until=until))
         return Part(message_id, number, row.total_bytes, bytes(found)).to_bytes()
 
     async def acknowledge(self, caller: Caller, lease_id: str) -> bytes:

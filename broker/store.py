@@ -72,6 +72,7 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._turn = asyncio.Lock()
+        self._forgetting: asyncio.Task[bool] | None = None
 
     @classmethod
     async def open(cls, url: str) -> Store:
@@ -112,8 +113,14 @@ class Store:
 
     async def forget_deleted(self) -> bool:
         """Bring the write-ahead log into the database and empty it, so that bytes deleted before are nowhere. False if a reader is in the
-        way: call it again."""
+        way: call it again. Who calls while another waits for its turn shares that turn: what both deleted is committed before it."""
+        if self._forgetting is None:
+            self._forgetting = asyncio.create_task(self._forget_in_turn())
+        return await asyncio.shield(self._forgetting)
+
+    async def _forget_in_turn(self) -> bool:
         async with self._turn:
+            self._forgetting = None
             return await _beside(self._forget)
 
     def _forget(self) -> bool:
