@@ -36,12 +36,11 @@ from broker.log_store import LogStore
 from broker.parties import check_route
 from broker.store import Store, Transaction, milliseconds, moment_of
 from broker.tables import messages, parts
-from crypto.binary import sha256
 from crypto.canonical import AgencyId, b64url_encode
-from crypto.errors import CheckpointError, ConsistencyError, NotCanonicalError, OversizedError, PeerError
+from crypto.errors import CheckpointError, ConsistencyError, OversizedError, PeerError
 from crypto.keys import SigningKey, VerifyingKey
 from crypto.mailbox_receipt import MailboxReceipt
-from crypto.messages import Message, MessageHeader, read_header
+from crypto.messages import MessageCheck, MessageHeader, read_header
 from crypto.moments import format_moment, round_moment
 from crypto.parts import PIECE_BYTES, Part
 from crypto.wire import MessageId
@@ -51,6 +50,8 @@ QUEUED: Final = "queued"
 LEASED: Final = "leased"
 DELIVERED: Final = "delivered"
 _LEASE_ID_BYTES: Final = 16
+_HASHED_AT_ONCE: Final = 64 << 10
+"""Bytes that are hashed in less time than another thread takes to begin."""
 _FOR_EVER: Final = 1 << 62
 
 
@@ -282,10 +283,17 @@ class Mailbox:
         return tuple(number for number in missing if number != part.number)
 
     async def _check_whole(self, connection: Transaction, part: Part, node_key: VerifyingKey) -> PeerError | None:
-        pieces = select(parts.c.piece).where(parts.c.message_id == part.message_id).order_by(parts.c.number)
-        stored = [bytes(piece) for piece in (await connection.execute(pieces)).scalars()]
+        """What is wrong with the whole; one piece of it is in memory at a time."""
+        check = MessageCheck(part.total_bytes)
+        for number in range(part.count):
+            wanted = select(parts.c.piece).where(parts.c.message_id == part.message_id, parts.c.number == number)
+            piece = bytes((await connection.execute(wanted)).scalar_one())
+            if len(piece) < _HASHED_AT_ONCE:
+                check.add(piece)
+            else:  # hashing 60 MB must not hold up everybody
+                await asyncio.to_thread(check.add, piece)
         try:
-            await asyncio.to_thread(_check_message, stored, part.message_id, node_key)  # hashing 60 MB must not hold up everybody
+            check.finish(part.message_id, node_key)
         except PeerError as error:
             return error
         return None
@@ -307,10 +315,3 @@ class Mailbox:
 
 def _count(total_bytes: int) -> int:
     return -(-total_bytes // PIECE_BYTES)
-
-
-def _check_message(pieces: list[bytes], message_id: MessageId, node_key: VerifyingKey) -> None:
-    data = b"".join(pieces)
-    if sha256(data) != message_id.digest:
-        raise NotCanonicalError("the parts do not hash to the message's id")
-    Message.from_bytes(data).check_signature(node_key)

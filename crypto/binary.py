@@ -80,11 +80,15 @@ class Writer:
 
 
 class Reader:
-    """Reads the fields of one frame in order; every fault is an `EncodingError`."""
+    """Reads the fields of one frame in order; every fault is an `EncodingError`.
 
-    def __init__(self, data: bytes, kind: Kind, *, max_bytes: int) -> None:
-        if len(data) > max_bytes:
-            raise OversizedError(f"{kind.name} has {len(data)} bytes, at most {max_bytes} are read")
+    With `total_bytes`, `data` is the beginning of a frame of that length: fields that are read must lie in it, the others are skipped.
+    """
+
+    def __init__(self, data: bytes, kind: Kind, *, max_bytes: int, total_bytes: int | None = None) -> None:
+        self._end = len(data) if total_bytes is None else total_bytes
+        if self._end > max_bytes:
+            raise OversizedError(f"{kind.name} has {self._end} bytes, at most {max_bytes} are read")
         if len(data) < _PREFIX.size:
             raise TruncatedError(f"{kind.name} ends inside its prefix")
         if data[: _PREFIX.size] != _PREFIX.pack(b"SM", kind, FORMAT_VERSION, PARAMETER_SET):
@@ -102,6 +106,17 @@ class Reader:
         self._at = end
         return part
 
+    def skip(self, width: int) -> None:
+        """Go over exactly `width` bytes, which need not be here."""
+        if self._at + width > self._end:
+            raise TruncatedError(f"{self._name} ends inside a field")
+        self._at += width
+
+    @property
+    def at(self) -> int:
+        """Bytes that were read or skipped."""
+        return self._at
+
     def integer(self, width: int, *, low: int, high: int) -> int:
         """An unsigned big-endian integer from `low` to `high`."""
         value = int.from_bytes(self.fixed(width), "big")
@@ -118,7 +133,7 @@ class Reader:
 
     def finish(self) -> None:
         """Raise unless every byte was read."""
-        if self._at != len(self._data):
+        if self._at != self._end:
             raise NotCanonicalError(f"{self._name} goes on after its end")
 
 

@@ -59,7 +59,9 @@ MAX_PLAINTEXT_BYTES: Final = MAX_ENVELOPE_BYTES - MAX_CONTEXT_BYTES - 4096
 GRANT_DIGEST_BYTES: Final = 32
 
 _SUITE_BYTES: Final = 6
-_MAX_FRAME_BYTES: Final = 5 + _SUITE_BYTES + 2 + MAX_CONTEXT_BYTES + 4 + SIGNATURE_BYTES
+MAX_HEAD_BYTES: Final = 5 + _SUITE_BYTES + 2 + MAX_CONTEXT_BYTES + 4
+"""Bytes before the sealed ones, at most."""
+_MAX_FRAME_BYTES: Final = MAX_HEAD_BYTES + SIGNATURE_BYTES
 """Bytes that stand around the sealed ones, at most."""
 
 
@@ -191,12 +193,9 @@ class Envelope:
     signature: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        if not self.sealed:
-            raise FieldError("an envelope seals something")
+        _check_sealed_length(len(self.sealed))
         if len(self.signature) != SIGNATURE_BYTES:
             raise FieldError(f"an envelope's signature has {SIGNATURE_BYTES} bytes")
-        if len(self.sealed) > MAX_ENVELOPE_BYTES - _MAX_FRAME_BYTES:
-            raise OversizedError(f"an envelope is carried up to {MAX_ENVELOPE_BYTES} bytes")
 
     def to_bytes(self) -> bytes:
         """The wire form."""
@@ -219,13 +218,25 @@ class Envelope:
         Raises `OversizedError` before anything is parsed, `TruncatedError`, `VersionError` for another kind, format version, parameter
         set or protocol label, `NotCanonicalError` for trailing bytes, `FieldError` for a field out of its form. Nothing is verified.
         """
-        reader = Reader(data, Kind.ENVELOPE, max_bytes=min(max_bytes, MAX_ENVELOPE_BYTES))
-        suite = SealSuite.from_bytes(reader.fixed(_SUITE_BYTES))
-        context = EnvelopeContext.from_bytes(reader.fixed(reader.integer(2, low=0, high=MAX_CONTEXT_BYTES)))
-        sealed = reader.fixed(reader.integer(4, low=0, high=MAX_ENVELOPE_BYTES))
+        reader, suite, context, sealed_bytes = _read_head(data, len(data), max_bytes)
+        sealed = reader.fixed(sealed_bytes)
         signature = reader.fixed(SIGNATURE_BYTES)
         reader.finish()
         return cls(suite, context, sealed, signature)
+
+
+def read_context(first_bytes: bytes, total_bytes: int, *, max_bytes: int) -> EnvelopeContext:
+    """The context of an envelope of `total_bytes`, of which only the first `MAX_HEAD_BYTES` need be here.
+
+    All checks of `Envelope.from_bytes`, in the same order and with the same errors: of sealed bytes and signature the form says only how
+    long they are.
+    """
+    reader, _, context, sealed_bytes = _read_head(first_bytes, total_bytes, max_bytes)
+    reader.skip(sealed_bytes)
+    reader.skip(SIGNATURE_BYTES)
+    reader.finish()
+    _check_sealed_length(sealed_bytes)
+    return context
 
 
 def seal(plaintext: bytes, context: EnvelopeContext, recipient_public: SealingPublicKey, sender_signing_key: SigningKey) -> Envelope:
@@ -276,6 +287,21 @@ def open_envelope(
         raise SenderSignatureError("signature outside the seal is not the sender's") from error
     # 4
     return recipient_private.open(suite, envelope.sealed, expected_context.to_bytes())
+
+
+def _read_head(data: bytes, total_bytes: int, max_bytes: int) -> tuple[Reader, SealSuite, EnvelopeContext, int]:
+    """All before the sealed bytes, whose length comes last; the reader stands before them."""
+    reader = Reader(data, Kind.ENVELOPE, max_bytes=min(max_bytes, MAX_ENVELOPE_BYTES), total_bytes=total_bytes)
+    suite = SealSuite.from_bytes(reader.fixed(_SUITE_BYTES))
+    context = EnvelopeContext.from_bytes(reader.fixed(reader.integer(2, low=0, high=MAX_CONTEXT_BYTES)))
+    return reader, suite, context, reader.integer(4, low=0, high=MAX_ENVELOPE_BYTES)
+
+
+def _check_sealed_length(sealed_bytes: int) -> None:
+    if not sealed_bytes:
+        raise FieldError("an envelope seals something")
+    if sealed_bytes > MAX_ENVELOPE_BYTES - _MAX_FRAME_BYTES:
+        raise OversizedError(f"an envelope is carried up to {MAX_ENVELOPE_BYTES} bytes")
 
 
 def _signed_string(context: EnvelopeContext, sealed: bytes) -> bytes:

@@ -34,12 +34,21 @@ from typing import Final, Self, TypeVar
 from crypto.binary import Kind, Reader, Writer, sha256
 from crypto.canonical import AgencyId, KeyId, SearchId
 from crypto.checkpoint import SignedCheckpoint
-from crypto.envelope import Envelope, EnvelopeContext, open_envelope, seal
+from crypto.envelope import MAX_HEAD_BYTES, Envelope, EnvelopeContext, open_envelope, read_context, seal
 from crypto.epoch import Epoch
 from crypto.errors import BadSignatureError, ContextError, FieldError, MisuseError, NotCanonicalError, OversizedError, SenderSignatureError
 from crypto.fields import DIGEST_BYTES, check_digest, check_range
 from crypto.keys import SIGNATURE_BYTES, SealingPrivateKey, SealingPublicKey, SigningKey, VerifyingKey
-from crypto.message_types import MAX_CHECKPOINT_BYTES, MAX_MESSAGE_BYTES, MESSAGES, Body, MessageSpec, MessageType, spec_of_code
+from crypto.message_types import (
+    MAX_CHECKPOINT_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_MESSAGE_BYTES,
+    MESSAGES,
+    Body,
+    MessageSpec,
+    MessageType,
+    spec_of_code,
+)
 from crypto.moments import check_moment
 from crypto.wire import MessageId, read_moment, read_name, write_moment, write_name
 
@@ -48,6 +57,8 @@ MAX_SEQUENCE: Final = 0xFFFFFFFF
 _SEARCH_ID_BYTES: Final = 16
 _NO_SEARCH: Final = bytes(_SEARCH_ID_BYTES)
 _NO_GRANT: Final = bytes(DIGEST_BYTES)
+_MAX_HEAD_BYTES: Final = max(MAX_FRAME_BYTES + (MAX_HEAD_BYTES if spec.sealed else spec.max_body_bytes) for spec in MESSAGES.values())
+"""Room for all of a message but what its envelope seals."""
 _SIGNATURE_LABEL: Final = b"sealmatch-1/message\n"
 BodyT = TypeVar("BodyT", bound=Body)
 
@@ -122,9 +133,7 @@ class Message:
         if len(self.signature) != SIGNATURE_BYTES:
             raise FieldError(f"a message's signature has {SIGNATURE_BYTES} bytes")
         if spec.sealed:
-            context = self.envelope().context
-            if context != self.header.context(context.recipient_key_id, context.epoch):
-                raise ContextError("the frame carries an envelope of another message, search, grant or party")
+            _check_context(self.header, self.envelope().context)
         else:
             spec.body.from_bytes(self.body)
 
@@ -159,7 +168,7 @@ class Message:
     def check_signature(self, sender_public: VerifyingKey) -> None:
         """Raise `SenderSignatureError` unless `sender_public`, the roster's key of the header's sender, signed this frame."""
         try:
-            sender_public.check(self.signature, _signed_string(self.header, self.body))
+            sender_public.check(self.signature, _signed_string(_frame_digest(self.header, self.body)))
         except BadSignatureError as error:
             raise SenderSignatureError("the frame's signature is not the sender's") from error
 
@@ -175,6 +184,67 @@ def read_header(first_bytes: bytes, total_bytes: int) -> MessageHeader:
     if len(_write(header, b"").finish()) + body_bytes + SIGNATURE_BYTES != total_bytes:
         raise NotCanonicalError("the message's body is not what is left of its length")
     return header
+
+
+class MessageCheck:
+    """Checks a message whose bytes come in pieces, in order, and keeps no more of it than its first 130 kB.
+
+    The frame's signature is over a digest, an envelope's form says of what it seals only the length, and open bodies are short: so nothing
+    else need be here at once.
+    """
+
+    def __init__(self, total_bytes: int) -> None:
+        self._total_bytes = total_bytes
+        self._fed = 0
+        self._head = bytearray()
+        self._tail = b""
+        self._before_tail = hashlib.sha256()
+
+    def add(self, piece: bytes) -> None:
+        """Take the next bytes."""
+        self._fed += len(piece)
+        self._head += piece[: _MAX_HEAD_BYTES - len(self._head)]
+        self._before_tail.update(self._tail[: max(len(self._tail) + len(piece) - SIGNATURE_BYTES, 0)])
+        self._before_tail.update(memoryview(piece)[: max(len(piece) - SIGNATURE_BYTES, 0)])
+        self._tail = (self._tail + piece[-SIGNATURE_BYTES:])[-SIGNATURE_BYTES:]
+
+    def finish(self, message_id: MessageId, sender_public: VerifyingKey) -> MessageHeader:
+        """The header, after these checks in this order; `MisuseError` unless every byte was added.
+
+        1. the bytes hash to `message_id` (`NotCanonicalError`)
+        2. they are a message: what `Message.from_bytes` checks, in the same order and with the same errors
+        3. `sender_public`, the roster's key of the sender, signed the frame (`SenderSignatureError`)
+        """
+        if self._fed != self._total_bytes:
+            raise MisuseError("bytes of the message are missing, or there are too many")
+        # 1
+        whole = self._before_tail.copy()
+        whole.update(self._tail)
+        if whole.digest() != message_id.digest:
+            raise NotCanonicalError("the parts do not hash to the message's id")
+        # 2
+        header = self._read()
+        # 3
+        try:
+            sender_public.check(self._tail, _signed_string(self._before_tail))
+        except BadSignatureError as error:
+            raise SenderSignatureError("the frame's signature is not the sender's") from error
+        return header
+
+    def _read(self) -> MessageHeader:
+        head = bytes(self._head)
+        reader, header = _read_head(head, self._total_bytes)
+        spec = header.spec
+        body_bytes = reader.integer(4, low=1, high=spec.max_carried_bytes)
+        first = head[reader.at : reader.at + min(body_bytes, MAX_HEAD_BYTES)]
+        reader.skip(body_bytes)
+        reader.skip(SIGNATURE_BYTES)
+        reader.finish()
+        if spec.sealed:
+            _check_context(header, read_context(first, body_bytes, max_bytes=spec.max_carried_bytes))
+        else:
+            Message.from_bytes(head)
+        return header
 
 
 def seal_message(
@@ -249,7 +319,7 @@ def _read_head(data: bytes, total_bytes: int) -> tuple[Reader, MessageHeader]:
     """All before the body, and the reader that stands there. `total_bytes` is the length of the whole, of which `data` is the beginning."""
     if total_bytes > MAX_MESSAGE_BYTES:
         raise OversizedError(f"a message has at most {MAX_MESSAGE_BYTES} bytes")
-    reader = Reader(data, Kind.MESSAGE, max_bytes=MAX_MESSAGE_BYTES)
+    reader = Reader(data, Kind.MESSAGE, max_bytes=MAX_MESSAGE_BYTES, total_bytes=total_bytes)
     spec = spec_of_code(reader.integer(1, low=0, high=255))
     if total_bytes > spec.max_bytes:
         raise OversizedError(f"{spec.message_type} is longer than {spec.max_bytes} bytes")
@@ -275,11 +345,21 @@ def _check_class(header: MessageHeader, body: type[Body], *, sealed: bool) -> No
 
 
 def _signed(header: MessageHeader, body: bytes, key: SigningKey) -> Message:
-    return Message(header, body, key.sign(_signed_string(header, body)))
+    return Message(header, body, key.sign(_signed_string(_frame_digest(header, body))))
 
 
-def _signed_string(header: MessageHeader, body: bytes) -> bytes:
-    return _SIGNATURE_LABEL + hashlib.sha256(_write(header, body).finish()).hexdigest().encode("ascii")
+def _check_context(header: MessageHeader, context: EnvelopeContext) -> None:
+    if context != header.context(context.recipient_key_id, context.epoch):
+        raise ContextError("the frame carries an envelope of another message, search, grant or party")
+
+
+def _frame_digest(header: MessageHeader, body: bytes) -> hashlib._Hash:
+    return hashlib.sha256(_write(header, body).finish())
+
+
+def _signed_string(frame_digest: hashlib._Hash) -> bytes:
+    """`frame_digest` has taken the frame without its signature."""
+    return _SIGNATURE_LABEL + frame_digest.hexdigest().encode("ascii")
 
 
 def _write(header: MessageHeader, body: bytes) -> Writer:
