@@ -12,16 +12,15 @@ Nothing that comes back is trusted. Left to others: what documents, leaves and h
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from agency_node.errors import BrokerRefusedError
-from agency_node.transport import DEFAULT_MAX_REPLY_BYTES, Reply, Transport, unreadable
+from agency_node.transport import DEFAULT_MAX_REPLY_BYTES, Reply, Transport, side_by_side, unreadable
 from crypto.binary import sha256
 from crypto.canonical import AgencyId, JsonValue, SearchId, b64url_decode, b64url_encode
 from crypto.checkpoint import MAX_NOTE_BYTES, SignedCheckpoint
@@ -44,14 +43,11 @@ MAX_WAIT_S: Final = 25
 _REPLY_S: Final = 10.0
 _PART_S: Final = 60.0
 """For a part of 1 MiB: a line of 0.2 Mbit/s is enough."""
-_PARTS_AT_ONCE: Final = 3
-"""Connections that carry parts of one message: while one part is checked and stored, others are under way."""
 _LEAVES_S: Final = 120.0
 _MAX_PROOF_HASHES: Final = 128
 _MAX_LEASE_ID_CHARS: Final = 64
 _LEASE_ID_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _STATES: Final = ("incomplete", "queued", "leased", "delivered")
-_ReplyT = TypeVar("_ReplyT")
 
 
 @dataclass(frozen=True)
@@ -240,7 +236,7 @@ class BrokerLink:
 
         if missing[:1] == (0,):  # before the first the broker takes no other
             state, missing = await put(0), missing[1:]
-        states = [state, *await _side_by_side(put, missing)]
+        states = [state, *await side_by_side(put, missing)]
         for state in states:
             if state.state != "incomplete":
                 return state
@@ -289,7 +285,7 @@ class BrokerLink:
                 raise FieldError("part is not the one that was asked for")
             return part.piece
 
-        data = b"".join(await _side_by_side(get, range(lease.parts)))
+        data = b"".join(await side_by_side(get, range(lease.parts)))
         if sha256(data) != lease.message_id.digest:
             raise NotCanonicalError("the parts do not hash to the message's id")
         return data
@@ -311,25 +307,6 @@ class BrokerLink:
         return await self._transport.request(
             "POST", path, content=content, content_type="application/json", timeout_s=timeout_s, max_reply_bytes=DEFAULT_MAX_REPLY_BYTES
         )
-
-
-async def _side_by_side(ask: Callable[[int], Awaitable[_ReplyT]], numbers: Sequence[int]) -> list[_ReplyT]:
-    """The replies for each number, in order, a few asked for at once. The first error ends it, and nothing goes on behind it."""
-    left = iter(numbers)
-    found: dict[int, _ReplyT] = {}
-
-    async def one_after_another() -> None:
-        for number in left:
-            found[number] = await ask(number)
-
-    lines = [asyncio.ensure_future(one_after_another()) for _ in range(min(_PARTS_AT_ONCE, len(numbers)))]
-    try:
-        await asyncio.gather(*lines)
-    finally:
-        for line in lines:
-            line.cancel()
-        await asyncio.gather(*lines, return_exceptions=True)
-    return [found[number] for number in numbers]
 
 
 # --- replies ----------------------------------------------------------------------------------------------------------

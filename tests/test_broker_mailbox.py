@@ -101,6 +101,34 @@ async def test_a_lease_that_ran_out_frees_the_message(world: World) -> None:
     assert (await world.fetch(second, LAKESIDE)).status_code == 200
 
 
+async def test_a_lease_is_renewed_by_a_fetch_when_half_of_it_is_gone(world: World) -> None:
+    """And by no earlier one: that would be a write for each part."""
+    await sent(world)
+    lease = (await world.lease(LAKESIDE))[0]
+    world.pass_time(29)
+    assert (await world.fetch(lease, LAKESIDE)).status_code == 200
+    world.pass_time(3)
+    assert (await world.fetch(lease, LAKESIDE)).status_code == 200
+    world.pass_time(58)
+    assert await world.lease(LAKESIDE) == []
+    world.pass_time(3)
+    second = (await world.lease(LAKESIDE))[0]
+    world.pass_time(29)
+    assert (await world.fetch(second, LAKESIDE)).status_code == 200
+    world.pass_time(32)
+    assert len(await world.lease(LAKESIDE)) == 1
+
+
+async def test_a_poll_that_found_nothing_finds_what_came_since(world: World) -> None:
+    assert await world.lease(LAKESIDE) == []
+    await sent(world)
+    (lease,) = await world.lease(LAKESIDE)
+    assert await world.lease(LAKESIDE) == []
+    assert (await world.ask("DELETE", "/v1/mailbox/leases", agency=LAKESIDE)).status_code == 204
+    (again,) = await world.lease(LAKESIDE)
+    assert again["message_id"] == lease["message_id"]
+
+
 async def test_a_recipient_that_starts_again_gives_its_leases_back(world: World) -> None:
     await sent(world)
     first = (await world.lease(LAKESIDE))[0]

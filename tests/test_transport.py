@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from agency_node.errors import BrokerRefusedError, BrokerUnreachableError, ConfigError
-from agency_node.transport import DEFAULT_MAX_REPLY_BYTES, UNREADABLE, Transport
+from agency_node.transport import DEFAULT_MAX_REPLY_BYTES, UNREADABLE, Transport, side_by_side
 from crypto.request_signature import check_request
 from tests.sample_federation import NORTHPORT, NOW, signing_key
 
@@ -283,3 +283,27 @@ def test_only_this_module_imports_httpx() -> None:
         if re.search(r"^\s*(?:import|from)\s+(?:httpx|requests|urllib\.request|http\.client|aiohttp)\b", path.read_text(), re.MULTILINE)
     }
     assert importers == {"agency_node/transport.py"}
+
+
+async def test_a_few_are_asked_for_at_once_and_the_first_error_ends_it() -> None:
+    begun: list[int] = []
+    three = asyncio.Barrier(3)
+
+    async def meets(number: int) -> int:
+        begun.append(number)
+        await three.wait()  # one after the other, nobody would pass
+        return 10 * number
+
+    assert await asyncio.wait_for(side_by_side(meets, range(6)), 10) == [0, 10, 20, 30, 40, 50]
+    begun.clear()
+
+    async def fails(number: int) -> int:
+        begun.append(number)
+        if number == 1:
+            raise BrokerUnreachableError("gone")
+        await asyncio.Event().wait()
+        return number
+
+    with pytest.raises(BrokerUnreachableError):
+        await asyncio.wait_for(side_by_side(fails, range(100)), 10)
+    assert begun == [0, 1, 2]
