@@ -220,16 +220,16 @@ class Leads:
 
     def _end_in_time(self, search_id: str, expires: datetime) -> None:
         """Close a search whose grant has run out; shortly before, write down dummies if nothing was asked: every search ends with one."""
-        now, holders = self._clock(), self._claims(search_id).holders
+        now = self._clock()
+        if now < expires - LAST_CALL:
+            return
+        holders = self._claims(search_id).holders
         with self._engine.begin() as connection:
             if now >= expires:
                 values = {"state": CLOSED, "note": "the grant has expired"}
                 connection.execute(update(searches).where(searches.c.search_id == search_id).values(**values))
                 record(connection, now, search_id, CLOSED)
-            elif (
-                now >= expires - LAST_CALL
-                and connection.execute(select(disclosures.c.holder).where(disclosures.c.search_id == search_id)).first() is None
-            ):
+            elif connection.execute(select(disclosures.c.holder).where(disclosures.c.search_id == search_id)).first() is None:
                 write_requests(connection, search_id, holders, None, now)
 
     async def _ask(self, asked: Row[Any]) -> None:

@@ -50,6 +50,7 @@ from crypto.lawful_steps import explain_refusal
 from crypto.manifest import check_custodians
 from crypto.message_types import MessageType
 from crypto.messages import Message, read_message
+from crypto.moments import parse_moment
 from crypto.notices import DeletionReceipt, Refusal, RefusalReason
 from crypto.opening import Y16, open_answer
 from crypto.probe import Probe, SearchKey
@@ -61,6 +62,14 @@ EXPIRED: Final = "expired"
 ANSWERED: Final = "answered"
 OUTSTANDING: Final = ("waiting", "sent", ANSWERED)
 """States of a holder of whom something is still to be opened or to come."""
+_DUE: Final = (
+    searches.c.search_id,
+    searches.c.state,
+    searches.c.expires,
+    searches.c.deadline,
+    searches.c.sealed_search_key.is_not(None).label("has_key"),
+)
+"""What says whether a search can move; looked at several times a second, so without grant, probe and still."""
 RUNNING: Final = (GRANTED, SUBMITTED, LOGGED, SENT)
 FATAL_FROM_CUSTODIAN: Final = frozenset({RefusalReason.GRANT, RefusalReason.CALIBRATION, RefusalReason.REVOKED, RefusalReason.CUSTODIAN})
 
@@ -119,7 +128,7 @@ class Searching:
     async def tick(self) -> None:
         """Move every running search as far as it goes now; one that cannot move stays, and says why in its note."""
         with self._engine.begin() as connection:
-            running = connection.execute(select(searches).where(searches.c.state.in_(RUNNING)).order_by(searches.c.created_at)).all()
+            running = connection.execute(select(*_DUE).where(searches.c.state.in_(RUNNING)).order_by(searches.c.created_at)).all()
             cancelled = connection.execute(select(searches).where(searches.c.state == CANCELLED)).all()
         for row in cancelled:
             self._withdraw(row)
@@ -141,16 +150,16 @@ class Searching:
             queue_withdrawals(connection, self._outbox, claims)
 
     async def _move(self, row: Row[Any]) -> None:
-        claims, token = self._grant_of(row)
         now = self._clock()
-        if now >= claims.expires:
+        if now >= parse_moment(row.expires, "expiry"):
             with self._engine.begin() as connection:
                 self._end(connection, row.search_id, EXPIRED, "the grant expired before a release")
         elif row.state == GRANTED:
-            await self._submit(claims, token, now)
+            await self._submit(*self._grant_of(self._whole(row.search_id)), now)
         elif row.state == LOGGED:
-            await self._send(claims, token, row.probe)
-        elif row.state == SENT and now >= claims.answer_deadline and row.sealed_search_key is not None:
+            whole = self._whole(row.search_id)
+            await self._send(*self._grant_of(whole), whole.probe)
+        elif row.state == SENT and row.has_key and now >= parse_moment(row.deadline, "deadline"):
             with self._engine.begin() as connection:
                 self._destroy_key(connection, row.search_id)
 
@@ -289,6 +298,10 @@ class Searching:
         if row.state != SENT:
             raise RefusedByUsError(RefusalReason.LATE, f"the search is {row.state}")
         return row
+
+    def _whole(self, search_id: str) -> Row[Any]:
+        with self._engine.begin() as connection:
+            return connection.execute(select(searches).where(searches.c.search_id == search_id)).one()
 
     def _grant_of(self, row: Row[Any]) -> tuple[GrantClaims, bytes]:
         token = self._vault.open(TOKEN, row.sealed_token, row.search_id.encode("ascii"))
