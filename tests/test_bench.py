@@ -96,6 +96,8 @@ def check_scan_object(found: dict[str, Any], *, records: int, dimensions: int, r
     assert found["packed_bytes"] == 27 * slots * -(-dimensions // 32) * 32 // 8
     assert found["packed_bytes_per_record"] == found["packed_bytes"] / records
     assert 27 * (slots + N) / 8 < found["answer_bytes"] < 27 * (slots + N) / 8 + 128
+    assert found["error_rms"] < 0.0015
+    assert found["error_rms"] < found["error_largest"] < 0.007
     assert found["bytes_per_record"] == found["answer_bytes"] / records
     assert found["templates_per_second"] == records / found["pack_s"]
     assert found["scan_bytes_per_second"] == found["packed_bytes"] / found["scan_s"]
@@ -140,6 +142,7 @@ def test_tables_say_what_the_object_says(scanned: ScanResult) -> None:
     found = scanned.as_json()
     assert f"{found['ratio']:.2f}" in text
     assert f"{found['answer_bytes']:,} bytes" in text
+    assert f"rms {found['error_rms']:.5f}" in text
     assert "the sought record comes first" in " ".join(text.replace("│", " ").split())
     assert all(f"ratio to FAISS {form}" in text and f"{found[f'ratio_{form}']:.2f}," in text for form in ("fp16", "8bit_direct_signed"))
     without = replace(scanned, setups=(replace(scanned.setups[0], name=None, form=None, faiss=None),))

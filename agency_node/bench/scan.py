@@ -14,6 +14,7 @@ from datetime import datetime
 
 import numpy as np
 
+from agency_node.bench.accuracy import Accuracy, measure_accuracy
 from agency_node.bench.checking import CheckedScan, check_scan
 from agency_node.bench.clear import ClearSetup, VectorForm, clear_setups, load_faiss
 from agency_node.bench.errors import WrongResultError
@@ -21,7 +22,6 @@ from agency_node.bench.machine import Machine, peak_memory_bytes
 from agency_node.bench.progress import Steps
 from agency_node.bench.synthetic import PackedSynthetic, SyntheticRecords, pack_synthetic
 from agency_node.bench.timing import Timing, alternate, timed
-from crypto.answer import AnswerRequest, answer
 from crypto.embedding import F32
 from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
@@ -100,7 +100,7 @@ class ScanResult:
     pack_s: float
     fixed_part_s: float
     packed_bytes: int
-    answer_bytes: int
+    accuracy: Accuracy
     probe_bytes: int
     peak_memory_bytes: int
 
@@ -136,8 +136,11 @@ class ScanResult:
             "faiss_setup": best.name,
             "ratio": best.ratio,
             **self._other_figures(),
-            "bytes_per_record": self.answer_bytes / plan.records,
-            "answer_bytes": self.answer_bytes,
+            "bytes_per_record": self.accuracy.answer_bytes / plan.records,
+            "answer_bytes": self.accuracy.answer_bytes,
+            "error_rms": self.accuracy.rms,
+            "error_largest": self.accuracy.largest,
+            "error_derived_sd": self.accuracy.derived_sd,
             "probe_bytes": self.probe_bytes,
             "packed_bytes": self.packed_bytes,
             "packed_bytes_per_record": self.packed_bytes / plan.records,
@@ -182,6 +185,8 @@ def bench_scan(plan: ScanPlan, now: datetime, steps: Steps) -> ScanResult:
 
     asked = ask(source, gallery, epoch, plan.probes)
     checked = checked_scans(source, packed, epoch, asked, plan.threads)
+    with steps.step(f"comparing {plan.records:,} scores of a whole answer with floating point"):
+        accuracy = measure_accuracy(source, gallery, asked.first, asked.keys[0], source.sought_rows(plan.probes)[0])
     forms = tuple(VectorForm) if plan.with_faiss else ()
     setups = measure(source, packed, asked, checked, steps, forms=forms, runs=plan.runs, threads=plan.threads)
 
@@ -194,7 +199,7 @@ def bench_scan(plan: ScanPlan, now: datetime, steps: Steps) -> ScanResult:
         pack_s=packed.pack_s,
         fixed_part_s=fixed_part_s,
         packed_bytes=packed.packed_bytes,
-        answer_bytes=_answer_bytes(packed, asked.first),
+        accuracy=accuracy,
         probe_bytes=len(asked.first.to_bytes()),
         peak_memory_bytes=peak_memory_bytes(),
     )
@@ -264,9 +269,3 @@ def measure(
         return SetupResult(setup.name, setup.form, times[_FAISS], {count: times[str(count)] for count in counts})
 
     return [against(setup) for setup in clear_setups(source, asked.queries, threads, steps, forms)]
-
-
-def _answer_bytes(packed: PackedSynthetic, probe: Probe) -> int:
-    """Length of a real answer, fillers and calibration chunk included."""
-    ((made, _),) = answer(packed.gallery, [AnswerRequest(probe, bytes(32))])
-    return len(made.to_bytes())

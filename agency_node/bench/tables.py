@@ -49,7 +49,10 @@ def print_scan(result: ScanResult, console: Console) -> None:
     facts.add_row("packing", f"{plan.records / result.pack_s:,.0f} templates a second ({result.pack_s:.1f} s)")
     facts.add_row("once a layout and month", f"{1000 * result.fixed_part_s:.0f} ms")
     facts.add_row("probe on the wire", f"{result.probe_bytes:,} bytes")
-    facts.add_row("answer on the wire", f"{result.answer_bytes:,} bytes, {result.answer_bytes / plan.records:.2f} a record")
+    accuracy = result.accuracy
+    facts.add_row("answer on the wire", f"{accuracy.answer_bytes:,} bytes, {accuracy.answer_bytes / plan.records:.2f} a record")
+    errors = f"rms {accuracy.rms:.5f}, largest {accuracy.largest:.5f}, derived {accuracy.derived_sd:.5f}"
+    facts.add_row("error of a score, as a cosine", errors)
     facts.add_row("peak memory", f"{result.peak_memory_bytes / GIB:.1f} GiB")
     facts.add_row("measured on", described(result.machine))
     console.print(facts)
