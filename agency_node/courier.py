@@ -304,6 +304,8 @@ class Courier:
     async def send(self, stop: asyncio.Event) -> None:
         """Hand the outbox to the broker, until stopped; nothing leaves a halted node."""
         leaving: set[int] = set()
+        loop = asyncio.get_running_loop()
+        self.outbox.on_queued = lambda: _once_committed(loop, self._queued)
         async with asyncio.TaskGroup() as tasks:
             while not stop.is_set():
                 self._queued.clear()
@@ -356,6 +358,11 @@ class Courier:
                 role.sent(connection, row)
         if row.kind != MESSAGE or row.recipient == self.agency:  # a search goes on, or there is a message for us
             self._woken.set()
+
+
+def _once_committed(loop: asyncio.AbstractEventLoop, queued: asyncio.Event) -> None:
+    """Look for rows when the loop comes round again: a transaction of its own thread has ended then, one of another soon after."""
+    loop.call_soon_threadsafe(queued.set)
 
 
 @contextmanager

@@ -83,6 +83,8 @@ class Outbox:
         self._vault = vault
         self._clock = clock
         self._latest_checkpoint = latest_checkpoint
+        self.on_queued: Callable[[], None] = lambda: None
+        """Told of each row, inside the transaction that writes it."""
 
     def grant(self, connection: Connection, claims: GrantClaims, routing_token: bytes) -> None:
         """Queue a grant's terms and its log entry for the broker; the token is without its reason."""
@@ -177,6 +179,7 @@ class Outbox:
                 created_at=stamp(self._clock()),
             )
         )
+        self.on_queued()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ and its kernels warm. SIGTERM and SIGINT end the loops after the transaction tha
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable, Coroutine
@@ -115,6 +116,7 @@ class Service:
         await self._start(stop)
         if stop.is_set():
             return
+        gc.freeze()  # modules and kernels stay for ever: a collection that walks them all takes as long as several messages
         loops: list[Coroutine[None, None, None]] = [
             self.courier.receive(stop),
             self.courier.work(stop),

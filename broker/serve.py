@@ -6,6 +6,7 @@ wait for them; the port file appears, whole, only when the port is open. Left to
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -91,6 +92,7 @@ def serve(
         raise OperatorError("certificate or key cannot be read; give both as PEM files") from error
 
     def tell(open_port: int) -> None:
+        gc.freeze()  # modules and routes stay for ever: a collection that walks them all takes as long as several requests
         if port_file is not None:
             _write_whole(port_file, f"{open_port}\n")
         ready(open_port)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -177,19 +178,21 @@ def rows_at(order_seed: Seed, calibration_place: int, rows: I64, positions: U32,
     slots = rows.size + N
     if positions.size and int(positions.max()) >= slots:
         raise AnswerError("a released position is not in the answer")
-    slot_at = np.empty(slots, np.int64)
-    slot_at[answer_order(order_seed, slots)] = np.arange(slots)
-    answered = np.insert(rows.reshape(-1, N), calibration_place, np.full(N, FILLER), axis=0).reshape(-1)
-    found = answered[slot_at[positions]]
-    return np.where(np.isin(found, still_held), found, FILLER)
+    order = answer_order(order_seed, slots)
+    released = np.flatnonzero(np.isin(order, positions))
+    ascending = np.argsort(order[released])
+    found = released[ascending[np.searchsorted(order[released], positions, sorter=ascending)]]
+    chunk = found // N
+    answered = np.where(chunk == calibration_place, FILLER, rows[np.minimum(found - N * (chunk > calibration_place), rows.size - 1)])
+    return np.where(np.isin(answered, still_held), answered, FILLER)
 
 
 def mask_total(mask_seeds: Sequence[Seed], slots: int) -> U32:
     """Sum mod q of the custodians' mask streams, by position; uint32[slots]. Every single one of them hides everything."""
-    total = np.zeros(slots, np.uint64)
+    total = np.zeros(slots, np.uint32)
     for seed in mask_seeds:
-        total += uniform_residues(seed, "mask", slots)
-    return (total % np.uint64(ring.Q)).astype(np.uint32)
+        total = ring.add(total, uniform_residues(seed, "mask", slots))
+    return total
 
 
 def blind(fixed_eval: U32, scanned_eval: U32, zero_base_eval: U32, zero_probe_eval: U32, seed: Seed, mask: U32) -> tuple[U32, U32]:
@@ -214,16 +217,23 @@ def _answer_from_root(gallery: PackedGallery, request: AnswerRequest, scanned: U
     context = probe.digest + request.grant_digest + gallery.layout.state_id() + bytes([request.custodians])
     bound = root.child("answer", context)
     slots = gallery.slots + N
-    calibration = CalibrationChunk.draw(bound.child("calibration"), scales, gallery.layout.chunks)
-    bases = public_bases(probe.epoch, probe.dimensions)
-    both = scan_words(pack_templates(calibration.templates), np.stack([bases[:-1], probe.words_eval[:-1]]))
-    fixed = np.insert(gallery.fixed_part(probe.epoch), calibration.place, both[0], axis=0)
-    scanned = np.insert(scanned, calibration.place, both[1], axis=0)
-
     order_seed = bound.child("order")
-    order = answer_order(order_seed, slots)
     mask_seeds = tuple(bound.child(f"mask/{custodian}") for custodian in range(request.custodians))
-    mask = mask_total(mask_seeds, slots)[order]
+    bases = public_bases(probe.epoch, probe.dimensions)
+    with ThreadPoolExecutor(1, thread_name_prefix="sealmatch-order") as beside:
+        drawing = beside.submit(answer_order, order_seed, slots)
+        calibration = CalibrationChunk.draw(bound.child("calibration"), scales, gallery.layout.chunks)
+        both = scan_words(pack_templates(calibration.templates), np.stack([bases[:-1], probe.words_eval[:-1]]))
+        fixed = np.insert(gallery.fixed_part(probe.epoch), calibration.place, both[0], axis=0)
+        scanned = np.insert(scanned, calibration.place, both[1], axis=0)
+        masks = mask_total(mask_seeds, slots)
+        order = drawing.result()
+    mask = np.empty(slots, np.uint32)
+
+    def place_masks(first: int, last: int) -> None:
+        mask[first:last] = masks[order[first:last]]
+
+    split(slots, place_masks)
     a, b = blind(fixed, scanned, bases[-1], probe.words_eval[-1], bound.child("blinding"), mask)
     made = Answer(
         probe.epoch,

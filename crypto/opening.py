@@ -8,6 +8,7 @@ Sealing to the custodian is left to `envelope`.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,9 +78,11 @@ def open_answer(answer: Answer, order: OrderSeed, probe: Probe, key: SearchKey) 
     if order.answer_digest != answer.digest:
         raise AnswerError("the order's seed belongs to another answer")
     a, b = (middle(words, bits).reshape(-1, N) for words, bits in ((answer.a_rounded, A_BITS), (answer.b_rounded, B_BITS)))
-    kept = (_open_exact(a, b, key) >> np.uint32(SEALMATCH_1.dropped_bits(Y_BITS))).astype(np.uint16).reshape(-1)
+    with ThreadPoolExecutor(1, thread_name_prefix="sealmatch-order") as beside:
+        drawing = beside.submit(answer_order, order.seed, answer.slots)
+        kept = (_open_exact(a, b, key) >> np.uint32(SEALMATCH_1.dropped_bits(Y_BITS))).astype(np.uint16).reshape(-1)
     values = np.empty_like(kept)
-    values[answer_order(order.seed, kept.size)] = kept
+    values[drawing.result()] = kept
     return Y16(answer.digest, values)
 
 

@@ -24,6 +24,8 @@ from crypto.ring import F64, U8, U32, U64, Q
 
 SEED_BYTES: Final = 32
 _ALL_ONES = np.uint64((1 << 64) - 1)
+_BUCKETS: Final = 256
+"""Of a shuffle; a bucket of 2.5 million places takes 40 kB."""
 _SPARE: Final = 64
 """Draws beyond the expected number; exact samplers reject words, and each states how rarely."""
 
@@ -107,12 +109,16 @@ def blinding_errors(seed: Seed, label: str, count: int) -> U32:
 
 
 def permutation(seed: Seed, label: str, count: int) -> U32:
-    """An exactly uniform order of 0..count-1 (Fisher and Yates; bounded draws by Lemire's multiplication with rejection); uint32[count]."""
+    """An exactly uniform order of 0..count-1; uint32[count].
+
+    Rao and Sandelius (Sankhya 1961 and Ann. Math. Stat. 1962): each number falls into one of 256 uniform buckets, and each bucket is
+    shuffled by itself, in a cache. Fisher and Yates within a bucket, bounded draws by Lemire's multiplication with rejection.
+    """
     if count >= 1 << 32:
         raise MisuseError("an order has fewer than 2^32 places")
     words = stream_bytes(seed, label, 8 * (count + _SPARE)).view("<u8")
-    order = np.arange(count, dtype=np.uint32)
-    _check_filled(_shuffle(words, order), count)
+    order = np.empty(count, np.uint32)
+    _check_filled(_shuffle(words, stream_bytes(seed, label + "/buckets", count), order), count)
     return order
 
 
@@ -160,30 +166,44 @@ def _sum_errors(data: U8, modulus: np.uint32, out: U32) -> None:
 
 
 @kernel
-def _shuffle(words: U64, order: U32) -> int:
-    """Shuffle `order` in place; how many places were settled (all, unless the words ran out)."""
+def _shuffle(words: U64, buckets: U8, order: U32) -> int:
+    """Fill `order` with its places in a uniform order; how many were settled (all, unless the words ran out)."""
+    starts = np.zeros(_BUCKETS + 1, np.int64)
+    for bucket in buckets:
+        starts[np.int64(bucket) + 1] += 1
+    for bucket in range(_BUCKETS):
+        starts[bucket + 1] += starts[bucket]
+    filled = starts.copy()
+    for number in range(order.size):
+        bucket = np.int64(buckets[number])
+        order[filled[bucket]] = np.uint32(number)
+        filled[bucket] += 1
     low_half = np.uint64(0xFFFFFFFF)
     half = np.uint64(32)
-    taken = 0
-    for settled in range(order.size):
-        bound = np.uint64(order.size - settled)
-        # high and low half of the 96-bit product word * bound; a word whose low 64 bits fall below 2^64 mod bound is rejected
-        threshold = (_ALL_ONES - bound + np.uint64(1)) % bound
-        while True:
-            if taken == words.size:
-                return settled
-            word = words[taken]
-            taken += 1
-            below = (word & low_half) * bound
-            above = (word >> half) * bound + (below >> half)
-            if ((above << half) | (below & low_half)) >= threshold:
-                break
-        last = order.size - 1 - settled
-        chosen = np.int64(above >> half)
-        kept = order[last]
-        order[last] = order[chosen]
-        order[chosen] = kept
-    return order.size
+    taken, settled = 0, 0
+    for bucket in range(_BUCKETS):
+        first, last = starts[bucket], starts[bucket + 1] - 1
+        while last >= first:
+            bound = np.uint64(last - first + 1)
+            while True:
+                if taken == words.size:
+                    return settled
+                word = words[taken]
+                taken += 1
+                # high and low half of the 96-bit product word * bound
+                below = (word & low_half) * bound
+                above = (word >> half) * bound + (below >> half)
+                low = (above << half) | (below & low_half)
+                # a word whose low 64 bits fall below 2^64 mod bound, which is below bound, is rejected
+                if low >= bound or low >= (_ALL_ONES - bound + np.uint64(1)) % bound:
+                    break
+            chosen = first + np.int64(above >> half)
+            kept = order[last]
+            order[last] = order[chosen]
+            order[chosen] = kept
+            last -= 1
+            settled += 1
+    return settled
 
 
 def _check_filled(found: int, count: int) -> None:

@@ -34,7 +34,7 @@ def test_vectors() -> None:
     assert uniform_residues(FIXED, "mask", 4).tolist() == [55185949, 42778802, 17957948, 44832342]
     assert ring.centred(ternary(FIXED, "u", 12)).tolist() == [-1, 0, 1, 0, 0, 0, 1, -1, -1, 0, 1, 0]
     assert ring.centred(blinding_errors(FIXED, "e", 6)).tolist() == [-46, 91, -142, -63, -73, -6]
-    assert permutation(FIXED, "order", 10).tolist() == [6, 0, 4, 2, 9, 3, 8, 7, 5, 1]
+    assert permutation(FIXED, "order", 10).tolist() == [6, 0, 8, 1, 9, 2, 4, 3, 7, 5]
     assert gaussians(FIXED, "basis", 2) == pytest.approx([0.24705198596389144, -0.04240479286683147])
 
 
@@ -90,10 +90,32 @@ def test_permutation_is_a_permutation(count: int) -> None:
 def test_a_word_that_would_bias_an_order_is_rejected() -> None:
     """2^64 mod 3 = 1: of the first draw's words only 0 is one too many, and it is passed over."""
     words = np.array([0, 2**63 + 7, 2**62 + 5, 99], np.uint64)
-    skipping, plain = np.arange(3, dtype=np.uint32), np.arange(3, dtype=np.uint32)
-    assert _shuffle(words, skipping) == _shuffle(words[1:], plain) == 3
+    skipping, plain, together = np.empty(3, np.uint32), np.empty(3, np.uint32), np.zeros(3, np.uint8)
+    assert _shuffle(words, together, skipping) == _shuffle(words[1:], together, plain) == 3
     assert skipping.tolist() == plain.tolist()
-    assert _shuffle(words[:1], np.arange(3, dtype=np.uint32)) == 0
+    assert _shuffle(words[:1], together, skipping) == 0
+
+
+def test_buckets_come_in_turn_and_each_is_shuffled_by_itself() -> None:
+    rng = np.random.default_rng(4)
+    buckets = np.array([7, 3, 7, 255, 3, 7], np.uint8)
+    seen = set()
+    for _ in range(400):
+        order = np.empty(6, np.uint32)
+        assert _shuffle(rng.integers(0, 2**64, 10, np.uint64), buckets, order) == 6
+        assert (sorted(order[:2]), sorted(order[2:5]), order[5]) == ([1, 4], [0, 2, 5], 3)
+        seen.add(tuple(order.tolist()))
+    assert len(seen) == 2 * 6
+
+
+def test_a_long_order_is_uniform() -> None:
+    """Where numbers land, and which of two neighbours comes first: within five standard deviations, for an order of many buckets."""
+    count = 1 << 16
+    orders = [permutation(Seed.fresh(), "order", count) for _ in range(8)]
+    landed = np.bincount(np.concatenate([order[:4096] // 256 for order in orders]), minlength=256)
+    assert np.abs(landed - landed.mean()).max() < 6 * np.sqrt(landed.mean())
+    first = sum(int((np.argsort(order)[:-1:2] < np.argsort(order)[1::2]).sum()) for order in orders)
+    assert abs(first - 4 * count // 2) < 5 * np.sqrt(4 * count // 4)
 
 
 def test_a_stream_that_runs_short_is_an_error() -> None:

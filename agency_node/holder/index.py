@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+import numpy as np
 from sqlalchemy import Engine
 
 from agency_node.config import NodeConfig
@@ -78,6 +79,7 @@ class GalleryIndex:
         self._keyring = keyring
         self._clock = clock
         self._packed: Packed | None = None
+        self._last_rows: tuple[str, I64] = ("", np.empty(0, np.int64))
         self._alone = threading.Lock()
         self._renewal = Renewal(self._build)
         self._last_death = ""
@@ -136,14 +138,17 @@ class GalleryIndex:
             given: list[Given | None] = [None] * len(asked)
             if chosen:
                 packed.keep(self._engine, self._vault, self._clock())
+                if self._last_rows[0] != packed.layout_id:
+                    self._last_rows = (packed.layout_id, packed.gallery.layout.rows.copy())
                 answers = answer(packed.gallery, [asked[place].request for place in chosen])
                 for place, (made, kept) in zip(chosen, answers, strict=True):
                     given[place] = Given(made, kept, packed.layout_id)
             return given
 
     def rows_of(self, layout_id: str) -> I64:
-        """The rows of a layout as they were when it answered; int64[slots]."""
-        return rows_of(self._engine, self._vault, layout_id)
+        """The rows of a layout as they were when it answered; int64[slots]. Those of the state that answered last are still in memory."""
+        last_id, rows = self._last_rows
+        return rows if layout_id == last_id else rows_of(self._engine, self._vault, layout_id)
 
     def close(self) -> None:
         """End a build that is under way; the packed gallery goes with the process."""
