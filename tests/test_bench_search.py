@@ -267,7 +267,7 @@ def test_planned_memory_is_what_a_holder_held(measured: Measured) -> None:
 
 def test_the_plan_follows_its_formulas() -> None:
     one = Department(2_500_000, 512, 1, uplink_mbit=100)
-    assert one.probe_bytes == 46 + packed_size(513 * 1024, 27)
+    assert one.probe_bytes == 46 + packed_size(513 * 1024, 26)
     assert one.chunks == 2489
     assert one.slots == 2489 * 1024
     assert one.answer_message < 9.3e6

@@ -147,6 +147,7 @@ PLAIN = re.compile(
 """Constants, lengths, limits, and names of types, formats, roles and messages."""
 
 REVIEWED = {
+    "self._end",
     "FORMAT_VERSION",
     "MAX_LIFETIME.days",
     "SEALMATCH_1.max_dimensions",

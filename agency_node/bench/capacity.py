@@ -210,8 +210,8 @@ class Department:
 
     @property
     def template_content_bytes(self) -> int:
-        """Columns of all template blocks: int8 templates, sealed 1,024 at a time."""
-        return self.template_bytes + _VAULT * -(-self.records // 1024)
+        """Columns of all template blocks: int8 templates, encrypted and sealed 1,024 at a time (`agency_node.holder.blocks`)."""
+        return self.template_bytes + 2 * _VAULT * -(-self.records // 1024)
 
     @property
     def database_bytes(self) -> float:
