@@ -47,6 +47,8 @@ WAITING: Final = 8
 """Searches that wait together."""
 CAPTURED: Final = date(2018, 6, 1)
 SOURCE_CLASS: Final = "booking"
+PAUSE_S_PER_MILLION: Final = 0.2
+"""Before each search beside a renewal, by a million records: half a second at 2.5 million."""
 _MOST_RENEWALS: Final = 40
 """In a gallery so small that a renewal ends before a search does, no more are made to time searches beside."""
 _GRANT_DIGEST: Final = bytes(32)
@@ -165,10 +167,15 @@ class _Holder:
 
     def renewing(self, served: ServedGallery) -> None:
         """Searches of the old layout while a new one is built beside it, until as many are timed as runs were asked for; against searches
-        alone, half of them before and half after."""
+        alone, half of them before and half after. All come with pauses: a layout has `index.RENEWED_AT` of them left when this begins."""
         (row,) = self.source.sought_rows(1)
         request, key = self.request(row)
-        alone = [timed(lambda: served.answer([request])) for _ in range(self.plan["runs"])]
+
+        def after_a_pause() -> float:
+            time.sleep(PAUSE_S_PER_MILLION * self.plan["records"] / 1e6)
+            return timed(lambda: served.answer([request]))
+
+        alone = [after_a_pause() for _ in range(self.plan["runs"])]
         meanwhile: list[float] = []
         took: list[float] = []
         built: Packed | None = None
@@ -179,7 +186,7 @@ class _Holder:
             started = time.perf_counter()
             served.renewal.begin(at_once=False)
             while True:
-                seconds = timed(lambda: served.answer([request]))
+                seconds = after_a_pause()
                 built = served.renewal.take()
                 if built is not None:
                     break  # the build ended inside this search: it is neither beside one nor alone
@@ -193,7 +200,7 @@ class _Holder:
         gc.collect()
         ((made, kept),) = served.answer([request])
         self.check(served, request, key, made, kept, row)
-        alone += [timed(lambda: served.answer([request])) for _ in range(self.plan["runs"])]
+        alone += [after_a_pause() for _ in range(self.plan["runs"])]
         beside = Timing(tuple(meanwhile)) if meanwhile else None
         tell(
             "renewed",

@@ -63,15 +63,19 @@ class TemplateBlocks:
         for start in range(0, len(templates), BLOCK_ROWS):
             self._write(connection, number + start // BLOCK_ROWS, templates[start : start + BLOCK_ROWS])
 
-    def erase(self, connection: Connection, row: int) -> None:
-        """Put zeros at a row: its block is written anew under a new key, and the old key is overwritten."""
+    def erase(self, connection: Connection, row: int) -> tuple[bytes, bytes]:
+        """Put zeros at a row: its block is written anew under a new key, and the old key is overwritten. The commitment before and
+        after."""
+        leaves = self._leaves(connection)
+        before = root_of(leaves)
         number, place = divmod(row, BLOCK_ROWS)
         templates = self.block(connection, number)
         if place >= len(templates):
             raise mixed_up()
         templates[place] = 0
-        self._write(connection, number, templates)
+        leaves[number] = leaf_hash(self._write(connection, number, templates))
         templates.fill(0)
+        return before, root_of(leaves)
 
     def block(self, connection: Connection, number: int) -> I8:
         """The templates of one block; the caller wipes them."""
@@ -107,9 +111,14 @@ class TemplateBlocks:
     def root(self) -> bytes:
         """The commitment to all blocks: the Merkle root (RFC 9162) over SHA-256(salt of the block || its templates); decrypts none."""
         with reading(self._engine).begin() as connection:
-            rows = connection.execute(select(block_keys).order_by(block_keys.c.block)).all()
+            leaves = self._leaves(connection)
+        return root_of(leaves)
+
+    def _leaves(self, connection: Connection) -> list[bytes]:
+        """The leaf hash of each block's commitment."""
+        rows = connection.execute(select(block_keys).order_by(block_keys.c.block)).all()
         opened = (self._vault.open(DATA_KEY, row.sealed_key, _bound(row.block)) for row in rows)
-        return root_of(leaf_hash(one[KEY_BYTES + _SALT_BYTES :]) for one in opened)
+        return [leaf_hash(one[KEY_BYTES + _SALT_BYTES :]) for one in opened]
 
     def _read(self, connection: Connection, first: int, last: int, out: I8) -> int:
         """Decrypt the blocks `first` to `last` - 1 to the beginning of `out`; the rows that they held."""
@@ -124,7 +133,8 @@ class TemplateBlocks:
             filled += count
         return filled
 
-    def _write(self, connection: Connection, number: int, templates: I8) -> None:
+    def _write(self, connection: Connection, number: int, templates: I8) -> bytes:
+        """Seal a block under a new key; its commitment, 32 bytes."""
         key, salt, nonce = os.urandom(KEY_BYTES), os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
         flat = _bytes_of(np.ascontiguousarray(templates))
         commitment = hashlib.sha256(salt)
@@ -137,6 +147,7 @@ class TemplateBlocks:
         values = {"count": len(templates), "sealed_templates": self._vault.seal(TEMPLATES, closed, bound)}
         block = insert(template_blocks).values(block=number, **values)
         connection.execute(block.on_conflict_do_update(index_elements=["block"], set_=values))
+        return commitment.digest()
 
     def _decrypt(self, number: int, sealed_key: bytes, sealed: bytes, out: I8) -> None:
         key = self._vault.open(DATA_KEY, sealed_key, _bound(number))[:KEY_BYTES]

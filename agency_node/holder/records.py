@@ -245,18 +245,17 @@ class RecordStore:
         """
         where = records.c.tag == self._tag(record_number)
         with self._engine.begin() as connection:
-            root_before = self._blocks.root()
             found = connection.execute(select(records.c.row, records.c.sealed_photograph, records.c.expunged_at).where(where)).first()
             if found is None:
                 raise RequestError("no record of that number is enrolled here: look at its spelling; nothing was changed")
             if found.expunged_at is not None:
                 raise RequestError("the record of that number was expunged before: there is nothing left to expunge")
-            self._blocks.erase(connection, found.row)
+            roots = self._blocks.erase(connection, found.row)
             gone = {"sealed_record": b"", "sealed_photograph": None, "captured": "", "expunged_at": stamp(now)}
             connection.execute(update(records).where(where).values(**gone))
             _count_change(connection)
             record_event(connection, now, NO_SEARCH, "expunged", f"row {found.row}: {reason}")
-        return Expunged(int(found.row), reason, stamp(now), found.sealed_photograph is not None, root_before, self._blocks.root())
+        return Expunged(int(found.row), reason, stamp(now), found.sealed_photograph is not None, *roots)
 
     def record(self, row: int) -> GalleryRecord:
         """The record of a row; `StoreError` when there is none, or when it was expunged."""
