@@ -1,8 +1,8 @@
 """How far a whole chain's scores lie from the vectors' inner products, over every record: the error bounds at the size that is measured.
 
 The chain is the one that a search runs: answer, opening to 16 bits, unmasking; its scores are compared with inner products in floating
-point of the vectors before they were quantised. Bounds, as a cosine: root mean square below 0.0015, largest error below 0.007; for a model whose scales derive a larger error
-(fewer than 128 dimensions), 1.05 and 7 times the derived standard deviation.
+point of the vectors before they were quantised. Bounds, as a cosine: root mean square below 0.0015, largest error below 0.007; for a
+model whose scales derive a larger error (fewer than 128 dimensions), 1.05 and 7 times the derived standard deviation.
 """
 
 from __future__ import annotations
