@@ -36,10 +36,11 @@ from agency_node.store import forget_deleted
 from agency_node.tables import inbox, receipts
 from crypto.canonical import AgencyId, parse_canonical_json
 from crypto.errors import ContextError, MirrorError, PeerError, RosterExpiredError
+from crypto.frame import MessageHeader
 from crypto.lawful_steps import explain, explain_refusal
 from crypto.mailbox_receipt import MailboxReceipt
 from crypto.message_types import MessageType
-from crypto.messages import Message, MessageHeader
+from crypto.messages import Message
 from crypto.notices import Refusal, RefusalReason
 from crypto.wire import MessageId
 

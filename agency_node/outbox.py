@@ -23,10 +23,11 @@ from agency_node.vault import Vault
 from crypto.canonical import AgencyId, JsonObject, JsonValue, KeyId, SearchId, canonical_json
 from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject
 from crypto.epoch import Epoch
+from crypto.frame import MessageHeader
 from crypto.grant_claims import GrantClaims
 from crypto.keys import SealingPublicKey, SigningKey
 from crypto.message_types import Body, MessageType
-from crypto.messages import Message, MessageHeader, seal_message, sign_message
+from crypto.messages import Message, seal_message, sign_message
 from crypto.moments import round_moment, utc_day
 from crypto.sealing_key import SealingKeyStatement
 from crypto.wire import MessageId

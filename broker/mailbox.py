@@ -38,9 +38,10 @@ from broker.store import Store, Transaction, milliseconds, moment_of
 from broker.tables import messages, parts
 from crypto.canonical import AgencyId, b64url_encode
 from crypto.errors import CheckpointError, ConsistencyError, OversizedError, PeerError
+from crypto.frame import MessageHeader, read_header
 from crypto.keys import SigningKey, VerifyingKey
 from crypto.mailbox_receipt import MailboxReceipt
-from crypto.messages import MessageCheck, MessageHeader, read_header
+from crypto.message_check import MessageCheck
 from crypto.moments import format_moment, round_moment
 from crypto.parts import PIECE_BYTES, Part
 from crypto.wire import MessageId

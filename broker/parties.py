@@ -16,8 +16,8 @@ from typing import Final
 from broker.errors import EntryError, RouteError
 from crypto.canonical import AgencyId, SearchId
 from crypto.entries import ENDING_KINDS, EntryKind, LogEntry, entry_subject
+from crypto.frame import MessageHeader
 from crypto.message_types import Party
-from crypto.messages import MessageHeader
 from crypto.roster import Roster
 
 

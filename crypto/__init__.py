@@ -21,6 +21,7 @@ persons and keys under a threshold of roots · `sealing_key` the custodian's key
 message is gone · `request_signature` who sends an HTTP request · `grant_basis`, `grant_claims`, `grant_token`, `grant` the justified-use
 grant · `manifest` what a holder says of its gallery
 
-*The wire*: `envelope` sealed and signed · `bodies`, `disclosure`, `notices` what messages say · `message_types` the table of all messages ·
-`messages` the frame · `parts` pieces of at most 1 MiB · `lawful_steps` what a refusal means and what to do next
+*The wire*: `segments` long plaintexts piece by piece · `envelope` sealed and signed · `bodies`, `disclosure`, `notices` what messages say ·
+`message_types` the table of all messages · `frame` a message's head · `messages` the whole of it · `message_check` checked without
+holding it · `parts` pieces of at most 1 MiB · `lawful_steps` what a refusal means and what to do next
 """

@@ -29,7 +29,7 @@ import numpy as np
 
 from crypto import ring
 from crypto.bases import public_bases
-from crypto.binary import Kind, Reader, Writer, packed_size, sha256
+from crypto.binary import Kind, Reader, Writer, packed_size, sha256_of
 from crypto.calibration import CalibrationChunk, CalibrationPlaces
 from crypto.embedding import HASH_BYTES
 from crypto.epoch import Epoch
@@ -80,14 +80,22 @@ class Answer:
 
     def to_bytes(self) -> bytes:
         """The canonical bytes: 27 bits a slot and a short head."""
+        return self.writer().finish()
+
+    def writer(self) -> Writer:
+        """The same bytes, packed when they are asked for."""
         writer = Writer(Kind.ANSWER).fixed(self.epoch.month.encode("ascii"), 7).fixed(self.model_hash, HASH_BYTES)
         writer.fixed(self.probe_digest, HASH_BYTES).integer(self.dimensions, 2).integer(self.slots // N, 4).integer(self.tag_groups, 2)
-        return writer.words(self.a_rounded, A_BITS).words(self.b_rounded, B_BITS).finish()
+        return writer.words(self.a_rounded, A_BITS).words(self.b_rounded, B_BITS)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Answer:
         """Inverse of `to_bytes`; `EncodingError` for anything else."""
-        reader = Reader(data, Kind.ANSWER, max_bytes=MAX_ANSWER_BYTES)
+        return cls.read(Reader(data, Kind.ANSWER, max_bytes=MAX_ANSWER_BYTES))
+
+    @classmethod
+    def read(cls, reader: Reader) -> Answer:
+        """Inverse of `writer`, to the end of the reader's frame."""
         epoch = read_epoch(reader)
         model_hash, probe_digest = reader.fixed(HASH_BYTES), reader.fixed(HASH_BYTES)
         dimensions = reader.integer(2, low=8, high=SEALMATCH_1.max_dimensions)
@@ -100,7 +108,7 @@ class Answer:
     @functools.cached_property
     def digest(self) -> bytes:
         """SHA-256 of the canonical bytes; what the seeds' message and the requester's Y16 both name."""
-        return sha256(self.to_bytes())
+        return sha256_of(self.writer().chunks())
 
     def __repr__(self) -> str:
         return f"Answer(slots={self.slots}, words=<redacted>)"

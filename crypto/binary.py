@@ -2,7 +2,8 @@
 
 Prefix: the ASCII letters `SM`, one byte for the kind of object, one for the format version, one for the parameter set. Invariants: the
 length is checked against the kind's maximum before anything is parsed; each object has exactly one encoding (bits of padding are zero,
-words are in range, nothing follows the end). What the fields mean is left to the module that owns the kind.
+words are in range, nothing follows the end); long arrays are packed and unpacked a slice at a time, so that of a frame which is written or
+read in chunks no second whole copy exists. What the fields mean is left to the module that owns the kind.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import enum
 import hashlib
 import struct
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from crypto.errors import FieldError, MisuseError, NotCanonicalError, OversizedError, TruncatedError, VersionError
 from crypto.jit import kernel
@@ -22,6 +25,10 @@ FORMAT_VERSION: Final = 1
 PARAMETER_SET: Final = 1
 """1 stands for `sealmatch-1`."""
 _PREFIX: Final = struct.Struct(">2sBBB")
+_WORDS_AT_ONCE: Final = 1 << 16
+"""Words that are packed or unpacked at once: a multiple of 8, so that every slice of whatever word size ends with a byte."""
+_INNER_BYTES: Final = 1 << 18
+_U16 = npt.NDArray[np.uint16]
 
 
 class Kind(enum.IntEnum):
@@ -52,31 +59,57 @@ class Kind(enum.IntEnum):
 
 
 class Writer:
-    """Collects the fields of one frame in order."""
+    """Collects the fields of one frame in order. Arrays are kept as they are and packed when the frame's bytes are asked for."""
 
     def __init__(self, kind: Kind) -> None:
-        self._parts: list[bytes] = [_PREFIX.pack(b"SM", kind, FORMAT_VERSION, PARAMETER_SET)]
+        self._parts: list[bytes | Callable[[], Iterator[bytes]]] = [_PREFIX.pack(b"SM", kind, FORMAT_VERSION, PARAMETER_SET)]
+        self._length = _PREFIX.size
 
     def integer(self, value: int, width: int) -> Writer:
         """An unsigned big-endian integer of `width` bytes."""
-        self._parts.append(value.to_bytes(width, "big"))
-        return self
+        return self._add(value.to_bytes(width, "big"), width)
 
     def fixed(self, data: bytes, width: int) -> Writer:
         """Exactly `width` bytes."""
         if len(data) != width:
             raise MisuseError(f"a field has {width} bytes")
-        self._parts.append(data)
-        return self
+        return self._add(data, width)
 
     def words(self, values: U32, bits: int) -> Writer:
-        """Unsigned words at `bits` bits each, little-endian bit order, zero padding up to a byte."""
-        self._parts.append(pack_bits(values, bits))
-        return self
+        """Unsigned words at `bits` bits each, little-endian bit order, zero padding up to a byte. Do not change `values` afterwards."""
+        slices = range(0, values.size, _WORDS_AT_ONCE)
+        return self._add(lambda: (pack_bits(values[at : at + _WORDS_AT_ONCE], bits) for at in slices), packed_size(values.size, bits))
+
+    def halves(self, values: _U16) -> Writer:
+        """uint16, little-endian: what `words` of 16 bits are, without widening them. Do not change `values` afterwards."""
+        slices = range(0, values.size, _WORDS_AT_ONCE)
+        return self._add(lambda: (values[at : at + _WORDS_AT_ONCE].astype("<u2").tobytes() for at in slices), 2 * values.size)
+
+    def frame(self, inner: Writer) -> Writer:
+        """Another frame, after its length in four bytes."""
+        return self.integer(inner.length, 4)._add(inner.chunks, inner.length)
+
+    @property
+    def length(self) -> int:
+        """Bytes of the frame."""
+        return self._length
+
+    def chunks(self) -> Iterator[bytes]:
+        """The frame, piece by piece; the same ones every time."""
+        for part in self._parts:
+            if isinstance(part, bytes):
+                yield part
+            else:
+                yield from part()
 
     def finish(self) -> bytes:
         """The frame."""
-        return b"".join(self._parts)
+        return b"".join(self.chunks())
+
+    def _add(self, part: bytes | Callable[[], Iterator[bytes]], width: int) -> Self:
+        self._parts.append(part)
+        self._length += width
+        return self
 
 
 class Reader:
@@ -89,21 +122,28 @@ class Reader:
         self._end = len(data) if total_bytes is None else total_bytes
         if self._end > max_bytes:
             raise OversizedError(f"{kind.name} has {self._end} bytes, at most {max_bytes} are read")
-        if len(data) < _PREFIX.size:
-            raise TruncatedError(f"{kind.name} ends inside its prefix")
-        if data[: _PREFIX.size] != _PREFIX.pack(b"SM", kind, FORMAT_VERSION, PARAMETER_SET):
-            raise VersionError(f"not a {kind.name} of format version {FORMAT_VERSION} and parameter set {PARAMETER_SET}")
         self._data = data
-        self._at = _PREFIX.size
+        self._at = 0
         self._name = kind.name
+        try:
+            prefix = self.fixed(_PREFIX.size)
+        except TruncatedError as error:
+            raise TruncatedError(f"{kind.name} ends inside its prefix") from error
+        if prefix != _PREFIX.pack(b"SM", kind, FORMAT_VERSION, PARAMETER_SET):
+            raise VersionError(f"not a {kind.name} of format version {FORMAT_VERSION} and parameter set {PARAMETER_SET}")
 
     def fixed(self, width: int) -> bytes:
         """Exactly `width` bytes."""
-        end = self._at + width
-        if end > len(self._data):
+        if self._at + width > self._end:
             raise TruncatedError(f"{self._name} ends inside a field")
-        part = self._data[self._at : end]
-        self._at = end
+        part = self._take(width)
+        self._at += width
+        return part
+
+    def _take(self, width: int) -> bytes:
+        part = self._data[self._at : self._at + width]
+        if len(part) != width:
+            raise TruncatedError(f"{self._name} ends inside a field")
         return part
 
     def skip(self, width: int) -> None:
@@ -126,15 +166,98 @@ class Reader:
 
     def words(self, count: int, bits: int, *, high: int | None = None) -> U32:
         """`count` words of `bits` bits, none above `high`; uint32[count]. Padding bits must be zero."""
-        values = unpack_bits(self.fixed(packed_size(count, bits)), count, bits)
+        self._check_left(packed_size(count, bits))
+        values = np.empty(count, np.uint32)
+        for at in range(0, count, _WORDS_AT_ONCE):
+            part = values[at : at + _WORDS_AT_ONCE]
+            part[:] = unpack_bits(self.fixed(packed_size(part.size, bits)), part.size, bits)
         if high is not None and count and int(values.max()) > high:
             raise FieldError(f"{self._name} has a word above {high}")
         return values
+
+    def halves(self, count: int) -> _U16:
+        """Inverse of `Writer.halves`; uint16[count]."""
+        self._check_left(2 * count)
+        values = np.empty(count, np.uint16)
+        for at in range(0, count, _WORDS_AT_ONCE):
+            part = values[at : at + _WORDS_AT_ONCE]
+            part[:] = np.frombuffer(self.fixed(2 * part.size), "<u2")
+        return values
+
+    def frame(self, kind: Kind, *, max_bytes: int) -> Reader:
+        """Inverse of `Writer.frame`: a reader of the inner frame, to be finished before the next field of this one is read."""
+        length = self.integer(4, low=1, high=max_bytes)
+        self._check_left(length)
+        pieces = (self.fixed(min(_INNER_BYTES, length - at)) for at in range(0, length, _INNER_BYTES))
+        return ChunkReader(pieces, kind, max_bytes=max_bytes, total_bytes=length)
+
+    def _check_left(self, width: int) -> None:
+        """Before room is made for what is only said to come."""
+        if self._at + width > self._end:
+            raise TruncatedError(f"{self._name} ends inside a field")
 
     def finish(self) -> None:
         """Raise unless every byte was read."""
         if self._at != self._end:
             raise NotCanonicalError(f"{self._name} goes on after its end")
+
+
+class ChunkReader(Reader):
+    """Reads a frame of `total_bytes` that comes in chunks of any size, and keeps no more than what it has not read of one."""
+
+    def __init__(self, chunks: Iterable[bytes], kind: Kind, *, max_bytes: int, total_bytes: int) -> None:
+        self._chunks = iter(chunks)
+        self._held = memoryview(b"")
+        super().__init__(b"", kind, max_bytes=max_bytes, total_bytes=total_bytes)
+
+    def _take(self, width: int) -> bytes:
+        parts = []
+        while width > len(self._held):
+            parts.append(self._held)
+            width -= len(self._held)
+            try:
+                self._held = memoryview(next(self._chunks))
+            except StopIteration:
+                raise TruncatedError(f"{self._name} ends inside a field") from None
+        parts.append(self._held[:width])
+        self._held = self._held[width:]
+        return b"".join(parts)
+
+    def finish(self) -> None:
+        """Raise unless every byte was read; the chunks are followed to their end, so that what is checked there is checked."""
+        super().finish()
+        if self._held or any(self._chunks):
+            raise NotCanonicalError(f"{self._name} goes on after its end")
+
+
+def regroup(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """The same bytes in pieces of `size`, the last one shorter; none is empty."""
+    held: list[memoryview] = []
+    count = 0
+    for chunk in chunks:
+        view = memoryview(chunk)
+        while count + len(view) >= size:
+            held.append(view[: size - count])
+            view = view[size - count :]
+            yield b"".join(held)
+            held, count = [], 0
+        if view:
+            held.append(view)
+            count += len(view)
+    if held:
+        yield b"".join(held)
+
+
+def between(chunks: Iterable[bytes], start: int, end: int) -> Iterator[bytes]:
+    """The bytes `start` to `end` - 1 of what comes in chunks, which are followed no further."""
+    at = 0
+    for chunk in chunks:
+        part = chunk[max(start - at, 0) : end - at]
+        if part:
+            yield part
+        at += len(chunk)
+        if at >= end:
+            return
 
 
 def packed_size(count: int, bits: int) -> int:
@@ -164,6 +287,14 @@ def unpack_bits(data: bytes, count: int, bits: int) -> U32:
 def sha256(data: bytes) -> bytes:
     """SHA-256 of canonical bytes: the digest that stands in grants and in the log."""
     return hashlib.sha256(data).digest()
+
+
+def sha256_of(chunks: Iterable[bytes]) -> bytes:
+    """SHA-256 of bytes that come in chunks."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.digest()
 
 
 @kernel

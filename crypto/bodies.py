@@ -14,11 +14,12 @@ takes an array. Left to others: sealing (`messages`), who may send which (`messa
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Self
 
 from crypto.answer import MAX_ANSWER_BYTES, Answer, MaskShare, OrderSeed
-from crypto.binary import Kind, Reader, Writer
+from crypto.binary import ChunkReader, Kind, Reader, Writer
 from crypto.canonical import AgencyId, SearchId
 from crypto.errors import AnswerError, BadSignatureError, FieldError
 from crypto.fields import DIGEST_BYTES, check_digest
@@ -120,19 +121,30 @@ class AnswerBody:
 
     def to_bytes(self) -> bytes:
         """The canonical bytes; seal them, the order's seed is a secret of holder and requester."""
-        answer = self.answer.to_bytes()
+        return self.writer().finish()
+
+    def writer(self) -> Writer:
+        """The same bytes, packed when they are asked for."""
         writer = self.statement.write(Writer(Kind.ANSWER_BODY)).fixed(self.order.to_bytes(), _ORDER_SEED_BYTES)
-        return writer.integer(len(answer), 4).fixed(answer, len(answer)).finish()
+        return writer.frame(self.answer.writer())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Inverse of `to_bytes`; `EncodingError` or `AnswerError` for anything else."""
-        reader = Reader(data, Kind.ANSWER_BODY, max_bytes=MAX_ANSWER_BODY_BYTES)
+        return cls._read(Reader(data, Kind.ANSWER_BODY, max_bytes=MAX_ANSWER_BODY_BYTES))
+
+    @classmethod
+    def from_chunks(cls, chunks: Iterable[bytes], total_bytes: int) -> Self:
+        """`from_bytes` of bytes that come in chunks."""
+        return cls._read(ChunkReader(chunks, Kind.ANSWER_BODY, max_bytes=MAX_ANSWER_BODY_BYTES, total_bytes=total_bytes))
+
+    @classmethod
+    def _read(cls, reader: Reader) -> Self:
         statement = AnswerStatement.read(reader)
         order = OrderSeed.from_bytes(reader.fixed(_ORDER_SEED_BYTES))
-        answer = reader.fixed(reader.integer(4, low=1, high=MAX_ANSWER_BODY_BYTES))
+        answer = Answer.read(reader.frame(Kind.ANSWER, max_bytes=MAX_ANSWER_BYTES))
         reader.finish()
-        return cls(statement, order, Answer.from_bytes(answer))
+        return cls(statement, order, answer)
 
     def __repr__(self) -> str:
         return f"AnswerBody(holder={self.statement.holder!s}, slots={self.answer.slots}, order=<redacted>)"
@@ -153,17 +165,28 @@ class OpenedBody:
 
     def to_bytes(self) -> bytes:
         """The canonical bytes; seal them to the custodian."""
-        opened = self.opened.to_bytes()
-        return self.statement.write(Writer(Kind.OPENED_BODY)).integer(len(opened), 4).fixed(opened, len(opened)).finish()
+        return self.writer().finish()
+
+    def writer(self) -> Writer:
+        """The same bytes, made when they are asked for."""
+        return self.statement.write(Writer(Kind.OPENED_BODY)).frame(self.opened.writer())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Inverse of `to_bytes`; `EncodingError` or `AnswerError` for anything else."""
-        reader = Reader(data, Kind.OPENED_BODY, max_bytes=MAX_OPENED_BODY_BYTES)
+        return cls._read(Reader(data, Kind.OPENED_BODY, max_bytes=MAX_OPENED_BODY_BYTES))
+
+    @classmethod
+    def from_chunks(cls, chunks: Iterable[bytes], total_bytes: int) -> Self:
+        """`from_bytes` of bytes that come in chunks."""
+        return cls._read(ChunkReader(chunks, Kind.OPENED_BODY, max_bytes=MAX_OPENED_BODY_BYTES, total_bytes=total_bytes))
+
+    @classmethod
+    def _read(cls, reader: Reader) -> Self:
         statement = AnswerStatement.read(reader)
-        opened = reader.fixed(reader.integer(4, low=1, high=MAX_OPENED_BODY_BYTES))
+        opened = Y16.read(reader.frame(Kind.OPENED_SCORES, max_bytes=MAX_OPENED_BYTES))
         reader.finish()
-        return cls(statement, Y16.from_bytes(opened))
+        return cls(statement, opened)
 
     def check_share(self, holder: AgencyId, share: MaskShare) -> None:
         """Raise `AnswerError` unless `share`, which came from `holder`, and these opened scores name the same answer."""

@@ -10,12 +10,17 @@ unambiguous: every field is a type whose alphabet excludes `|` and the empty str
 nothing that does not come out of the same eight fields again. No other string of the protocol that an Ed25519 key signs begins with
 `sealmatch-1|`: a JWS signing input holds base64url and one dot, signed documents and checkpoints have a line feed before any bar.
 
+A long body is sealed in segments: HPKE seals a fresh content key, exactly as it seals a short body, and the body follows under that key
+(`segments`). A suite of its own says so; which types of message are sealed how is a column of `message_types`, and each is opened in its
+own way only.
+
 Invariants: what opens was sealed for exactly this context and signed by exactly the sender that the caller names; nothing is opened
-before the signature holds; the suite is bound by HPKE itself (its identifiers enter the key schedule), so a relabelled body never opens.
+before the signature holds; the suite is bound by HPKE itself (its identifiers enter the key schedule), so a relabelled body never opens;
+that a body is in segments is bound by its type, which the context names.
 
 Left to others: which key belongs to which party (`roster`), whether the search may go on (`grant`, `witness`), what the body says
-(`messages`), refusing a repeated message. **Length is not hidden**: a sealed body is 81 bytes longer than its plaintext, so a body whose
-length would reveal something is padded by the caller before it comes here.
+(`messages`), refusing a repeated message. **Length is not hidden**: a sealed body is 81 bytes longer than its plaintext, one in segments
+113 and 16 for each segment, so a body whose length would reveal something is padded by the caller before it comes here.
 
 Who sees an envelope: the broker and both parties. The context reveals who writes to whom about which search, and the month.
 """
@@ -25,14 +30,14 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Final, Self
 
 from cryptography.hazmat.primitives import hpke
 
-from crypto.binary import Kind, Reader, Writer
+from crypto.binary import Kind, Reader, Writer, between
 from crypto.canonical import AgencyId, KeyId, Name, SearchId
 from crypto.epoch import Epoch
 from crypto.errors import (
@@ -40,13 +45,15 @@ from crypto.errors import (
     ContextError,
     FieldError,
     MisuseError,
+    OpeningError,
     OversizedError,
     SenderSignatureError,
     SuiteError,
     TruncatedError,
     VersionError,
 )
-from crypto.keys import SIGNATURE_BYTES, SealingPrivateKey, SealingPublicKey, SigningKey, VerifyingKey
+from crypto.keys import SEALING_PUBLIC_BYTES, SIGNATURE_BYTES, SealingPrivateKey, SealingPublicKey, SigningKey, VerifyingKey
+from crypto.segments import KEY_BYTES, TAG_BYTES, fresh_key, open_segments, plaintext_length, seal_segments, sealed_length
 
 PROTOCOL_LABEL: Final = "sealmatch-1"
 
@@ -61,6 +68,7 @@ GRANT_DIGEST_BYTES: Final = 32
 _SUITE_BYTES: Final = 6
 MAX_HEAD_BYTES: Final = 5 + _SUITE_BYTES + 2 + MAX_CONTEXT_BYTES + 4
 """Bytes before the sealed ones, at most."""
+_SEALED_KEY_BYTES: Final = SEALING_PUBLIC_BYTES + KEY_BYTES + TAG_BYTES
 _MAX_FRAME_BYTES: Final = MAX_HEAD_BYTES + SIGNATURE_BYTES
 """Bytes that stand around the sealed ones, at most."""
 
@@ -103,6 +111,9 @@ OFFERED_SUITES: Final[Mapping[SealSuite, hpke.Suite]] = MappingProxyType(
     {P256_SHA256_AES256GCM: hpke.Suite(hpke.KEM.P256, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)}
 )
 """The suites that this code seals and opens. A hybrid post-quantum suite is one more line here and a key class in `keys`."""
+
+IN_SEGMENTS: Final = SealSuite(kem_id=0x0010, kdf_id=0x0001, aead_id=0xFF02)
+"""A content key sealed with `P256_SHA256_AES256GCM`, and the body in segments under it. The last number is ours: no registered one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,17 +210,7 @@ class Envelope:
 
     def to_bytes(self) -> bytes:
         """The wire form."""
-        context = self.context.to_bytes()
-        return (
-            Writer(Kind.ENVELOPE)
-            .fixed(self.suite.to_bytes(), _SUITE_BYTES)
-            .integer(len(context), 2)
-            .fixed(context, len(context))
-            .integer(len(self.sealed), 4)
-            .fixed(self.sealed, len(self.sealed))
-            .fixed(self.signature, SIGNATURE_BYTES)
-            .finish()
-        )
+        return b"".join((_head(self.suite, self.context, len(self.sealed)), self.sealed, self.signature))
 
     @classmethod
     def from_bytes(cls, data: bytes, *, max_bytes: int = MAX_ENVELOPE_BYTES) -> Self:
@@ -289,6 +290,103 @@ def open_envelope(
     return recipient_private.open(suite, envelope.sealed, expected_context.to_bytes())
 
 
+def length_in_segments(plaintext_bytes: int, context: EnvelopeContext) -> int:
+    """Bytes of the envelope that `seal_in_segments` makes."""
+    return len(_head(IN_SEGMENTS, context, 0)) + _SEALED_KEY_BYTES + sealed_length(plaintext_bytes) + SIGNATURE_BYTES
+
+
+def seal_in_segments(
+    chunks: Iterable[bytes],
+    plaintext_bytes: int,
+    context: EnvelopeContext,
+    recipient_public: SealingPublicKey,
+    sender_signing_key: SigningKey,
+) -> Iterator[bytes]:
+    """The bytes of an envelope around a plaintext of that length, which comes in chunks of any size: `seal` for long bodies.
+
+    Sealed are `enc`, the ciphertext of a fresh content key, and the segments; the signature covers them as it covers any sealed bytes.
+    Raises `MisuseError` for another length of plaintext than was said, or one that no envelope carries, and `KeyDestroyedError`.
+    """
+    if plaintext_bytes > MAX_PLAINTEXT_BYTES:
+        raise MisuseError("plaintext is longer than an envelope carries")
+    yield _head(IN_SEGMENTS, context, _SEALED_KEY_BYTES + sealed_length(plaintext_bytes))
+    key = fresh_key()
+    sealed_key = recipient_public.seal(OFFERED_SUITES[P256_SHA256_AES256GCM], key, context.to_bytes())
+    yield sealed_key
+    digest, count = hashlib.sha256(sealed_key), 0
+    for segment in seal_segments(key, chunks):
+        digest.update(segment)
+        count += len(segment)
+        yield segment
+    if count != sealed_length(plaintext_bytes):
+        raise MisuseError("plaintext has another length than was said")
+    yield sender_signing_key.sign(_string_over(context, digest.digest()))
+
+
+def open_in_segments(
+    envelope: Callable[[], Iterable[bytes]],
+    total_bytes: int,
+    expected_context: EnvelopeContext,
+    recipient_private: SealingPrivateKey,
+    sender_public: VerifyingKey,
+) -> tuple[int, Iterator[bytes]]:
+    """Length and chunks of the plaintext of an envelope of `total_bytes`, which `envelope` gives in chunks of any size, twice.
+
+    The checks of `open_envelope` in the same order, `SuiteError` for every suite but `IN_SEGMENTS`; and it is an envelope in the one form
+    (`read_context`). The first time all is read for the signature, the second time for the segments: bytes that differ the second time are
+    an `OpeningError`. The plaintext is whole when the iterator has ended, and not before.
+    """
+    first = b"".join(between(envelope(), 0, min(total_bytes, MAX_HEAD_BYTES)))
+    reader, suite, context, sealed_bytes = _read_head(first, total_bytes, MAX_ENVELOPE_BYTES)
+    start = reader.at
+    end = start + sealed_bytes
+    read_context(first, total_bytes, max_bytes=MAX_ENVELOPE_BYTES)
+    # 1
+    if context != expected_context:
+        raise ContextError("envelope was made for another message, search, grant, party, key or epoch")
+    # 2
+    if suite != IN_SEGMENTS:
+        raise SuiteError("envelope is not sealed in segments, and its type is")
+    # 3
+    hashed, signature, at = hashlib.sha256(), b"", start
+    for part in between(envelope(), start, total_bytes):
+        hashed.update(memoryview(part)[: max(end - at, 0)])
+        signature += part[max(end - at, 0) :]
+        at += len(part)
+    digest = hashed.digest()
+    try:
+        sender_public.check(signature, _string_over(expected_context, digest))
+    except BadSignatureError as error:
+        raise SenderSignatureError("signature outside the seal is not the sender's") from error
+    # 4
+    if sealed_bytes < _SEALED_KEY_BYTES:
+        raise OpeningError("sealed bytes are shorter than a sealed key")
+    plaintext_bytes = plaintext_length(sealed_bytes - _SEALED_KEY_BYTES)
+    sealed_key = b"".join(between(envelope(), start, start + _SEALED_KEY_BYTES))
+    key = recipient_private.open(OFFERED_SUITES[P256_SHA256_AES256GCM], sealed_key, expected_context.to_bytes())
+
+    def opened() -> Iterator[bytes]:
+        again = hashlib.sha256(sealed_key)
+
+        def sealed() -> Iterator[bytes]:
+            for part in between(envelope(), start + _SEALED_KEY_BYTES, end):
+                again.update(part)
+                yield part
+
+        yield from open_segments(key, sealed(), sealed_bytes - _SEALED_KEY_BYTES)
+        if again.digest() != digest:
+            raise OpeningError("sealed bytes changed while they were opened")
+
+    return plaintext_bytes, opened()
+
+
+def _head(suite: SealSuite, context: EnvelopeContext, sealed_bytes: int) -> bytes:
+    """All before the sealed bytes."""
+    text = context.to_bytes()
+    writer = Writer(Kind.ENVELOPE).fixed(suite.to_bytes(), _SUITE_BYTES)
+    return writer.integer(len(text), 2).fixed(text, len(text)).integer(sealed_bytes, 4).finish()
+
+
 def _read_head(data: bytes, total_bytes: int, max_bytes: int) -> tuple[Reader, SealSuite, EnvelopeContext, int]:
     """All before the sealed bytes, whose length comes last; the reader stands before them."""
     reader = Reader(data, Kind.ENVELOPE, max_bytes=min(max_bytes, MAX_ENVELOPE_BYTES), total_bytes=total_bytes)
@@ -305,4 +403,8 @@ def _check_sealed_length(sealed_bytes: int) -> None:
 
 
 def _signed_string(context: EnvelopeContext, sealed: bytes) -> bytes:
-    return context.to_bytes() + b"|" + hashlib.sha256(sealed).hexdigest().encode("ascii")
+    return _string_over(context, hashlib.sha256(sealed).digest())
+
+
+def _string_over(context: EnvelopeContext, sealed_digest: bytes) -> bytes:
+    return context.to_bytes() + b"|" + sealed_digest.hex().encode("ascii")

@@ -3,21 +3,22 @@
 `MESSAGES` is the one table; `docs/messages.md` holds its text form (`messages_table`), and a test compares the two. A message that does
 not stand here is not sent.
 
-Invariants: every type of the table has one byte code for ever and one class of body; every sealed type belongs to a search and so to a
-grant; the maximum length of a type is known from its code, before anything else of a message is parsed. Left to others: the frame
-(`messages`), what the bodies say (their own modules), deleting in time (the services).
+Invariants: every type of the table has one byte code for ever, one class of body and one way of sealing; every sealed type belongs to a
+search and so to a grant; the maximum length of a type is known from its code, before anything else of a message is parsed. Left to others:
+the frame (`messages`), what the bodies say (their own modules), deleting in time (the services).
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol, Self
 
 from crypto import bodies, disclosure, notices
 from crypto.answer import MaskShare
+from crypto.binary import Writer
 from crypto.checkpoint import MAX_NOTE_BYTES, SignedCheckpoint
 from crypto.envelope import MAX_ENVELOPE_BYTES, MAX_PLAINTEXT_BYTES
 from crypto.envelope import MessageType as MessageTypeName
@@ -81,9 +82,24 @@ class Body(Protocol):
         """Inverse of `to_bytes`."""
 
 
+class StreamedBody(Body, Protocol):
+    """A body that may be long: it is written and read in chunks."""
+
+    def writer(self) -> Writer:
+        """The canonical bytes, made when they are asked for; and how many they are."""
+
+    @classmethod
+    def from_chunks(cls, chunks: Iterable[bytes], total_bytes: int) -> Self:
+        """`from_bytes` of that many bytes in chunks of any size, which are followed to their end."""
+
+
 @dataclass(frozen=True)
 class MessageSpec:
-    """One row of the table. `reveals` says what the broker or a recipient can infer beyond the frame, lengths included."""
+    """One row of the table. `reveals` says what the broker or a recipient can infer beyond the frame, lengths included.
+
+    A `streamed` type is sealed in segments (`envelope.IN_SEGMENTS`) and in no other way, and its body is a `StreamedBody`; every other
+    sealed type is sealed at once.
+    """
 
     message_type: MessageType
     code: int
@@ -96,6 +112,7 @@ class MessageSpec:
     reveals: str
     lifetime: str
     in_search: bool = True
+    streamed: bool = False
 
     @property
     def max_carried_bytes(self) -> int:
@@ -128,6 +145,7 @@ _ROWS: Final = (
         sender=Party.REQUESTER,
         recipients=(Party.HOLDER,),
         sealed=True,
+        streamed=True,
         max_body_bytes=MAX_PROBE_BYTES,
         seen_by="the holder, as ciphertext",
         reveals="nothing of the face without the search key; its length the model's dimension",
@@ -140,6 +158,7 @@ _ROWS: Final = (
         sender=Party.HOLDER,
         recipients=(Party.REQUESTER,),
         sealed=True,
+        streamed=True,
         max_body_bytes=bodies.MAX_ANSWER_BODY_BYTES,
         seen_by="the requester, who opens it to uniform values",
         reveals="nothing of records without every mask seed; its length the gallery's size in chunks, to the broker too",
@@ -164,6 +183,7 @@ _ROWS: Final = (
         sender=Party.REQUESTER,
         recipients=(Party.CUSTODIAN,),
         sealed=True,
+        streamed=True,
         max_body_bytes=bodies.MAX_OPENED_BODY_BYTES,
         seen_by="one custodian",
         reveals="by itself nothing; with all shares nameless scores in an order of this search alone; its length the gallery's size",
@@ -332,7 +352,19 @@ def spec_of_code(code: int) -> MessageSpec:
 
 def messages_table() -> str:
     """The table in Markdown, as it stands in `docs/messages.md`."""
-    head = ("code", "message", "from", "to", "sealed", "body, at most", "message, at most", "who sees it", "what it reveals", "kept")
+    head = (
+        "code",
+        "message",
+        "from",
+        "to",
+        "sealed",
+        "streamed",
+        "body, at most",
+        "message, at most",
+        "who sees it",
+        "what it reveals",
+        "kept",
+    )
     rows = [
         (
             str(spec.code),
@@ -340,6 +372,7 @@ def messages_table() -> str:
             spec.sender.value,
             ", ".join(spec.recipients),
             "yes" if spec.sealed else "no",
+            "yes" if spec.streamed else "no",
             f"{spec.max_body_bytes:,}",
             f"{spec.max_bytes:,}",
             spec.seen_by,

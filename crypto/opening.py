@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from crypto import ring
 from crypto.answer import A_BITS, B_BITS, Answer, OrderSeed, answer_order
-from crypto.binary import Kind, Reader, Writer, sha256
+from crypto.binary import Kind, Reader, Writer, sha256_of
 from crypto.embedding import HASH_BYTES
 from crypto.errors import AnswerError, MisuseError
 from crypto.limits import MAX_CHUNKS
@@ -46,23 +46,30 @@ class Y16:
 
     def to_bytes(self) -> bytes:
         """The canonical bytes, two a slot; seal them to the custodian."""
-        head = Writer(Kind.OPENED_SCORES).fixed(self.answer_digest, HASH_BYTES).integer(self.values.size // N, 4).finish()
-        return head + self.values.astype("<u2").tobytes()
+        return self.writer().finish()
+
+    def writer(self) -> Writer:
+        """The same bytes, made when they are asked for."""
+        return Writer(Kind.OPENED_SCORES).fixed(self.answer_digest, HASH_BYTES).integer(self.values.size // N, 4).halves(self.values)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Y16:
         """Inverse of `to_bytes`; `EncodingError` for anything else."""
-        reader = Reader(data, Kind.OPENED_SCORES, max_bytes=MAX_OPENED_BYTES)
+        return cls.read(Reader(data, Kind.OPENED_SCORES, max_bytes=MAX_OPENED_BYTES))
+
+    @classmethod
+    def read(cls, reader: Reader) -> Y16:
+        """Inverse of `writer`, to the end of the reader's frame."""
         digest = reader.fixed(HASH_BYTES)
         chunks = reader.integer(4, low=2, high=MAX_CHUNKS)
-        values = np.frombuffer(reader.fixed(2 * chunks * N), "<u2").astype(np.uint16)
+        values = reader.halves(chunks * N)
         reader.finish()
         return cls(digest, values)
 
     @property
     def digest(self) -> bytes:
         """SHA-256 of the canonical bytes, for the log's commitment and the audit."""
-        return sha256(self.to_bytes())
+        return sha256_of(self.writer().chunks())
 
     def __repr__(self) -> str:
         return f"Y16(slots={self.values.size}, values=<redacted>)"

@@ -13,6 +13,7 @@ search. Which epoch and holders a probe may be used with is left to the grant.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from crypto import ring
 from crypto.bases import public_bases
-from crypto.binary import Kind, Reader, Writer, packed_size, sha256
+from crypto.binary import ChunkReader, Kind, Reader, Writer, packed_size, sha256_of
 from crypto.embedding import HASH_BYTES, EmbeddingModel
 from crypto.epoch import Epoch
 from crypto.errors import EncodingError, FieldError, KeyDestroyedError, MisuseError
@@ -70,13 +71,25 @@ class Probe:
 
     def to_bytes(self) -> bytes:
         """The canonical bytes: 1.71 million for D = 512."""
+        return self.writer().finish()
+
+    def writer(self) -> Writer:
+        """The same bytes, packed when they are asked for."""
         writer = Writer(Kind.PROBE).fixed(self.epoch.month.encode("ascii"), _EPOCH_BYTES).fixed(self.model_hash, HASH_BYTES)
-        return writer.integer(self.dimensions, 2).words(self.halved_coeff.reshape(-1), PROBE_BITS).finish()
+        return writer.integer(self.dimensions, 2).words(self.halved_coeff.reshape(-1), PROBE_BITS)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Probe:
         """Inverse of `to_bytes`; `EncodingError` for anything else."""
-        reader = Reader(data, Kind.PROBE, max_bytes=MAX_PROBE_BYTES)
+        return cls._read(Reader(data, Kind.PROBE, max_bytes=MAX_PROBE_BYTES))
+
+    @classmethod
+    def from_chunks(cls, chunks: Iterable[bytes], total_bytes: int) -> Probe:
+        """`from_bytes` of bytes that come in chunks."""
+        return cls._read(ChunkReader(chunks, Kind.PROBE, max_bytes=MAX_PROBE_BYTES, total_bytes=total_bytes))
+
+    @classmethod
+    def _read(cls, reader: Reader) -> Probe:
         epoch = read_epoch(reader)
         model_hash = reader.fixed(HASH_BYTES)
         dimensions = reader.integer(2, low=8, high=SEALMATCH_1.max_dimensions)
@@ -88,7 +101,7 @@ class Probe:
     @functools.cached_property
     def digest(self) -> bytes:
         """`probe_digest`: SHA-256 of the canonical bytes."""
-        return sha256(self.to_bytes())
+        return sha256_of(self.writer().chunks())
 
     def __repr__(self) -> str:
         return f"Probe(epoch={self.epoch.month}, dimensions={self.dimensions}, words=<redacted>)"

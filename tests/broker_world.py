@@ -25,11 +25,12 @@ from crypto.checkpoint import Checkpoint, SignedCheckpoint
 from crypto.disclosure import DisclosureRequest
 from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject
 from crypto.epoch import Epoch
+from crypto.frame import MessageHeader
 from crypto.grant_claims import GrantClaims
 from crypto.grant_token import without_reason
 from crypto.keys import SealingPrivateKey, SigningKey
 from crypto.message_types import MESSAGES, Body, MessageType
-from crypto.messages import Message, MessageHeader, seal_message, sign_message
+from crypto.messages import Message, seal_message, sign_message
 from crypto.parts import split_message
 from crypto.request_signature import fresh_nonce, sign_request
 from crypto.roster_entries import AgencyRole

@@ -26,14 +26,15 @@ from crypto.disclosure import (
     StubList,
     StubRecord,
 )
-from crypto.envelope import EnvelopeContext
+from crypto.envelope import EnvelopeContext, seal, seal_in_segments
 from crypto.epoch import Epoch
 from crypto.errors import PeerError
+from crypto.frame import MessageHeader
 from crypto.grant_token import MAX_TOKEN_BYTES
 from crypto.keys import SealingPrivateKey, SigningKey
 from crypto.limits import MAX_CAP, MAX_CHUNKS, MAX_RULE
 from crypto.message_types import MESSAGES, Body, MessageType
-from crypto.messages import Message, MessageHeader, seal_message, sign_message
+from crypto.messages import Message, seal_message, sign_message
 from crypto.notices import Deleted, DeletionReceipt, Refusal, RefusalReason, RevocationQuery, RevocationStatement, Standing
 from crypto.opening import Y16
 from crypto.probe import Probe
@@ -81,6 +82,20 @@ def message_of(message_type: MessageType, body: Body, header: MessageHeader | No
         epoch=EPOCH,
         sender_signing_key=SENDER_KEY,
     )
+
+
+def envelope_around(plaintext: bytes, header: MessageHeader) -> bytes:
+    """An envelope around any bytes, sealed as the header's type is."""
+    context, public = header.context(KEY_ID, EPOCH), RECIPIENT_KEY.public_key
+    if header.spec.streamed:
+        return b"".join(seal_in_segments((plaintext,), len(plaintext), context, public, SENDER_KEY))
+    return seal(plaintext, context, public, SENDER_KEY).to_bytes()
+
+
+def message_around(envelope: bytes, header: MessageHeader) -> Message:
+    """A message around that envelope, signed by the sender."""
+    frame = Message(header, envelope, bytes(64)).to_bytes()[:-64]
+    return Message(header, envelope, SENDER_KEY.sign(b"sealmatch-1/message\n" + sha256(frame).hex().encode("ascii")))
 
 
 def expected_context(message_type: MessageType) -> EnvelopeContext:

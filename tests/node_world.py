@@ -52,10 +52,11 @@ from crypto.checkpoint import Checkpoint, SignedCheckpoint
 from crypto.disclosure import Media
 from crypto.entries import EntryKind
 from crypto.epoch import Epoch
+from crypto.frame import MessageHeader
 from crypto.gallery import PackedGallery
 from crypto.grant_claims import GrantClaims, GrantTerms
 from crypto.message_types import MESSAGES, Body, MessageType
-from crypto.messages import Message, MessageHeader, seal_message, sign_message
+from crypto.messages import Message, seal_message, sign_message
 from crypto.notices import Refusal, RefusalReason
 from crypto.probe import Probe, SearchKey, make_probe
 from crypto.roster_entries import PersonRole

@@ -23,8 +23,9 @@ from crypto.disclosure import Disclosure, DisclosureOutcome, DisclosureRequest
 from crypto.entries import EntryKind
 from crypto.epoch import Epoch
 from crypto.errors import NotCanonicalError, OversizedError, PeerError, TruncatedError, VersionError
+from crypto.frame import MessageHeader, read_header
 from crypto.message_types import MAX_MESSAGE_BYTES, MESSAGES, MessageType, Party
-from crypto.messages import Message, MessageHeader, read_header
+from crypto.messages import Message
 from crypto.notices import Refusal, RefusalReason, RevocationQuery, RevocationStatement, Standing
 from crypto.parts import Part, split_message
 from crypto.probe import Probe

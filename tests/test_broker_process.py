@@ -35,13 +35,14 @@ from crypto.checkpoint import Checkpoint, LogKey, SignedCheckpoint, check_contin
 from crypto.disclosure import DisclosureRequest
 from crypto.entries import EntryKind, LogEntry
 from crypto.epoch import Epoch
+from crypto.frame import MessageHeader
 from crypto.grant_basis import CourtOrder
 from crypto.grant_claims import GrantClaims
 from crypto.grant_token import without_reason
 from crypto.keys import VerifyingKey
 from crypto.mailbox_receipt import MailboxReceipt
 from crypto.message_types import MessageType
-from crypto.messages import Message, MessageHeader
+from crypto.messages import Message
 from crypto.mirror import LogMirror
 from crypto.moments import round_moment
 from crypto.parts import split_message

@@ -15,8 +15,10 @@ from crypto.binary import sha256
 from crypto.disclosure import DisclosureRequest
 from crypto.envelope import seal
 from crypto.errors import CryptoError, MisuseError, NotCanonicalError, SenderSignatureError
+from crypto.frame import MessageHeader
+from crypto.message_check import MessageCheck
 from crypto.message_types import MAX_MESSAGE_BYTES, MessageType
-from crypto.messages import Message, MessageCheck, MessageHeader
+from crypto.messages import Message
 from crypto.notices import Refusal, RefusalReason
 from crypto.wire import MessageId
 from tests.message_samples import CHECKPOINT, EPOCH, KEY_ID, OTHER_KEY, RECIPIENT_KEY, SENDER_KEY, header_of, message_of

@@ -20,7 +20,7 @@ from crypto.binary import sha256
 from crypto.canonical import AgencyId, KeyId, SearchId
 from crypto.checkpoint import SignedCheckpoint
 from crypto.disclosure import DisclosureRequest, StubList
-from crypto.envelope import MAX_ENVELOPE_BYTES, EnvelopeContext, seal
+from crypto.envelope import MAX_ENVELOPE_BYTES, EnvelopeContext
 from crypto.envelope import MessageType as MessageTypeName
 from crypto.epoch import Epoch
 from crypto.errors import (
@@ -38,9 +38,10 @@ from crypto.errors import (
     TruncatedError,
     VersionError,
 )
+from crypto.frame import MAX_SEQUENCE, MessageHeader
 from crypto.keys import SealingPrivateKey, SigningKey
 from crypto.message_types import MAX_CHECKPOINT_BYTES, MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MESSAGES, Body, MessageType, messages_table
-from crypto.messages import MAX_SEQUENCE, Message, MessageHeader, open_message, read_message, seal_message, sign_message
+from crypto.messages import Message, open_message, read_message, seal_message, sign_message
 from crypto.notices import Refusal, RefusalReason, RevocationQuery
 from crypto.opening import Y16
 from crypto.wire import MAX_NAME_BYTES, MessageId
@@ -60,8 +61,10 @@ from tests.message_samples import (
     Untouchable,
     agencies,
     digests,
+    envelope_around,
     expected_context,
     header_of,
+    message_around,
     message_of,
     moments,
     parsed_or_refused,
@@ -323,10 +326,7 @@ def test_a_sealed_body_beyond_its_maximum_is_refused_before_it_is_parsed(message
     """The envelope has room for another suite, so a plaintext can be a little too long and still arrive."""
     spec = MESSAGES[message_type]
     header = header_of(message_type)
-    envelope = seal(b"?" * (spec.max_body_bytes + 1), header.context(KEY_ID, EPOCH), RECIPIENT_KEY.public_key, SENDER_KEY).to_bytes()
-    unsigned = Message(header, envelope, bytes(64))
-    digest = sha256(unsigned.to_bytes()[:-64])
-    message = Message(header, envelope, SENDER_KEY.sign(b"sealmatch-1/message\n" + digest.hex().encode()))
+    message = message_around(envelope_around(b"?" * (spec.max_body_bytes + 1), header), header)
     with pytest.raises(OversizedError):
         take(message, spec.body)
 

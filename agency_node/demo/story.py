@@ -53,12 +53,13 @@ from crypto.canonical import AgencyId, GrantId, PersonId, SearchId
 from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject
 from crypto.epoch import Epoch
 from crypto.errors import CryptoError, SamePersonError
+from crypto.frame import MessageHeader
 from crypto.grant_basis import BasisKind, CourtOrder, Event, Offence, ProbeSource, Purpose
 from crypto.grant_claims import GrantRole
 from crypto.grant_token import add_signature, sign_grant, without_reason
 from crypto.lawful_steps import explain
 from crypto.message_types import MessageType
-from crypto.messages import MessageHeader, seal_message
+from crypto.messages import seal_message
 from crypto.moments import round_moment, utc_day
 from crypto.probe import make_probe
 from crypto.ring import I32
