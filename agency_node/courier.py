@@ -25,22 +25,36 @@ from typing import Final, Protocol
 from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from agency_node.arriving import Arrival
 from agency_node.errors import BrokerError, BrokerRefusedError, HaltedError, NodeError
 from agency_node.follower import LogFollower
 from agency_node.journal import NO_SEARCH, record, stamp
 from agency_node.link import Lease, MailLink
-from agency_node.outbox import ENTRY, GRANT, MESSAGE, Conversation, Outbox, Outgoing, content_of, mark_refused, mark_sent, next_outgoing
+from agency_node.outbox import (
+    ENTRY,
+    GRANT,
+    MESSAGE,
+    Conversation,
+    Outbox,
+    Outgoing,
+    content_of,
+    mark_refused,
+    mark_sent,
+    message_of,
+    next_outgoing,
+)
 from agency_node.parties import Parties
+from agency_node.pieces import MessageGoneError, drop_unclaimed, received, take_own
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError, reason_of
 from agency_node.store import forget_deleted
 from agency_node.tables import inbox, receipts
 from crypto.canonical import AgencyId, parse_canonical_json
 from crypto.errors import ContextError, MirrorError, PeerError, RosterExpiredError
-from crypto.frame import MessageHeader
+from crypto.frame import MessageHeader, read_header
 from crypto.lawful_steps import explain, explain_refusal
 from crypto.mailbox_receipt import MailboxReceipt
 from crypto.message_types import MessageType
-from crypto.messages import Message
+from crypto.messages import AnyMessage
 from crypto.notices import Refusal, RefusalReason
 from crypto.wire import MessageId
 
@@ -68,7 +82,7 @@ class NotYetError(NodeError):
     """The message needs something that has not come yet: handle it again later."""
 
 
-Handler = Callable[[Message], Awaitable[Commit]]
+Handler = Callable[[AnyMessage], Awaitable[Commit]]
 
 
 class Role(Protocol):
@@ -108,6 +122,8 @@ class Courier:
         self._one_large = asyncio.Lock()
         self._handlers: dict[MessageType, list[Handler]] = {}
         self._last_trouble: dict[int, str] = {}
+        with self.engine.begin() as connection:
+            drop_unclaimed(connection)
         for role in self.roles:
             for kind, handler in role.handlers().items():
                 self._handlers.setdefault(kind, []).append(handler)
@@ -135,27 +151,32 @@ class Courier:
 
     async def _take(self, lease: Lease) -> bool:
         """Whether the message was judged, and stored unless it is none: then the broker's copy has had its time."""
+        if lease.parts == 1:
+            return await self._take_pieces(lease)
+        async with self._one_large:  # a node has room for the parts of one of them, not of eight
+            return self._is_known(lease.message_id) or await self._take_pieces(lease)
+
+    async def _take_pieces(self, lease: Lease) -> bool:
         try:
             roster = self.parties.roster()  # under an expired roster nothing is judged, and so nothing is deleted
-            if lease.parts > 1:
-                async with self._one_large:  # a node has room for one of them, not for eight
-                    data = await self.link.fetch(lease)
-            else:
-                data = await self.link.fetch(lease)
+            arrival = Arrival(self.engine, lease)
+            await self.link.fetch(lease, arrival.take)
         except (BrokerError, PeerError) as error:  # the lease runs out, and the message comes again
             self._note_bad(lease.message_id, error)
             return False
         try:
-            message = Message.from_bytes(data)
-            if message.header.recipient != self.agency:
-                raise RefusedByUsError(RefusalReason.MALFORMED, "the message is addressed to another agency")
-            message.check_signature(roster.node_key(message.header.sender))
+            header = arrival.header(self.agency, roster)
         except (PeerError, RefusedByUsError) as error:
             self._note_bad(lease.message_id, error)
+            arrival.drop()
         else:
-            self._store(message, data)
+            self._store(header, lease.message_id, arrival.data)
             self._woken.set()
         return True
+
+    def _is_known(self, message_id: MessageId) -> bool:
+        with self.engine.begin() as connection:
+            return connection.execute(select(inbox.c.state).where(inbox.c.message_id == str(message_id))).first() is not None
 
     async def _acknowledge(self, lease: Lease, stop: asyncio.Event, acknowledging: set[MessageId]) -> None:
         """Tell the broker that it may delete the message, and keep its receipt; if that fails, the message comes again and is known."""
@@ -172,10 +193,10 @@ class Courier:
         finally:
             acknowledging.discard(lease.message_id)
 
-    def _store(self, message: Message, data: bytes) -> None:
-        header = message.header
+    def _store(self, header: MessageHeader, message_id: MessageId, data: bytes, own: Outgoing | None = None) -> None:
+        """Write the inbox row, unless it is there or its number was used; `own` is the row of this agency's message to itself."""
         values = {
-            "message_id": str(message.message_id),
+            "message_id": str(message_id),
             "message_type": str(header.message_type),
             "sender": str(header.sender),
             "search_id": header.search_id or NO_SEARCH,
@@ -192,8 +213,11 @@ class Courier:
             try:
                 with connection.begin_nested():
                     connection.execute(insert(inbox).values(**values))
+                    if own is not None:
+                        take_own(connection, own.number, str(message_id))
             except IntegrityError:
                 record(connection, self.clock(), header.search_id or NO_SEARCH, "refused message", "its number was used by another")
+                drop_unclaimed(connection, message_id)
 
     def _note_bad(self, message_id: str, error: PeerError | RefusedByUsError | BrokerError) -> None:
         name = explain(error).name if isinstance(error, PeerError) else type(error).__name__
@@ -245,11 +269,11 @@ class Courier:
         for message_id in message_ids:  # one message's bytes at a time
             with self.engine.begin() as connection:
                 data = connection.execute(select(inbox.c.data).where(inbox.c.message_id == message_id)).scalar_one()
-            results.append(await self._handle(message_id, Message.from_bytes(data)))
+            results.append(await self._handle(message_id, received(self.engine, message_id, bytes(data))))
             self._queued.set()
         return any(results)
 
-    async def _handle(self, message_id: str, message: Message) -> bool:
+    async def _handle(self, message_id: str, message: AnyMessage) -> bool:
         """Whether something came of it; a message that must wait stays."""
         header = message.header
         try:
@@ -279,7 +303,7 @@ class Courier:
             record(connection, self.clock(), header.search_id or NO_SEARCH, f"handled {header.message_type}", f"from {header.sender}")
         return True
 
-    def _refuse(self, message_id: str, message: Message, error: PeerError | RefusedByUsError) -> None:
+    def _refuse(self, message_id: str, message: AnyMessage, error: PeerError | RefusedByUsError) -> None:
         """Keep why and what may lawfully be done next, delete what was sent, and tell the sender a code and no more."""
         header = message.header
         if isinstance(error, RefusedByUsError):
@@ -294,10 +318,10 @@ class Courier:
             if header.search_id is not None and header.spec.sealed:
                 self._send_refusal(connection, message, header, Refusal(message.message_id, reason, rule))
 
-    def _send_refusal(self, connection: Connection, message: Message, header: MessageHeader, refusal: Refusal) -> None:
+    def _send_refusal(self, connection: Connection, message: AnyMessage, header: MessageHeader, refusal: Refusal) -> None:
         if header.search_id is None or header.grant_digest is None:
             return
-        conversation = Conversation(header.search_id, header.grant_digest, message.envelope().context.epoch)
+        conversation = Conversation(header.search_id, header.grant_digest, message.context.epoch)
         self.outbox.open(connection, MessageType.REFUSAL, refusal, conversation, header.sender)
 
     # --- out ----------------------------------------------------------------------------------------------------------
@@ -340,9 +364,12 @@ class Courier:
             elif row.kind == ENTRY:
                 await self.link.enter(data, row.grant_digest)
             elif row.recipient == self.agency:
-                self._store(Message.from_bytes(data), data)  # a requester that names its own gallery: nothing for the broker
+                own = message_of(self.engine, row.number)  # a requester that names its own gallery: nothing for the broker
+                self._store(read_header(own.piece(0), own.total_bytes), own.message_id, data, row)
             else:
-                await self.link.send(data)
+                await self.link.send(message_of(self.engine, row.number))
+        except MessageGoneError:
+            return  # its search was cancelled while it left: the broker forgets what came of it
         except BrokerRefusedError as error:
             if not error.is_final:
                 raise

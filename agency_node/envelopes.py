@@ -12,7 +12,7 @@ from crypto.canonical import AgencyId
 from crypto.envelope import EnvelopeContext
 from crypto.errors import ContextError, OpeningError
 from crypto.message_types import Body
-from crypto.messages import Message, open_message
+from crypto.messages import AnyMessage, open_message
 
 BodyT = TypeVar("BodyT", bound=Body)
 
@@ -25,12 +25,12 @@ class Envelopes:
         self._keyring = keyring
         self._parties = parties
 
-    def open(self, message: Message, body: type[BodyT], conversation: Conversation, sender: AgencyId) -> BodyT:
+    def open(self, message: AnyMessage, body: type[BodyT], conversation: Conversation, sender: AgencyId) -> BodyT:
         """The body of a message of this conversation that `sender` sealed to this agency; a `PeerError` for anything else.
 
         Which of our keys it was sealed to is the only thing that the envelope may say; a key that is not ours opens nothing.
         """
-        header, key_id = message.header, message.envelope().context.recipient_key_id
+        header, key_id = message.header, message.context.recipient_key_id
         if header.sender != sender or (header.search_id, header.grant_digest) != (conversation.search_id, conversation.grant_digest):
             raise ContextError("message is of another search, grant or sender than this node's records say")
         expected = EnvelopeContext(

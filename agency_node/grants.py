@@ -34,7 +34,7 @@ from crypto.grant import VerifiedGrant, check_in_force, check_names, verify_gran
 from crypto.grant_claims import GrantClaims
 from crypto.grant_token import unverified_claims
 from crypto.message_types import MessageType
-from crypto.messages import Message, read_message
+from crypto.messages import AnyMessage, read_message, whole
 from crypto.notices import Refusal, RefusalReason
 
 STANDING: Final = "standing"
@@ -62,7 +62,7 @@ class Admitter(Protocol):
     def concerns(self, claims: GrantClaims) -> bool:
         """Whether the grant names this node in that role."""
 
-    async def admit(self, grant: VerifiedGrant, message: Message) -> Commit:
+    async def admit(self, grant: VerifiedGrant, message: AnyMessage) -> Commit:
         """Check what this role checks and say what to store; raises to refuse."""
 
     def withdraw(self, held: HeldGrant, connection: Connection) -> None:
@@ -112,12 +112,12 @@ class GrantDesk:
     def refused(self, connection: Connection, row: Outgoing, note: str) -> None:
         """Nothing follows."""
 
-    async def receive_notice(self, message: Message) -> Commit:
+    async def receive_notice(self, message: AnyMessage) -> Commit:
         """A notice to whoever has nothing else to do with it: the courier's line in the journal is enough."""
         del message
         return lambda connection: None
 
-    async def receive_refusal(self, message: Message) -> Commit:
+    async def receive_refusal(self, message: AnyMessage) -> Commit:
         """A refusal; one of the requester that names a held grant's digest as withdrawn ends it here (`Admitter.withdraw`).
 
         Nothing is done under the grant any more, whatever comes of it later. Refusals of others are the roles' business.
@@ -141,12 +141,12 @@ class GrantDesk:
 
         return commit
 
-    async def receive_gossip(self, message: Message) -> Commit:
+    async def receive_gossip(self, message: AnyMessage) -> Commit:
         """A peer's head of the log: connected with this node's own, or proof of a fork (`LogFollower.connect`)."""
-        await self._follower.connect(message.body)
+        await self._follower.connect(whole(message).body)
         return lambda connection: None
 
-    async def receive(self, message: Message) -> Commit:
+    async def receive(self, message: AnyMessage) -> Commit:
         """A grant's message, after these checks in this order:
 
         1. it opens, and its frame names search and grant digest of the very token inside (`ContextError`)
@@ -160,7 +160,7 @@ class GrantDesk:
         header = message.header
         if header.search_id is None or header.grant_digest is None:
             raise ContextError("a grant belongs to a search")
-        unverified = Conversation(header.search_id, header.grant_digest, message.envelope().context.epoch)
+        unverified = Conversation(header.search_id, header.grant_digest, message.context.epoch)
         token = self._envelopes.open(message, GrantBody, unverified, header.sender).token  # 1
         grant = verify_grant(token, self._parties.trusted, now)  # 2
         claims = grant.claims
@@ -186,7 +186,7 @@ class GrantDesk:
 
         return commit
 
-    def held(self, message: Message) -> HeldGrant:
+    def held(self, message: AnyMessage) -> HeldGrant:
         """The standing grant of a message's search, still in force.
 
         Raises `NotYetError` while it has not come, `AlreadyRefusedError` when it was refused, `GrantExpiredError` after its end.

@@ -1,7 +1,7 @@
 """The broker's API, version 1, as typed calls: one for every route.
 
 Invariants: whatever comes back is read strictly. JSON of another form is a `BrokerRefusedError` with the problem `unreadable-reply`, parts
-and notes of another form a `PeerError`; nothing else is raised for what a broker answers. A message that `fetch` returns hashes to the id
+and notes of another form a `PeerError`; nothing else is raised for what a broker answers. What `fetch` has handed over hashes to the id
 that the lease names. Every call may be repeated: the broker answers the same, or says that it was done.
 
 The protocols name what each part of the node asks of the broker, so that tests can play one that breaks the rules.
@@ -12,16 +12,17 @@ Nothing that comes back is trusted. Left to others: what documents, leaves and h
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
 from agency_node.errors import BrokerRefusedError
-from agency_node.transport import DEFAULT_MAX_REPLY_BYTES, Reply, Transport, side_by_side, unreadable
-from crypto.binary import sha256
+from agency_node.pieces import Pieces
+from agency_node.transport import DEFAULT_MAX_REPLY_BYTES, Reply, Transport, in_order, side_by_side, unreadable
 from crypto.canonical import AgencyId, JsonValue, SearchId, b64url_decode, b64url_encode
 from crypto.checkpoint import MAX_NOTE_BYTES, SignedCheckpoint
 from crypto.entries import MAX_ENTRY_BYTES
@@ -111,10 +112,10 @@ class MailLink(Protocol):
 
     async def post_grant(self, terms: bytes, leaf: bytes) -> int: ...
     async def enter(self, leaf: bytes, grant_digest: bytes) -> int: ...
-    async def send(self, data: bytes) -> MessageState: ...
+    async def send(self, message: Pieces) -> MessageState: ...
     async def message_state(self, message_id: MessageId) -> MessageState | None: ...
     async def lease(self, wait_s: int = 0, limit: int = MAX_LEASES) -> list[Lease]: ...
-    async def fetch(self, lease: Lease) -> bytes: ...
+    async def fetch(self, lease: Lease, take: Callable[[bytes], None]) -> None: ...
     async def acknowledge(self, lease: Lease) -> bytes: ...
 
 
@@ -210,14 +211,15 @@ class BrokerLink:
 
     # --- messages ---
 
-    async def send(self, data: bytes) -> MessageState:
+    async def send(self, message: Pieces) -> MessageState:
         """Hand in a whole message, or what is still missing of it; sending again what was sent does nothing.
 
-        Of a message in several parts the broker is asked first what it has. `BrokerRefusedError` also when it forgets parts again.
+        Of a message in several parts the broker is asked first what it has. `BrokerRefusedError` also when it forgets parts again. No more
+        of it is here at once than the parts that are under way.
         """
-        if not 1 <= len(data) <= MAX_MESSAGE_BYTES:
+        if not 1 <= message.total_bytes <= MAX_MESSAGE_BYTES:
             raise OversizedError(f"a message has 1 to {MAX_MESSAGE_BYTES} bytes")
-        message_id, count = MessageId(sha256(data).hex()), -(-len(data) // PIECE_BYTES)
+        message_id, count = message.message_id, message.count
         state = MessageState("incomplete", tuple(range(count)))
         if count > 1:
             state = await self.message_state(message_id) or state
@@ -226,7 +228,7 @@ class BrokerLink:
             raise unreadable(200, "it asks for parts that the message does not have")
 
         async def put(number: int) -> MessageState:
-            part = Part(message_id, number, len(data), data[number * PIECE_BYTES : (number + 1) * PIECE_BYTES])
+            part = Part(message_id, number, message.total_bytes, message.piece(number))
             path = f"/v1/messages/{message_id}/parts/{number}"
             return _state(
                 await self._transport.request(
@@ -266,11 +268,12 @@ class BrokerLink:
         """End every lease that a process of this node before this one took: what it had not stored comes again at once."""
         await self._transport.request("DELETE", "/v1/mailbox/leases")
 
-    async def fetch(self, lease: Lease) -> bytes:
-        """The whole message under a lease, hashed but not parsed: what cannot be parsed must still be taken and refused.
+    async def fetch(self, lease: Lease, take: Callable[[bytes], None]) -> None:
+        """Hand the message under a lease to `take`, piece by piece in order; hashed but not parsed: what cannot be parsed must still be
+        taken and refused.
 
         A part of another message is a `ContextError`, one of another length a `FieldError`; parts that do not hash to the id are a
-        `NotCanonicalError`.
+        `NotCanonicalError`, after the last piece.
         """
 
         async def get(number: int) -> bytes:
@@ -285,10 +288,15 @@ class BrokerLink:
                 raise FieldError("part is not the one that was asked for")
             return part.piece
 
-        data = b"".join(await side_by_side(get, range(lease.parts)))
-        if sha256(data) != lease.message_id.digest:
+        digest = hashlib.sha256()
+
+        def hand_over(piece: bytes) -> None:
+            digest.update(piece)
+            take(piece)
+
+        await in_order(get, range(lease.parts), hand_over)
+        if digest.digest() != lease.message_id.digest:
             raise NotCanonicalError("the parts do not hash to the message's id")
-        return data
 
     async def acknowledge(self, lease: Lease) -> bytes:
         """Say that the message is in this node's store; the broker deletes it. Its receipt document, unverified."""

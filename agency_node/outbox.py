@@ -10,16 +10,20 @@ Left to others: what to send (the roles), carrying (`link`), when to try again (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Final
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Engine, insert, select, update
 
 from agency_node.journal import NO_SEARCH, record, stamp
+from agency_node.pieces import IN_PIECES, OUT, Pieces, stored_pieces, write_pieces
 from agency_node.tables import outbox, sequences
 from agency_node.vault import Vault
+from crypto.binary import regroup
 from crypto.canonical import AgencyId, JsonObject, JsonValue, KeyId, SearchId, canonical_json
 from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject
 from crypto.epoch import Epoch
@@ -27,8 +31,9 @@ from crypto.frame import MessageHeader
 from crypto.grant_claims import GrantClaims
 from crypto.keys import SealingPublicKey, SigningKey
 from crypto.message_types import Body, MessageType
-from crypto.messages import Message, seal_message, sign_message
+from crypto.messages import seal_in_pieces, seal_message, sign_message
 from crypto.moments import round_moment, utc_day
+from crypto.parts import PIECE_BYTES
 from crypto.sealing_key import SealingKeyStatement
 from crypto.wire import MessageId
 
@@ -108,21 +113,25 @@ class Outbox:
         self._put(connection, conversation.search_id, ENTRY, kind.value, "", conversation.grant_digest, leaf, openings)
 
     def sealed(self, connection: Connection, kind: MessageType, body: Body, conversation: Conversation, recipient: SealTo) -> MessageId:
-        """Seal a message, queue it, return its id."""
+        """Seal a message, queue it, return its id; one of a streamed type is never whole in memory."""
+        header = self._header(connection, kind, conversation, recipient.agency)
+        if header.spec.streamed:
+            sealed = seal_in_pieces(header, body, recipient.key, recipient.key_id, conversation.epoch, self._node_key)
+            return self._message(connection, header, sealed)
         message = seal_message(
-            self._header(connection, kind, conversation, recipient.agency),
+            header,
             body,
             recipient_public=recipient.key,
             recipient_key_id=recipient.key_id,
             epoch=conversation.epoch,
             sender_signing_key=self._node_key,
         )
-        return self._message(connection, message)
+        return self._message(connection, header, (message.to_bytes(),))
 
     def open(self, connection: Connection, kind: MessageType, body: Body, conversation: Conversation, recipient: AgencyId) -> MessageId:
         """Sign an open message, queue it, return its id."""
         header = self._header(connection, kind, conversation, recipient)
-        return self._message(connection, sign_message(header, body, sender_signing_key=self._node_key))
+        return self._message(connection, header, (sign_message(header, body, sender_signing_key=self._node_key).to_bytes(),))
 
     def _header(self, connection: Connection, kind: MessageType, conversation: Conversation, recipient: AgencyId) -> MessageHeader:
         return MessageHeader(
@@ -136,12 +145,26 @@ class Outbox:
             self._latest_checkpoint(),
         )
 
-    def _message(self, connection: Connection, message: Message) -> MessageId:
-        header = message.header
-        search_id, digest = header.search_id or NO_SEARCH, header.grant_digest or b""
-        self._put(connection, search_id, MESSAGE, header.message_type, header.recipient, digest, message.to_bytes(), None)
+    def _message(self, connection: Connection, header: MessageHeader, content: Iterable[bytes]) -> MessageId:
+        search_id, grant_digest = header.search_id or NO_SEARCH, header.grant_digest or b""
+        digest = hashlib.sha256()
+
+        def hashed() -> Iterator[bytes]:
+            for piece in regroup(content, PIECE_BYTES):
+                digest.update(piece)
+                yield piece
+
+        pieces = hashed()
+        first, second = next(pieces), next(pieces, None)
+        data = first if second is None else IN_PIECES
+        number = self._put(connection, search_id, MESSAGE, header.message_type, header.recipient, grant_digest, data, None)
+        if second is not None:
+            write_pieces(connection, OUT, str(number), chain((first, second), pieces))
+        message_id = MessageId(digest.hexdigest())
+        if second is not None:
+            connection.execute(update(outbox).where(outbox.c.number == number).values(message_id=str(message_id)))
         record(connection, self._clock(), search_id, f"queued {header.message_type}", f"to {header.recipient}")
-        return message.message_id
+        return message_id
 
     def _leaf(
         self, kind: EntryKind, grant_digest: bytes, author: AgencyId | None, fields: Sequence[tuple[str, bytes]], padded_to: int | None
@@ -165,9 +188,12 @@ class Outbox:
         grant_digest: bytes,
         data: bytes,
         openings: bytes | None,
-    ) -> None:
-        connection.execute(
-            insert(outbox).values(
+    ) -> int:
+        """The number of the new row."""
+        row = connection.execute(
+            insert(outbox)
+            .returning(outbox.c.number)
+            .values(
                 search_id=search_id,
                 kind=kind,
                 name=name,
@@ -181,6 +207,7 @@ class Outbox:
             )
         )
         self.on_queued()
+        return int(row.scalar_one())
 
 
 @dataclass(frozen=True)
@@ -217,8 +244,15 @@ def next_outgoing(connection: Connection) -> list[Outgoing]:
 
 
 def content_of(connection: Connection, number: int) -> bytes:
-    """What a row that has not left sends."""
+    """What a row that has not left sends; of a message, `message_of`."""
     return bytes(connection.execute(select(outbox.c.data).where(outbox.c.number == number)).scalar_one())
+
+
+def message_of(engine: Engine, number: int) -> Pieces:
+    """The message of a row that has not left."""
+    with engine.begin() as connection:
+        data, message_id = connection.execute(select(outbox.c.data, outbox.c.message_id).where(outbox.c.number == number)).one()
+    return Pieces.of(bytes(data)) if message_id is None else stored_pieces(engine, OUT, str(number), MessageId(message_id))
 
 
 def mark_sent(connection: Connection, number: int) -> None:

@@ -63,7 +63,8 @@ inbox = Table(
     _text("received_at"),
     UniqueConstraint("sender", "search_id", "sequence", name="one_message_a_number"),
 )
-"""Messages received: `new`, `waiting` (for something that must come first), `done`, `refused`. `data` is NULL once deleted."""
+"""Messages received: `new`, `waiting` (for something that must come first), `done`, `refused`. `data` is NULL once deleted, and empty for a
+message that lies in `message_pieces`."""
 
 outbox = Table(
     "outbox",
@@ -79,8 +80,21 @@ outbox = Table(
     _text("state"),
     _text("note"),
     _text("created_at"),
+    _text("message_id", nullable=True),
 )
-"""What is to be sent, in order for each search: `grant`, `entry` (a leaf of the log) or `message`; `ready`, `sent`, `refused`."""
+"""What is to be sent, in order for each search: `grant`, `entry` (a leaf of the log) or `message`; `ready`, `sent`, `refused`. `data` is
+NULL once it has left, and empty for a message that lies in `message_pieces`; such a one has its `message_id` here."""
+
+message_pieces = Table(
+    "message_pieces",
+    metadata,
+    _text("direction", primary_key=True),
+    _text("owner", primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    _bytes("data"),
+)
+"""Messages of more than one part, piece by piece: `in` with the message's id, `out` with the number of its row. Triggers delete them when
+the row's `data` becomes NULL (migration 0003)."""
 
 sequences = Table(
     "sequences",
@@ -298,6 +312,7 @@ custody_parts = Table(
     _text("custodian", primary_key=True),
     _bytes("data", nullable=True),
     _text("note"),
+    _text("message_id", nullable=True),
 )
-"""What came for the release: `share`, `opened` as sealed messages, `refusal` (code and rule in `note`). `data` is NULL after the
-release."""
+"""What came for the release: `share`, `opened` as sealed messages, `refusal` (code and rule in `note`). `data` is NULL after the release,
+and empty for a message that lies in `message_pieces`: that one stays the inbox's, and `message_id` says which it is."""

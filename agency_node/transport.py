@@ -13,6 +13,7 @@ import asyncio
 import json
 import re
 import ssl
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -124,6 +125,9 @@ class Transport:
             body = await _read(response, _MAX_PROBLEM_BYTES if refused else max_reply_bytes)
         finally:
             await response.aclose()
+            # httpx ties the response to its own stream, and the request with its content to the response: a ring, which would keep every
+            # part of a message until the collector comes by.
+            response.stream = httpx.ByteStream(b"")
         media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if refused:
             raise _refusal(response.status_code, media_type, body)
@@ -149,6 +153,25 @@ async def side_by_side(ask: Callable[[int], Awaitable[_ReplyT]], numbers: Sequen
             line.cancel()
         await asyncio.gather(*lines, return_exceptions=True)
     return [found[number] for number in numbers]
+
+
+async def in_order(ask: Callable[[int], Awaitable[_ReplyT]], numbers: Sequence[int], take: Callable[[_ReplyT], None]) -> None:
+    """Hand what `ask` gives for each number to `take`, in order, a few asked for at once and no more of them held than that.
+
+    The first error ends it, and nothing goes on behind it.
+    """
+    asked: deque[asyncio.Future[_ReplyT]] = deque()
+    try:
+        for number in numbers:
+            if len(asked) == _AT_ONCE:
+                take(await asked.popleft())
+            asked.append(asyncio.ensure_future(ask(number)))
+        while asked:
+            take(await asked.popleft())
+    finally:
+        for one in asked:
+            one.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
 def unreadable(status: int, why: str) -> BrokerRefusedError:

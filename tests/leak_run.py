@@ -57,9 +57,9 @@ from crypto.bodies import AnswerBody, OpenedBody
 from crypto.canonical import AgencyId, KeyId, SearchId
 from crypto.disclosure import StubList
 from crypto.embedding import EmbeddingModel
-from crypto.envelope import open_envelope
+from crypto.envelope import IN_SEGMENTS, Envelope, open_envelope, open_in_segments
 from crypto.grant_basis import BasisKind, CourtOrder, Event, ProbeSource, Purpose
-from crypto.keys import SealingPrivateKey
+from crypto.keys import SealingPrivateKey, VerifyingKey
 from crypto.message_types import MessageType
 from crypto.messages import Message
 from crypto.probe import Probe, SearchKey
@@ -103,6 +103,14 @@ SEALED: Final[Mapping[tuple[Table, str], tuple[str, Bound]]] = {
 def sealed_columns() -> set[tuple[Table, str]]:
     """Every column of the schema whose name says that it is sealed."""
     return {(table, column.name) for table in metadata.sorted_tables for column in table.columns if column.name.startswith("sealed_")}
+
+
+def opened_envelope(envelope: Envelope, private: SealingPrivateKey, sender: VerifyingKey) -> bytes:
+    """What is inside, however it was sealed."""
+    if envelope.suite != IN_SEGMENTS:
+        return open_envelope(envelope, envelope.context, private, sender)
+    data = envelope.to_bytes()
+    return b"".join(open_in_segments(lambda: (data,), len(data), envelope.context, private, sender)[1])
 
 
 @dataclass(frozen=True)
@@ -351,7 +359,7 @@ class _Collector:
                 if message.header.message_type == MessageType.DISCOVERY_RELEASE:
                     run.addressees[name] = world.federation.discovery_key
                 sender = run.roster.node_key(message.header.sender)
-                run.sealed.append(Sealed(message, open_envelope(envelope, envelope.context, run.addressees[name], sender)))
+                run.sealed.append(Sealed(message, opened_envelope(envelope, run.addressees[name], sender)))
 
     def _embedding(self, jpeg: bytes) -> Any:
         return the_one_face(self.world.embedder, read_image(jpeg)).embedding

@@ -37,7 +37,7 @@ from agency_node.holder.records import NewRecord
 from agency_node.keyring import NODE_KEY_FILE, Keyring
 from agency_node.legal.persons import PersonKey
 from agency_node.legal.review import grant_draft
-from agency_node.outbox import READY, Conversation, Outbox
+from agency_node.outbox import READY, Conversation, Outbox, message_of
 from agency_node.parties import Parties
 from agency_node.policy.engine import PolicyPack, load_packs
 from agency_node.requester.drafting import SearchRequest, draft_search
@@ -308,7 +308,8 @@ class WorldNode:
 
     def queued(self) -> list[Message]:
         """Messages that are decided upon and have not left."""
-        return [Message.from_bytes(row.data) for row in self.rows(outbox, kind="message", state=READY)]
+        rows = self.rows(outbox, kind="message", state=READY)
+        return [Message.from_bytes(b"".join(message_of(self.engine, row.number))) for row in rows]
 
     def types_queued(self) -> set[str]:
         """Names of what is decided upon and has not left, entries of the log too."""

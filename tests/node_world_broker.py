@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Final
 
 from agency_node.link import Lease, MessageState
+from agency_node.pieces import Pieces
 from crypto.canonical import AgencyId
 from crypto.entries import EntryKind, LogEntry, entry_subject
 from crypto.errors import NotCanonicalError, PeerError
@@ -88,13 +89,17 @@ class Mailbox:
             self.broker.add(leaf)
         return self.broker.log.index(leaf)
 
-    async def send(self, data: bytes) -> MessageState:
+    async def send(self, message: Pieces) -> MessageState:
+        data = b"".join(message)
+        self._carry(data)
+        return MessageState("queued", ())
+
+    def _carry(self, data: bytes) -> None:
         message = Message.from_bytes(data)
         if message.header.sender != self.agency:
             raise AssertionError("a node sends in its own name")
         self.broker.carried.append(message)
         self.broker.boxes.setdefault(message.header.recipient, []).append(data)
-        return MessageState("queued", ())
 
     async def message_state(self, message_id: MessageId) -> MessageState | None:
         return None
@@ -102,11 +107,12 @@ class Mailbox:
     async def lease(self, wait_s: int = 0, limit: int = 32) -> list[Lease]:
         return [self._lease(data) for data in self.broker.boxes.get(self.agency, [])[:limit]]
 
-    async def fetch(self, lease: Lease) -> bytes:
+    async def fetch(self, lease: Lease, take: Callable[[bytes], None]) -> None:
         data = next(one for one in self.broker.boxes[self.agency] if id_of(one) == lease.message_id)
         if self.spoiled:  # what `BrokerLink.fetch` says of parts that do not hash to the id
             raise NotCanonicalError("the parts do not hash to the message's id")
-        return data
+        for piece in Pieces.of(data):
+            take(piece)
 
     async def acknowledge(self, lease: Lease) -> bytes:
         box = self.broker.boxes[self.agency]

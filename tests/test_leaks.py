@@ -21,12 +21,11 @@ import numpy as np
 import pytest
 
 from agency_node.demo.federation import BOARD, BROKER, EASTFIELD, LAKESIDE, NORTHPORT
-from crypto.envelope import open_envelope
 from crypto.errors import EnvelopeError
 from crypto.message_types import MESSAGES, MessageType
 from crypto.messages import Message
 from crypto.seal import KeyPair
-from tests.leak_run import SEALED, Run, logged, places, run_once, sealed_columns
+from tests.leak_run import SEALED, Run, logged, opened_envelope, places, run_once, sealed_columns
 from tests.leaks import CLOSED, Searcher, Secret, find
 
 RANDOM = np.random.default_rng(5)
@@ -304,9 +303,9 @@ def test_the_brokers_keys_open_nothing_that_passed(run: Run) -> None:
         envelope, sender = one.message.envelope(), run.roster.node_key(one.message.header.sender)
         for key in run.broker_keys.values():
             with pytest.raises(EnvelopeError):
-                open_envelope(envelope, envelope.context, key, sender)
+                opened_envelope(envelope, key, sender)
         addressee = run.addressees[envelope.context.recipient_key_id]
-        assert open_envelope(envelope, envelope.context, addressee, sender) == one.plaintext
+        assert opened_envelope(envelope, addressee, sender) == one.plaintext
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SEALED_TYPES if kind != MessageType.MASK_HANDOVER])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from agency_node.errors import BrokerRefusedError
 from agency_node.link import MAX_WAIT_S, BrokerLink, Lease, MessageState
+from agency_node.pieces import Pieces
 from agency_node.transport import UNREADABLE, Transport
 from crypto.binary import sha256
 from crypto.canonical import SearchId, b64url_encode
@@ -311,22 +312,22 @@ class Mailbox:
 async def test_a_message_goes_in_parts_and_a_repeat_sends_only_what_is_missing() -> None:
     mailbox = Mailbox(WHOLE)
     wire = Wire(answer=mailbox)
-    assert await wire.link.send(WHOLE) == MessageState("queued", ())
+    assert await wire.link.send(Pieces.of(WHOLE)) == MessageState("queued", ())
     assert mailbox.puts == [0, 1, 2]
     mailbox.stored.remove(1)
     mailbox.puts.clear()
-    await wire.link.send(WHOLE)
+    await wire.link.send(Pieces.of(WHOLE))
     assert mailbox.puts == [1]
     mailbox.puts.clear()
-    assert (await wire.link.send(WHOLE)).state == "queued"
+    assert (await wire.link.send(Pieces.of(WHOLE))).state == "queued"
     assert mailbox.puts == []
 
 
 async def test_a_short_message_is_one_request() -> None:
     mailbox = Mailbox(b"short")
     wire = Wire(answer=mailbox)
-    await wire.link.send(b"short")
-    await wire.link.send(b"short")
+    await wire.link.send(Pieces.of(b"short"))
+    await wire.link.send(Pieces.of(b"short"))
     assert len(wire.requests) == 2
 
 
@@ -334,17 +335,24 @@ async def test_a_broker_that_forgets_parts_or_asks_for_others_is_not_fed_for_eve
     for missing in ([0], [2], [9]):
         wire = Wire(answer=lambda _request, missing=missing: reply({"state": "incomplete", "missing": missing}))  # type: ignore[misc]
         with pytest.raises(BrokerRefusedError):
-            await wire.link.send(WHOLE)
+            await wire.link.send(Pieces.of(WHOLE))
         assert len(wire.requests) <= 4
     with pytest.raises(OversizedError):
-        await Wire().link.send(b"")
+        await Wire().link.send(Pieces.of(b""))
     with pytest.raises(OversizedError):
-        await Wire().link.send(bytes(MAX_MESSAGE_BYTES + 1))
+        await Wire().link.send(Pieces.of(bytes(MAX_MESSAGE_BYTES + 1)))
 
 
 async def test_a_message_is_fetched_whole_and_hashed() -> None:
     mailbox = Mailbox(WHOLE)
-    assert await Wire(answer=mailbox).link.fetch(mailbox.lease) == WHOLE
+    taken: list[bytes] = []
+    await Wire(answer=mailbox).link.fetch(mailbox.lease, taken.append)
+    assert [len(piece) for piece in taken] == [PIECE_BYTES, PIECE_BYTES, len(WHOLE) - 2 * PIECE_BYTES]
+    assert b"".join(taken) == WHOLE
+
+
+def drop(piece: bytes) -> None:
+    """What comes is not looked at."""
 
 
 async def test_parts_that_are_not_the_leased_message_are_refused() -> None:
@@ -360,9 +368,9 @@ async def test_parts_that_are_not_the_leased_message_are_refused() -> None:
         ([first, forged, third], NotCanonicalError),
     ):
         with pytest.raises(error):
-            await Wire(*[data(part.to_bytes()) for part in parts]).link.fetch(mailbox.lease)
+            await Wire(*[data(part.to_bytes()) for part in parts]).link.fetch(mailbox.lease, drop)
     for content in (b"", b"nonsense", first.to_bytes()[:-1]):
         with pytest.raises(EncodingError):
-            await Wire(data(content)).link.fetch(mailbox.lease)
+            await Wire(data(content)).link.fetch(mailbox.lease, drop)
     with pytest.raises(BrokerRefusedError):
-        await Wire(data(first.to_bytes() + b"!")).link.fetch(mailbox.lease)
+        await Wire(data(first.to_bytes() + b"!")).link.fetch(mailbox.lease, drop)

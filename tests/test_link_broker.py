@@ -16,6 +16,7 @@ from agency_node.follower import LogFollower
 from agency_node.keyring import NODE_KEY_FILE, WITNESS_KEY_FILE, Keyring
 from agency_node.link import BrokerLink
 from agency_node.parties import Parties
+from agency_node.pieces import Pieces
 from agency_node.transport import Transport
 from agency_node.vault import Vault
 from agency_node.witness import Witness
@@ -192,12 +193,14 @@ async def test_a_message_is_sent_leased_fetched_and_deleted_with_a_receipt(feder
     message = federation.world.message(CLAIMS)
     data = message.to_bytes()
     assert await northport.message_state(message.message_id) is None
-    assert (await northport.send(data)).state == (await northport.send(data)).state == "queued"
+    assert (await northport.send(Pieces.of(data))).state == (await northport.send(Pieces.of(data))).state == "queued"
     (lease,) = await lakeside.lease()
     assert await lakeside.lease() == []
     assert (lease.message_id, lease.message_type, lease.sender) == (message.message_id, MessageType.DISCLOSURE_REQUEST, NORTHPORT)
     assert (lease.search_id, lease.total_bytes) == (CLAIMS.search_id, len(data))
-    assert await lakeside.fetch(lease) == data
+    taken: list[bytes] = []
+    await lakeside.fetch(lease, taken.append)
+    assert b"".join(taken) == data
     receipt = await lakeside.acknowledge(lease)
     assert receipt == await lakeside.acknowledge(lease)
     assert MailboxReceipt.read(receipt, LOG).recipient == LAKESIDE
@@ -205,7 +208,7 @@ async def test_a_message_is_sent_leased_fetched_and_deleted_with_a_receipt(feder
     assert state is not None
     assert (state.state, state.missing, state.receipt) == ("delivered", (), receipt)
     with pytest.raises(BrokerRefusedError):
-        await lakeside.fetch(lease)
+        await lakeside.fetch(lease, taken.append)
 
 
 async def test_a_poll_wakes_when_a_message_comes(federation: Federation) -> None:
@@ -214,7 +217,7 @@ async def test_a_poll_wakes_when_a_message_comes(federation: Federation) -> None
     poll = asyncio.create_task(lakeside.lease(wait_s=20))
     await asyncio.sleep(0.05)
     assert not poll.done()
-    await northport.send(federation.world.message(CLAIMS).to_bytes())
+    await northport.send(Pieces.of(federation.world.message(CLAIMS).to_bytes()))
     assert len(await poll) == 1
 
 
@@ -231,7 +234,9 @@ async def test_a_long_message_goes_on_where_it_was_cut_off(federation: Federatio
     state = await northport.message_state(message.message_id)
     assert state is not None
     assert (state.state, state.missing) == ("incomplete", (1, 2))
-    assert (await northport.send(message.to_bytes())).state == "queued"
+    assert (await northport.send(Pieces.of(message.to_bytes()))).state == "queued"
     (lease,) = await board.lease()
     assert lease.parts == 3
-    assert await board.fetch(lease) == message.to_bytes()
+    taken: list[bytes] = []
+    await board.fetch(lease, taken.append)
+    assert b"".join(taken) == message.to_bytes()

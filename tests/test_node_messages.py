@@ -20,7 +20,7 @@ from agency_node.tables import answers, custody_parts, disclosure_requests, inbo
 from crypto.canonical import AgencyId
 from crypto.disclosure import Stub, StubList, StubRecord
 from crypto.entries import EntryKind
-from crypto.envelope import seal
+from crypto.envelope import seal, seal_in_segments
 from crypto.grant_claims import GrantClaims
 from crypto.lawful_steps import explain_refusal
 from crypto.message_types import MAX_MESSAGE_BYTES, MESSAGES, MessageType
@@ -226,11 +226,15 @@ def resealed(world: World, kind: MessageType, inside: bytes, content: GrantClaim
     """A message of that type around any plaintext."""
     header = world.header(kind, content, sender, recipient)
     key = world.key_of(recipient, content.search_id)
-    envelope = seal(inside, header.context(key.key_id, content.epoch), key.key, node_key(sender))
-    made = Message(header, envelope.to_bytes(), bytes(64))
+    context, own = header.context(key.key_id, content.epoch), node_key(sender)
+    if header.spec.streamed:
+        envelope = b"".join(seal_in_segments((inside,), len(inside), context, key.key, own))
+    else:
+        envelope = seal(inside, context, key.key, own).to_bytes()
+    made = Message(header, envelope, bytes(64))
     frame = made.to_bytes()[:-64]
     signature = node_key(sender).sign(b"sealmatch-1/message\n" + hashlib.sha256(frame).hexdigest().encode("ascii"))
-    return Message(header, envelope.to_bytes(), signature)
+    return Message(header, envelope, signature)
 
 
 # --- the wrong sender, the wrong moment -------------------------------------------------------------------------------

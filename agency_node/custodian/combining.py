@@ -6,8 +6,9 @@ overwritten before the call returns, whichever way it returns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 from agency_node.envelopes import Envelopes
@@ -20,7 +21,7 @@ from crypto.errors import AnswerError, CalibrationError, PeerError
 from crypto.grant_claims import GrantClaims
 from crypto.impostors import ImpostorTable
 from crypto.manifest import GalleryManifest
-from crypto.messages import Message
+from crypto.messages import AnyMessage, Message
 from crypto.parameters import Scales
 from crypto.release import HolderOutcome, HolderScores, Outcome, Release, ReleaseTerms, release, release_nothing, unmask
 from crypto.roster import Roster
@@ -28,20 +29,20 @@ from crypto.roster import Roster
 
 @dataclass(frozen=True)
 class Custody:
-    """What came for a release, by holder: sealed shares by custodian, sealed opened values, refusals as `code:rule`."""
+    """What came for a release, by holder: sealed shares by custodian, sealed opened values to be fetched, refusals as `code:rule`."""
 
     shares: Mapping[AgencyId, Mapping[AgencyId, bytes]] = field(repr=False)
-    opened: Mapping[AgencyId, bytes] = field(repr=False)
+    opened: Mapping[AgencyId, Callable[[], AnyMessage]] = field(repr=False)
     refusals: Mapping[AgencyId, str]
 
     @classmethod
-    def of(cls, rows: Sequence[Any]) -> Self:
-        """From the rows of table `custody_parts`."""
+    def of(cls, rows: Sequence[Any], fetch: Callable[[str, bytes], AnyMessage]) -> Self:
+        """From the rows of table `custody_parts`; `fetch` gives the message of an id and what stands in `data`."""
         shares: dict[AgencyId, dict[AgencyId, bytes]] = {}
         for row in rows:
             if row.kind == "share":
                 shares.setdefault(AgencyId(row.holder), {})[AgencyId(row.custodian)] = row.data
-        opened = {AgencyId(row.holder): row.data for row in rows if row.kind == "opened"}
+        opened = {AgencyId(row.holder): partial(fetch, row.message_id, row.data) for row in rows if row.kind == "opened"}
         refusals = {AgencyId(row.holder): row.note for row in rows if row.kind == "refusal"}
         return cls(shares, opened, refusals)
 
@@ -134,7 +135,7 @@ def _unmasked(
     scales: Scales,
 ) -> HolderScores:
     claims, conversation = held.claims, held.conversation
-    opened = envelopes.open(Message.from_bytes(taken.opened[holder]), OpenedBody, conversation, claims.requesting_agency)
+    opened = envelopes.open(taken.opened[holder](), OpenedBody, conversation, claims.requesting_agency)
     opened.statement.check(claims.search_id, held.digest, roster.node_key(holder))
     shares = []
     for custodian, data in sorted(taken.shares[holder].items()):

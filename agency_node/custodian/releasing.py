@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Engine, insert, null, select, update
@@ -28,6 +29,7 @@ from agency_node.grants import GrantDesk, HeldGrant
 from agency_node.journal import record, stamp
 from agency_node.outbox import Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
+from agency_node.pieces import IN_PIECES, received
 from agency_node.refusals import RefusedByUsError
 from agency_node.tables import custody, custody_parts, inbox
 from crypto.answer import MaskShare
@@ -40,7 +42,7 @@ from crypto.grant import VerifiedGrant
 from crypto.grant_claims import GrantClaims
 from crypto.manifest import GalleryManifest, check_custodians
 from crypto.message_types import MessageType
-from crypto.messages import Message, read_message
+from crypto.messages import AnyMessage, Message, read_message
 from crypto.notices import Refusal, RefusalReason
 from crypto.signed import key_id
 
@@ -103,7 +105,7 @@ class Releasing:
         """Whether the grant names this agency as a custodian."""
         return self._agency in claims.custodians
 
-    async def admit(self, grant: VerifiedGrant, message: Message) -> Commit:
+    async def admit(self, grant: VerifiedGrant, message: AnyMessage) -> Commit:
         """What a custodian asks beside:
 
         1. it has a calibration table of the grant's model (`ModelError`)
@@ -132,7 +134,7 @@ class Releasing:
 
     # --- custody ------------------------------------------------------------------------------------------------------
 
-    async def receive_share(self, message: Message) -> Commit:
+    async def receive_share(self, message: AnyMessage) -> Commit:
         """A holder's mask share: kept sealed until the release, or handed to the custodian who combines."""
         held = self._in_time(message)
         claims, holder = held.claims, message.header.sender
@@ -150,7 +152,7 @@ class Releasing:
 
         return commit
 
-    async def receive_handover(self, message: Message) -> Commit:
+    async def receive_handover(self, message: AnyMessage) -> Commit:
         """Another custodian's share."""
         held = self._in_time(message)
         sender = message.header.sender
@@ -161,7 +163,7 @@ class Releasing:
             raise GrantMismatchError("a hand-over is of a holder of the grant")
         return self._keep(message, held, handover.holder, SHARE, sender)
 
-    async def receive_opened(self, message: Message) -> Commit:
+    async def receive_opened(self, message: AnyMessage) -> Commit:
         """What the requester opened of one holder's answer, under that holder's own statement of the answer's digest."""
         held = self._in_time(message)
         claims = held.claims
@@ -174,7 +176,7 @@ class Releasing:
         opened.statement.check(claims.search_id, held.digest, self._parties.roster().node_key(holder))
         return self._keep(message, held, holder, OPENED, claims.requesting_agency)
 
-    async def receive_refusal(self, message: Message) -> Commit:
+    async def receive_refusal(self, message: AnyMessage) -> Commit:
         """A holder of the grant will not answer, and says why: the release names it. Refusals of others change nothing."""
         refusal = read_message(
             message, Refusal, recipient=self._agency, sender_public=self._parties.roster().node_key(message.header.sender)
@@ -187,9 +189,13 @@ class Releasing:
             return lambda connection: None
         note = f"{int(refusal.reason)}:{refusal.rule or 0}"
         values = {"search_id": str(search_id), "holder": str(holder), "kind": REFUSAL, "custodian": "", "note": note}
-        return lambda connection: _insert_part(connection, values)
 
-    def _in_time(self, message: Message) -> HeldGrant:
+        def commit(connection: Connection) -> None:
+            _insert_part(connection, values)
+
+        return commit
+
+    def _in_time(self, message: AnyMessage) -> HeldGrant:
         """The grant of a search that is still open here; what comes later is discarded, logged and refused as late."""
         held = self._desk.held(message)
         state = self._state(held)
@@ -208,18 +214,20 @@ class Releasing:
             where = custody.c.search_id == str(held.claims.search_id)
             return connection.execute(select(custody.c.state).where(where)).scalar()
 
-    def _keep(self, message: Message, held: HeldGrant, holder: AgencyId, kind: str, custodian: AgencyId) -> Commit:
+    def _keep(self, message: AnyMessage, held: HeldGrant, holder: AgencyId, kind: str, custodian: AgencyId) -> Commit:
         values = {
             "search_id": str(held.claims.search_id),
             "holder": str(holder),
             "kind": kind,
             "custodian": str(custodian),
-            "data": message.to_bytes(),
+            "data": message.to_bytes() if isinstance(message, Message) else IN_PIECES,
             "note": "",
+            "message_id": None if isinstance(message, Message) else str(message.message_id),
         }
 
         def commit(connection: Connection) -> None:
-            _insert_part(connection, values)
+            if _insert_part(connection, values) and not isinstance(message, Message):
+                return  # its pieces stay in the inbox, where the release finds them
             connection.execute(update(inbox).where(inbox.c.message_id == str(message.message_id)).values(data=None))
 
         return commit
@@ -244,9 +252,10 @@ class Releasing:
     def _taken(self, held: HeldGrant, data: ColumnElement[Any]) -> Custody:
         """What came, with its bytes in the column `data`: some megabytes, which only a release needs."""
         kept = custody_parts.c
-        wanted = select(kept.holder, kept.kind, kept.custodian, kept.note, data).where(kept.search_id == str(held.claims.search_id))
+        wanted = select(kept.holder, kept.kind, kept.custodian, kept.note, kept.message_id, data)
         with self._engine.begin() as connection:
-            return Custody.of(connection.execute(wanted).all())
+            rows = connection.execute(wanted.where(kept.search_id == str(held.claims.search_id))).all()
+        return Custody.of(rows, partial(received, self._engine))
 
     async def _release(self, held: HeldGrant, taken: Custody) -> None:
         """Ask the log again, open, unmask, release, destroy: once."""
@@ -313,6 +322,8 @@ class Releasing:
     def _forget(self, connection: Connection, claims: GrantClaims) -> None:
         """Shares and opened values are gone with the release."""
         where = custody_parts.c.search_id == str(claims.search_id)
+        in_pieces = select(custody_parts.c.message_id).where(where, custody_parts.c.message_id.is_not(None))
+        connection.execute(update(inbox).where(inbox.c.message_id.in_(in_pieces)).values(data=None))
         connection.execute(update(custody_parts).where(where).values(data=None))
 
     def withdraw(self, held: HeldGrant, connection: Connection) -> None:
@@ -330,6 +341,6 @@ class Releasing:
             record(connection, self._clock(), held.claims.search_id, state, note)
 
 
-def _insert_part(connection: Connection, values: Mapping[str, object]) -> None:
-    """The first word counts: a holder's second refusal or share under another number changes nothing."""
-    connection.execute(insert(custody_parts).prefix_with("OR IGNORE").values(**values))
+def _insert_part(connection: Connection, values: Mapping[str, object]) -> bool:
+    """Whether it is kept. The first word counts: a holder's second refusal or share under another number changes nothing."""
+    return connection.execute(insert(custody_parts).prefix_with("OR IGNORE").values(**values)).rowcount == 1

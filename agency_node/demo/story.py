@@ -45,6 +45,7 @@ from agency_node.holder.records import RecordStore
 from agency_node.legal.review import grant_draft
 from agency_node.node import Node
 from agency_node.overview import search_status
+from agency_node.pieces import Pieces
 from agency_node.policy.engine import load_packs
 from agency_node.requester.drafting import SearchRequest, draft_search
 from agency_node.requester.leads import ask_for, claims_of, list_disclosed, list_leads
@@ -206,7 +207,7 @@ class Story:
         message = seal_message(
             header, probe, recipient_public=to.key, recipient_key_id=to.key_id, epoch=probe.epoch, sender_signing_key=node.keyring.node_key
         )
-        await self._expect_refusal("a search without a grant", "R76", node.link.send(message.to_bytes()))
+        await self._expect_refusal("a search without a grant", "R76", node.link.send(Pieces.of(message.to_bytes())))
 
     def _same_person(self, node: Node) -> None:
         try:

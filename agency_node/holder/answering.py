@@ -46,7 +46,7 @@ from crypto.grant_claims import GrantClaims
 from crypto.keys import SigningKey
 from crypto.manifest import check_trusted_by
 from crypto.message_types import MessageType
-from crypto.messages import Message
+from crypto.messages import AnyMessage
 from crypto.moments import round_moment
 from crypto.notices import Deleted, DeletionReceipt, Refusal, RefusalReason
 from crypto.probe import Probe
@@ -118,7 +118,7 @@ class Answering:
         """Whether the grant names this agency as a holder."""
         return self._agency in claims.holders
 
-    async def admit(self, grant: VerifiedGrant, message: Message) -> Commit:
+    async def admit(self, grant: VerifiedGrant, message: AnyMessage) -> Commit:
         """What a holder asks of a verified grant beside what everybody asks:
 
         1. it has a gallery, of the grant's model, and trusts one of the grant's custodians (`check_trusted_by`)
@@ -152,7 +152,7 @@ class Answering:
         claimed = (answers.c.search_id == str(search_id)) & (answers.c.state == CLAIMED)
         connection.execute(update(answers).where(claimed).values(state=WITHDRAWN))
 
-    def _refuse_by_policy(self, grant: VerifiedGrant, decision: Decision, message: Message) -> None:
+    def _refuse_by_policy(self, grant: VerifiedGrant, decision: Decision, message: AnyMessage) -> None:
         """Store the decision, enter it into the log, and tell the combining custodian, whose release will say why this holder is
         missing."""
         claims = grant.claims
@@ -179,7 +179,7 @@ class Answering:
 
     # --- probe --------------------------------------------------------------------------------------------------------
 
-    async def receive_probe(self, message: Message) -> Commit:
+    async def receive_probe(self, message: AnyMessage) -> Commit:
         """A probe, after these checks in this order; then it waits at the scanning desk, and the answer goes out when its pass is done:
 
         1. this holder holds its search's grant, verified, allowed by policy and in force (`NotYetError` while it has not come)
@@ -244,7 +244,7 @@ class Answering:
         with self._engine.begin() as connection:
             connection.execute(update(inbox).where(lost, inbox.c.data.is_not(None)).values(state=NEW))
 
-    def _claim(self, claims: GrantClaims, message: Message) -> None:
+    def _claim(self, claims: GrantClaims, message: AnyMessage) -> None:
         """Take the one answer of this grant, probe and face; the same message takes again what nothing was sent for."""
         values = {
             "search_id": str(claims.search_id),

@@ -40,7 +40,7 @@ from crypto.grant import check_in_force
 from crypto.lawful_steps import explain
 from crypto.layout import FILLER
 from crypto.message_types import MessageType
-from crypto.messages import Message
+from crypto.messages import AnyMessage
 from crypto.moments import utc_day
 from crypto.notices import RefusalReason
 from crypto.release import HolderRelease
@@ -89,7 +89,7 @@ class Disclosing:
 
     # --- release ------------------------------------------------------------------------------------------------------
 
-    async def receive_release(self, message: Message) -> Commit:
+    async def receive_release(self, message: AnyMessage) -> Commit:
         """A release, after these checks in this order; then the stubs:
 
         1. this holder holds the grant, and it is in force
@@ -154,7 +154,7 @@ class Disclosing:
 
     # --- disclosure ---------------------------------------------------------------------------------------------------
 
-    async def receive_request(self, message: Message) -> Commit:
+    async def receive_request(self, message: AnyMessage) -> Commit:
         """A request after the release: a dummy is answered at once, and once; a question waits for the holder's legal staff."""
         held = self._desk.held(message)
         claims = held.claims

@@ -32,7 +32,7 @@ from crypto.errors import GrantMismatchError, ReleaseError
 from crypto.grant_claims import GrantClaims
 from crypto.grant_token import unverified_claims
 from crypto.message_types import MessageType
-from crypto.messages import Message
+from crypto.messages import AnyMessage, whole
 from crypto.moments import parse_moment
 from crypto.release import Band, RequesterRelease
 
@@ -105,7 +105,7 @@ class Leads:
     def refused(self, connection: Connection, row: Outgoing, note: str) -> None:
         """Nothing follows; the journal has it."""
 
-    async def receive_release(self, message: Message) -> Commit:
+    async def receive_release(self, message: AnyMessage) -> Commit:
         """The release: ranks, bands, and what became of every holder; once."""
         row, claims = self._search(message)
         released = self._envelopes.open(message, RequesterRelease, Conversation.of(claims), claims.combiner)
@@ -131,12 +131,12 @@ class Leads:
 
         return commit
 
-    async def receive_discovery(self, message: Message) -> Commit:
+    async def receive_discovery(self, message: AnyMessage) -> Commit:
         """Scores for the legal office: kept sealed as they came. This node cannot open them."""
         row, claims = self._search(message)
         if message.header.sender != claims.combiner:
             raise GrantMismatchError("scores come from the grant's combining custodian")
-        data = message.to_bytes()
+        data = whole(message).to_bytes()
 
         def commit(connection: Connection) -> None:
             first = (searches.c.search_id == row.search_id) & searches.c.discovery.is_(None)
@@ -144,7 +144,7 @@ class Leads:
 
         return commit
 
-    async def receive_stubs(self, message: Message) -> Commit:
+    async def receive_stubs(self, message: AnyMessage) -> Commit:
         """One holder's stubs; joined with ranks on the release index."""
         row, claims = self._search(message)
         holder = message.header.sender
@@ -176,7 +176,7 @@ class Leads:
 
         return commit
 
-    async def receive_disclosure(self, message: Message) -> Commit:
+    async def receive_disclosure(self, message: AnyMessage) -> Commit:
         """A holder's answer to one request, or the dummy that answers a dummy."""
         row, claims = self._search(message)
         holder = message.header.sender
@@ -245,7 +245,7 @@ class Leads:
             )
             connection.execute(update(disclosures).where(where).values(outcome="asked"))
 
-    def _search(self, message: Message) -> tuple[Row[Any], GrantClaims]:
+    def _search(self, message: AnyMessage) -> tuple[Row[Any], GrantClaims]:
         with self._engine.begin() as connection:
             row = connection.execute(select(searches).where(searches.c.search_id == message.header.search_id)).first()
         if row is None or row.grant_digest != message.header.grant_digest or row.state not in (SENT, RELEASED):

@@ -49,7 +49,7 @@ from crypto.grant_token import unverified_claims, without_reason
 from crypto.lawful_steps import explain_refusal
 from crypto.manifest import check_custodians
 from crypto.message_types import MessageType
-from crypto.messages import Message, read_message
+from crypto.messages import AnyMessage, read_message
 from crypto.moments import parse_moment
 from crypto.notices import DeletionReceipt, Refusal, RefusalReason
 from crypto.opening import Y16, open_answer
@@ -207,7 +207,7 @@ class Searching:
 
     # --- coming back --------------------------------------------------------------------------------------------------
 
-    async def receive_answer(self, message: Message) -> Commit:
+    async def receive_answer(self, message: AnyMessage) -> Commit:
         """A holder's answer, after these checks in this order; then its opening:
 
         1. its search is running here, its sender is a holder of the grant that has not answered before
@@ -257,7 +257,7 @@ class Searching:
         finally:
             key.destroy()
 
-    async def receive_refusal(self, message: Message) -> Commit:
+    async def receive_refusal(self, message: AnyMessage) -> Commit:
         """A party refused: a holder's refusal is that holder's outcome, a custodian's may end the search."""
         sender = message.header.sender
         refusal = read_message(message, Refusal, recipient=self._agency, sender_public=self._parties.roster().node_key(sender))
@@ -280,7 +280,7 @@ class Searching:
 
         return commit
 
-    async def receive_receipt(self, message: Message) -> Commit:
+    async def receive_receipt(self, message: AnyMessage) -> Commit:
         """A party says what it deleted (R22): kept in the journal."""
         sender = message.header.sender
         receipt = read_message(message, DeletionReceipt, recipient=self._agency, sender_public=self._parties.roster().node_key(sender))
@@ -290,7 +290,7 @@ class Searching:
 
     # --- state --------------------------------------------------------------------------------------------------------
 
-    def _running(self, message: Message) -> Row[Any]:
+    def _running(self, message: AnyMessage) -> Row[Any]:
         with self._engine.begin() as connection:
             row = connection.execute(select(searches).where(searches.c.search_id == message.header.search_id)).first()
         if row is None or row.grant_digest != message.header.grant_digest:
