@@ -56,7 +56,7 @@ class FolderBroker(httpx.AsyncBaseTransport):
             number = int(path.rpartition("/")[2])
             piece = (self.folder / str(number)).read_bytes()
             data = Part(MessageId(self.message_id), number, self.total_bytes, piece).to_bytes()
-            return httpx.Response(200, content=data, headers={"content-type": "application/octet-stream"})
+            return httpx.Response(200, stream=httpx.ByteStream(data), headers={"content-type": "application/octet-stream"})
         if path.endswith("/acknowledgement"):
             receipt = MailboxReceipt(MessageId(self.message_id), NORTHPORT, NOW).sign(LOG_SECRET)
             return _reply({"receipt": b64url_encode(receipt)})
@@ -83,12 +83,12 @@ class FolderBroker(httpx.AsyncBaseTransport):
 
 
 def _reply(document: object) -> httpx.Response:
-    return httpx.Response(200, content=json.dumps(document).encode("ascii"), headers={"content-type": "application/json"})
+    return httpx.Response(200, stream=httpx.ByteStream(json.dumps(document).encode("ascii")), headers={"content-type": "application/json"})
 
 
 def _problem() -> httpx.Response:
     document = {"type": "urn:sealmatch:problem:not-found", "title": "not found", "status": 404, "detail": ""}
-    return httpx.Response(404, content=json.dumps(document).encode("ascii"), headers={"content-type": "application/problem+json"})
+    return httpx.Response(404, stream=httpx.ByteStream(json.dumps(document).encode("ascii")), headers={"content-type": "application/problem+json"})
 
 
 async def run(folder: Path, slots: int) -> tuple[int, int, int]:
@@ -106,8 +106,8 @@ async def run(folder: Path, slots: int) -> tuple[int, int, int]:
     tracemalloc.start()
     with holder.engine.begin() as connection:
         message_id = holder.outbox.sealed(connection, MessageType.ANSWER, body, Conversation.of(content), to)
-    while holder.rows(outbox, state="ready"):
-        await holder.courier.send(OnePass())
+    await holder.courier.send(OnePass())
+    assert holder.rows(outbox, state="ready") == []
     sending = tracemalloc.get_traced_memory()[1]
     arrays = body.answer.a_rounded.nbytes + body.answer.b_rounded.nbytes
     tracemalloc.stop()

@@ -181,7 +181,8 @@ async def test_opened_values_wait_in_pieces_for_the_release_and_go_with_it(world
     world.broker.enter_grant(content.digest)
     await world.requester_with_key(content)
     await world.node(LAKESIDE)
-    custodian = await world.hand_in(OVERSIGHT, world.grant(content, OVERSIGHT))
+    custodian = await world.node(OVERSIGHT)
+    await world.hand_in(OVERSIGHT, world.grant(content, OVERSIGHT))
     answer = answer_body(content)
     opened = Y16(answer.answer.digest, np.zeros(SLOTS, np.uint16))
     body = OpenedBody(answer.statement, opened)
@@ -194,7 +195,7 @@ async def test_opened_values_wait_in_pieces_for_the_release_and_go_with_it(world
     await world.hand_in(OVERSIGHT, messages[1])  # the first word counts
     assert {owner for owner, _ in pieces_in(custodian, IN)} == {first}
     assert {row.state for row in custodian.rows(inbox)} == {DONE}
-    world.clock.now = content.answer_deadline
+    world.clock.now = content.expires  # closed without a release: what was kept for it goes
     await custodian.work()
     assert [row.data for row in custodian.rows(custody_parts)] == [None]
     assert pieces_in(custodian, IN) == []
