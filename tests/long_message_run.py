@@ -88,7 +88,9 @@ def _reply(document: object) -> httpx.Response:
 
 def _problem() -> httpx.Response:
     document = {"type": "urn:sealmatch:problem:not-found", "title": "not found", "status": 404, "detail": ""}
-    return httpx.Response(404, stream=httpx.ByteStream(json.dumps(document).encode("ascii")), headers={"content-type": "application/problem+json"})
+    return httpx.Response(
+        404, stream=httpx.ByteStream(json.dumps(document).encode("ascii")), headers={"content-type": "application/problem+json"}
+    )
 
 
 async def run(folder: Path, slots: int) -> tuple[int, int, int]:

@@ -17,9 +17,11 @@ from crypto.binary import packed_size
 from crypto.bodies import GRANT_BODY_BYTES
 from crypto.disclosure import SLOT_BYTES
 from crypto.limits import DEFAULT_CAP
+from crypto.message_types import MESSAGES, MessageType
 from crypto.packed_words import GROUP
 from crypto.parameters import SEALMATCH_1, Scales
 from crypto.ring import N
+from crypto.segments import sealed_length
 
 PACKED_BITS: Final = 27
 """Of a packed word (`crypto.packed_words`); dimensions are filled up to a multiple of 32."""
@@ -142,7 +144,8 @@ class Department:
         """A sealed message around a body: envelope, frame, the sender's checkpoint (`crypto.envelope`, `crypto.messages`)."""
         names = 2 * self.agency_id_chars
         context = len("sealmatch-1") + len(kind) + 32 + 2 * _DIGEST + names + 64 + len("2026-11") + 7
-        envelope = _PREFIX + 6 + 2 + context + 4 + (65 + body + 16) + _SIGNATURE
+        content = 48 + sealed_length(body) if MESSAGES[MessageType(kind)].streamed else body + 16
+        envelope = _PREFIX + 6 + 2 + context + 4 + (65 + content) + _SIGNATURE
         return _PREFIX + 1 + 16 + 32 + (2 + names) + 4 + 8 + (4 + self.checkpoint_bytes) + 4 + envelope + _SIGNATURE
 
     @property
