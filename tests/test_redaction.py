@@ -163,7 +163,6 @@ REVIEWED = {
     "policy.quorum",
     "policy.max_age_s",
     "self._at(name)",
-    "self._end",
     "self._name",
     "self._where",
     "self.dimensions",
