@@ -330,7 +330,8 @@ class Courier:
         """Hand the outbox to the broker, until stopped; nothing leaves a halted node."""
         leaving: set[int] = set()
         loop = asyncio.get_running_loop()
-        self.outbox.on_queued = lambda: _once_committed(loop, self._queued)
+        # told inside the transaction: when the loop comes round again, that of its own thread has ended
+        self.outbox.on_queued = lambda: loop.call_soon_threadsafe(self._queued.set)
         async with asyncio.TaskGroup() as tasks:
             while not stop.is_set():
                 self._queued.clear()
@@ -386,11 +387,6 @@ class Courier:
                 role.sent(connection, row)
         if row.kind != MESSAGE or row.recipient == self.agency:  # a search goes on, or there is a message for us
             self._woken.set()
-
-
-def _once_committed(loop: asyncio.AbstractEventLoop, queued: asyncio.Event) -> None:
-    """Look for rows when the loop comes round again: a transaction of its own thread has ended then, one of another soon after."""
-    loop.call_soon_threadsafe(queued.set)
 
 
 @contextmanager
