@@ -89,7 +89,7 @@ class Outbox:
         self._vault = vault
         self._clock = clock
         self._latest_checkpoint = latest_checkpoint
-        self.on_queued: Callable[[], None] = lambda: None
+        self.on_queued: Callable[[], object] = lambda: None
         """Told of each row, inside the transaction that writes it."""
 
     def grant(self, connection: Connection, claims: GrantClaims, routing_token: bytes) -> None:
