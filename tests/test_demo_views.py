@@ -9,9 +9,14 @@ import zlib
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agency_node.demo.story import CASE_NUMBER
-from agency_node.demo.views import plain_values
+from agency_node.demo.views import opens, plain_values
+from crypto.keys import SealingPrivateKey
+from crypto.message_types import MESSAGES, MessageType
+from tests.message_samples import BODIES, RECIPIENT_KEY, SENDER_KEY, message_of
 
 SECRETS = {"the case number": CASE_NUMBER.encode(), "the docket": b"26-CF-101"}
 CHANCE = random.Random(7)
@@ -25,6 +30,15 @@ WRAPPINGS: dict[str, Callable[[bytes], bytes]] = {
     "zlib": zlib.compress,
     "gzip": gzip.compress,
 }
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BODIES if MESSAGES[kind].sealed])
+@settings(max_examples=3)
+@given(data=st.data())
+def test_only_the_addressees_key_opens_a_sealed_message(kind: MessageType, data: st.DataObject) -> None:
+    message = message_of(kind, data.draw(BODIES[kind]))
+    assert opens(message, RECIPIENT_KEY, SENDER_KEY.verifying_key)
+    assert not opens(message, SealingPrivateKey.from_secret(bytes([3]) * 32), SENDER_KEY.verifying_key)
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
