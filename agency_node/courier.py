@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -48,6 +48,7 @@ from agency_node.pieces import MessageGoneError, drop_unclaimed, received, take_
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError, reason_of
 from agency_node.store import forget_deleted
 from agency_node.tables import inbox, receipts
+from agency_node.waking import IDLE_S, OtherWriters, pause
 from crypto.canonical import AgencyId, parse_canonical_json
 from crypto.errors import ContextError, MirrorError, PeerError, RosterExpiredError
 from crypto.frame import MessageHeader, read_header
@@ -65,9 +66,6 @@ REFUSED: Final = "refused"
 LEASE_WAIT_S: Final = 20
 LEASES_AT_ONCE: Final = 8
 LEAVING_AT_ONCE: Final = 8
-IDLE_S: Final = 0.2
-"""How often a node looks whether one of its commands has written something."""
-
 PATIENCE: Final = timedelta(days=2)
 """How long a message waits for what must come first; then it is dropped, and its sender has long seen a deadline pass."""
 AGAIN_S: Final = 1.0
@@ -228,21 +226,25 @@ class Courier:
 
     async def work(self, stop: asyncio.Event) -> None:
         """Handle what is in the inbox and what is due, one thing at a time, until stopped or halted."""
-        while not stop.is_set():
-            self._woken.clear()
-            try:
-                self._check_not_halted()
-                handled = await self._handle_pending()
-                await self._tick()
-                self._queued.set()
-            except BrokerError:
-                handled = False  # the broker is away: everything stays where it is
-            except HaltedError:
-                await pause(stop, HALTED_S)
-                handled = False
-            forget_deleted(self.engine)  # what was destroyed in this round, a probe or a mask share, is in the write-ahead log until now
-            if not handled:
-                await pause(stop, IDLE_S, self._woken)
+        with closing(OtherWriters(self.engine)) as others:
+            while not stop.is_set():
+                await self._round(stop, others)
+
+    async def _round(self, stop: asyncio.Event, others: OtherWriters) -> None:
+        self._woken.clear()
+        try:
+            self._check_not_halted()
+            handled = await self._handle_pending()
+            await self._tick()
+            self._queued.set()
+        except BrokerError:
+            handled = False  # the broker is away: everything stays where it is
+        except HaltedError:
+            await pause(stop, HALTED_S)
+            handled = False
+        forget_deleted(self.engine)  # what was destroyed in this round, a probe or a mask share, is in the write-ahead log until now
+        if not handled:
+            await others.idle(stop, self._woken)
 
     def _check_not_halted(self) -> None:
         reason = self.follower.halted()
@@ -396,13 +398,3 @@ def apart(troubles: list[Exception]) -> Iterator[None]:
         yield
     except (PeerError, NotYetError, BrokerRefusedError) as error:
         troubles.append(error)
-
-
-async def pause(stop: asyncio.Event, seconds: float, woken: asyncio.Event | None = None) -> None:
-    """Wait that long, or until stopped or woken."""
-    waits = [asyncio.ensure_future(event.wait()) for event in (stop, woken) if event is not None]
-    try:
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for one in waits:
-            one.cancel()

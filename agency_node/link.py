@@ -25,6 +25,7 @@ from agency_node.pieces import Pieces
 from agency_node.transport import DEFAULT_MAX_REPLY_BYTES, Reply, Transport, in_order, side_by_side, unreadable
 from crypto.canonical import AgencyId, JsonValue, SearchId, b64url_decode, b64url_encode
 from crypto.checkpoint import MAX_NOTE_BYTES, SignedCheckpoint
+from crypto.cosign_request import CosignRequest
 from crypto.entries import MAX_ENTRY_BYTES
 from crypto.errors import ContextError, EncodingError, FieldError, NotCanonicalError, OversizedError
 from crypto.fields import MAX_INTEGER, Fields, check_range
@@ -101,7 +102,7 @@ class LogLink(Protocol):
     """What `follower` asks of the broker."""
 
     async def checkpoint(self, min_size: int = 0, cosignatures: int = 0, wait_s: int = 0) -> SignedCheckpoint | None: ...
-    async def pending(self, after_size: int, wait_s: int) -> SignedCheckpoint: ...
+    async def pending(self, after_size: int, wait_s: int) -> CosignRequest: ...
     async def cosign(self, note: SignedCheckpoint) -> None: ...
     async def leaves(self, start: int, limit: int) -> tuple[int, list[bytes]]: ...
     async def consistency(self, old: int, new: int) -> tuple[bytes, ...]: ...
@@ -174,11 +175,12 @@ class BrokerLink:
                 return None
             raise
 
-    async def pending(self, after_size: int, wait_s: int) -> SignedCheckpoint:
+    async def pending(self, after_size: int, wait_s: int) -> CosignRequest:
         """The head that witnesses are to cosign, as soon as it is larger than `after_size`, else the present one; unverified."""
         wait_s = min(wait_s, MAX_WAIT_S)
         params = {"after_size": after_size, "wait_s": wait_s}
-        return _note(await self._transport.request("GET", "/v1/log/pending", params=params, timeout_s=_REPLY_S + wait_s))
+        reply = await self._transport.request("GET", "/v1/log/pending", params=params, timeout_s=_REPLY_S + wait_s)
+        return CosignRequest.from_bytes(reply.body)
 
     async def cosign(self, note: SignedCheckpoint) -> None:
         """Hand in a head with this agency's cosignature."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agency_node.config import Role
-from agency_node.courier import Courier, pause
+from agency_node.courier import Courier
 from agency_node.courier import Role as CourierRole
 from agency_node.envelopes import Envelopes
 from agency_node.errors import BrokerError, ConfigError, HaltedError
@@ -32,6 +32,7 @@ from agency_node.overview import ended_search_keys, has_open_searches
 from agency_node.policy.engine import load_packs
 from agency_node.requester.leads import Leads
 from agency_node.requester.searching import Searching
+from agency_node.waking import pause
 from agency_node.warming import warm
 from agency_node.witness import Witness
 from crypto.epoch import Epoch

@@ -33,6 +33,7 @@ from crypto.checkpoint import (
     key_id,
     signature_line,
 )
+from crypto.cosign_request import CosignRequest
 from crypto.errors import ConsistencyError, PeerError
 from crypto.witness import COSIGNATURE_V1, WitnessKey, cosign
 
@@ -80,11 +81,11 @@ class Witness:
         if self._unsent is not None:
             await self._send(self._unsent)
         last = self._last()
-        note = await self._link.pending(-1 if last is None else last.checkpoint.size, wait_s)
-        check_log_signature(note, roster.log)
-        if note.checkpoint.size == 0 or not self._is_due(note, last, witness):
+        asked = await self._link.pending(-1 if last is None else last.checkpoint.size, wait_s)
+        check_log_signature(asked.note, roster.log)
+        if asked.note.checkpoint.size == 0 or not self._is_due(asked.note, last, witness):
             return False
-        cosigned = await self._cosign(note, witness)
+        cosigned = await self._cosign(asked, witness)
         if cosigned is None:
             return False
         await self._send(cosigned)
@@ -100,17 +101,18 @@ class Witness:
         cosigned_at = datetime.fromtimestamp(int.from_bytes(line.signature[:_TIMESTAMP_BYTES], "big"), UTC)
         return abs(self._clock() - cosigned_at) >= RECOSIGN
 
-    async def _cosign(self, note: SignedCheckpoint, witness: WitnessKey) -> SignedCheckpoint | None:
+    async def _cosign(self, asked: CosignRequest, witness: WitnessKey) -> SignedCheckpoint | None:
         """The cosigned note, stored; None when it is an earlier head of the same history, or another process was faster."""
-        last = self._last()
+        last, note, proof = self._last(), asked.note, asked.proof
         log = self._parties.roster().log
         previous = Checkpoint.empty(log.origin) if last is None else last.checkpoint
-        smaller, larger = sorted((previous.size, note.checkpoint.size))
-        proof = await self._link.consistency(smaller, larger) if 0 < smaller < larger else ()
         try:
             if note.checkpoint.size < previous.size:
-                check_continues(note.checkpoint, previous, proof)
+                back = await self._link.consistency(note.checkpoint.size, previous.size)
+                check_continues(note.checkpoint, previous, back)
                 return None
+            if 0 < previous.size != asked.old_size:  # the broker proves from another head than the one that was asked about
+                proof = await self._link.consistency(previous.size, note.checkpoint.size)
             with self._engine.begin() as connection:
                 if _read(connection) != last:
                     return None

@@ -63,6 +63,8 @@ async def healthz(services: ServicesOf) -> Response:
 @public.get("/v1/log/checkpoint")
 async def checkpoint(request: Request, services: ServicesOf, min_size: Size = 0, cosignatures: Count = 0, wait_s: WaitS = 0) -> Response:
     """The newest head of that size and with so many cosignatures."""
+    if services.log.hurry(min_size):
+        services.bell.ring()
     note = await services.bell.until(
         lambda: services.log.checkpoint(min_size, cosignatures), services.wait(wait_s), request.is_disconnected
     )
@@ -75,7 +77,7 @@ async def checkpoint(request: Request, services: ServicesOf, min_size: Size = 0,
 async def pending(
     request: Request, services: ServicesOf, after_size: Annotated[int, Query(ge=-1, le=MAX_INTEGER)] = -1, wait_s: WaitS = 0
 ) -> Response:
-    """The head that witnesses are to cosign now."""
+    """The head that witnesses are to cosign now, and how it continues the one of `after_size` leaves; as soon as there is a larger one."""
 
     async def newer() -> int | None:
         size = services.log.pending_size(services.clock())
@@ -84,7 +86,7 @@ async def pending(
     size = await services.bell.until(newer, services.wait(wait_s), request.is_disconnected)
     if size is None:
         size = services.log.pending_size(services.clock())
-    return Response((await services.log.head(size)).to_bytes(), media_type=NOTE_MEDIA_TYPE)
+    return Response((await services.log.cosign_request(size, max(after_size, 0))).to_bytes(), media_type=NOTE_MEDIA_TYPE)
 
 
 @public.get("/v1/log/leaves")

@@ -54,6 +54,8 @@ class Limits(BaseModel):
     """A witness that cosigned this recently is waited for."""
     head_stays_s: Annotated[float, Field(gt=0)] = 0.5
     """So long a head stays the one to cosign when a witness is slow: searches wait for it."""
+    head_waits_s: Annotated[float, Field(gt=0)] = 2.0
+    """So long a head of entries that no act waits for may wait for more of them before witnesses are asked."""
     sweep_s: Annotated[float, Field(gt=0)] = 10.0
     """How often expired things are looked for."""
 

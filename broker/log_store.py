@@ -33,7 +33,8 @@ from crypto.checkpoint import (
     sign_checkpoint,
     signature_line,
 )
-from crypto.entries import LogEntry
+from crypto.cosign_request import CosignRequest
+from crypto.entries import EntryKind, LogEntry
 from crypto.errors import CheckpointError, ConsistencyError, WitnessError
 from crypto.keys import SigningKey
 from crypto.ledger import MerkleTree
@@ -41,6 +42,8 @@ from crypto.roster import Roster
 from crypto.roster_entries import AgencyRole
 from crypto.witness import COSIGNATURE_V1, MAX_CLOCK_SKEW_S, WitnessKey, cosigned_at
 
+_PATIENT: Final = frozenset({EntryKind.ANSWER, EntryKind.OPENED_SCORES})
+"""Entries for whose cosignatures no act waits: the head of the release covers them, a moment later."""
 _READ_ON: Final = 10_000
 """Leaves that are read from the store at a time."""
 
@@ -65,6 +68,10 @@ class LogStore:
         self._tree = MerkleTree()
         self._published = -1
         self._pending: _PendingHead | None = None
+        self._urgent = 0
+        """Witnesses are asked at once for a head of at least that size."""
+        self._behind_since: datetime | None = None
+        """Since when there is a head that is larger than the one witnesses are asked for."""
         self._witness_seen: dict[AgencyId, datetime] = {}
 
     @property
@@ -96,7 +103,7 @@ class LogStore:
     async def append(self, connection: Transaction, entry: LogEntry, grant_digest: bytes) -> tuple[int, bool]:
         """Where the leaf stands, and whether it is new or these very bytes were entered before; in the caller's transaction.
 
-        The caller calls `publish` when the transaction has ended.
+        The caller calls `publish` when the transaction has ended. An entry that acts wait for hurries the witnesses (`pending_size`).
         """
         leaf = entry.leaf_hash()
         there = (await connection.execute(select(leaves.c.position).where(leaves.c.leaf_hash == leaf))).scalar()
@@ -108,6 +115,8 @@ class LogStore:
                 position=position, entry=entry.to_bytes(), leaf_hash=leaf, subject=entry.subject, grant_digest=grant_digest
             )
         )
+        if entry.kind not in _PATIENT:
+            self._urgent = max(self._urgent, position + 1)
         return position, True
 
     # --- reading ---
@@ -163,22 +172,37 @@ class LogStore:
         """Size of the head that witnesses are to cosign now.
 
         It stays until every witness that was active lately has signed it, or until `head_stays_s` have passed, so that witnesses meet on
-        one head.
+        one head. Then the newest takes its place: at once if it holds an entry that acts wait for, or somebody asked for a head of its size
+        (`hurry`), else after `head_waits_s`, so that one head takes several entries.
         """
         pending = self._pending
         if pending is None:
             pending = self._pending = _PendingHead(self._published, now)
         if self._published > pending.size:
+            self._behind_since = self._behind_since or now
+            waited = now - self._behind_since >= timedelta(seconds=self._limits.head_waits_s)
             recently = now - timedelta(seconds=self._limits.active_witness_s)
             active = {agency for agency, seen in self._witness_seen.items() if seen >= recently}
-            if active <= pending.signed_by or now - pending.since >= timedelta(seconds=self._limits.head_stays_s):
+            met = active <= pending.signed_by or now - pending.since >= timedelta(seconds=self._limits.head_stays_s)
+            if met and (self._urgent > pending.size or waited):
                 pending = self._pending = _PendingHead(self._published, now)
+                self._behind_since = None
         return pending.size
 
-    async def head(self, size: int) -> SignedCheckpoint:
-        """The head of that size with its cosignatures."""
+    def hurry(self, size: int) -> bool:
+        """Somebody waits for a cosigned head of that size: whether that is news, and there is one to be cosigned."""
+        size = min(size, self._published)
+        if self._pending is None or size <= max(self._urgent, self._pending.size):
+            return False
+        self._urgent = size
+        return True
+
+    async def cosign_request(self, size: int, old_size: int) -> CosignRequest:
+        """The head of that size with its cosignatures, and that it continues the tree of `old_size` leaves if that is smaller."""
+        old_size = min(old_size, size)
+        proof = self._tree.consistency_proof(old_size, size) if 0 < old_size < size else ()
         async with self._store.reading() as connection:
-            return await self._note(connection, size)
+            return CosignRequest(old_size, proof, await self._note(connection, size))
 
     async def cosign(self, data: bytes, agency: AgencyId, roster: Roster, now: datetime) -> SignedCheckpoint:
         """Keep the caller's cosignature, after these checks in this order; the head with all cosignatures so far.

@@ -13,8 +13,8 @@ the requester · `layout` the secret order of slots · `packed_words` 27 bits a 
 `gallery` packed templates · `calibration` the chunk that shows a probe's norm · `answer` re-randomised, masked, rounded · `opening` to
 `Y16` · `impostors` thresholds · `alarms` what looks wrong · `release` ranks, bands, positions · `audit` replaying all of it
 
-*The public log*: `ledger` Merkle tree and proofs (RFC 9162) · `checkpoint` signed notes · `witness` which checkpoint counts · `entries`
-leaves as salted commitments · `mirror` reading to the end
+*The public log*: `ledger` Merkle tree and proofs (RFC 9162) · `checkpoint` signed notes · `cosign_request` what a log asks a witness ·
+`witness` which checkpoint counts · `entries` leaves as salted commitments · `mirror` reading to the end
 
 *Who may*: `signed` JSON with detached signatures · `assertion` WebAuthn signatures · `roster_entries`, `root_set`, `roster` agencies,
 persons and keys under a threshold of roots · `sealing_key` the custodian's key of the week · `mailbox_receipt` the broker's word that a

@@ -77,7 +77,7 @@ class Checkpoint:
 
     def body(self) -> bytes:
         """The note text: three lines, each ended by a line feed (tlog-checkpoint, "Note text")."""
-        return f"{self.origin}\n{self.size}\n{_b64(self.root)}\n".encode("ascii")
+        return f"{self.origin}\n{self.size}\n{note_base64(self.root)}\n".encode("ascii")
 
     @classmethod
     def from_body(cls, body: bytes) -> Self:
@@ -91,7 +91,7 @@ class Checkpoint:
         origin, size, root = lines
         if not _SIZE.fullmatch(size):
             raise CheckpointError("checkpoint's tree size is not a plain decimal")
-        return cls(origin, int(size), _unb64(root))
+        return cls(origin, int(size), note_bytes(root))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class SignedCheckpoint:
 
     def to_bytes(self) -> bytes:
         """The signed note, UTF-8."""
-        lines = (f"\u2014 {line.name} {_b64(line.key_id + line.signature)}\n" for line in self.signatures)
+        lines = (f"\u2014 {line.name} {note_base64(line.key_id + line.signature)}\n" for line in self.signatures)
         return self.checkpoint.body() + b"\n" + "".join(lines).encode("utf-8")
 
     @classmethod
@@ -202,20 +202,21 @@ def _parse_line(line: str) -> NoteSignature:
     name, _, encoded = rest.partition(" ")
     if dash != "\u2014":
         raise CheckpointError("note has a signature line that does not begin with an em dash and a space")
-    content = _unb64(encoded)
+    content = note_bytes(encoded)
     return NoteSignature(name, content[:_KEY_ID_BYTES], content[_KEY_ID_BYTES:])
 
 
-def _b64(data: bytes) -> str:
+def note_base64(data: bytes) -> str:
+    """Standard base64 with its padding (RFC 4648 section 4), as notes spell bytes."""
     return base64.b64encode(data).decode("ascii")
 
 
-def _unb64(text: str) -> bytes:
-    """Standard base64 with its padding, in its one spelling (RFC 4648 section 4)."""
+def note_bytes(text: str) -> bytes:
+    """Inverse of `note_base64`; `CheckpointError` for text that is not base64 in its one spelling."""
     try:
         data = base64.b64decode(text.encode("ascii"), validate=True)
     except (UnicodeEncodeError, binascii.Error) as error:
         raise CheckpointError("note holds text that is not base64") from error
-    if _b64(data) != text:
+    if note_base64(data) != text:
         raise CheckpointError("note holds base64 that is not in its one spelling")
     return data

@@ -19,6 +19,7 @@ from agency_node.store import open_store
 from agency_node.tables import log_leaves
 from crypto.canonical import AgencyId, SearchId
 from crypto.checkpoint import Checkpoint, NoteSignature, SignedCheckpoint, check_log_signature, sign_checkpoint
+from crypto.cosign_request import CosignRequest
 from crypto.entries import EntryKind, LogEntry, entry_subject
 from crypto.ledger import MerkleTree, leaf_hash
 from crypto.sealing_key import Week
@@ -129,8 +130,13 @@ class MemoryBroker:
         head = self.head()
         return head if head.checkpoint.size >= min_size and len(head.signatures) > cosignatures else None
 
-    async def pending(self, after_size: int, wait_s: int) -> SignedCheckpoint:
-        return self.head()
+    async def pending(self, after_size: int, wait_s: int) -> CosignRequest:
+        head = self.head()
+        old = min(max(after_size, 0), head.checkpoint.size)
+        leaves = self.log if self.leaves_shown is None else self.leaves_shown
+        provable = 0 < old < head.checkpoint.size <= len(leaves)
+        proof = MerkleTree(leaf_hash(data) for data in leaves).consistency_proof(old, head.checkpoint.size) if provable else ()
+        return CosignRequest(old, proof, head)
 
     async def cosign(self, note: SignedCheckpoint) -> None:
         check_log_signature(note, LOG)

@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from crypto.canonical import AgencyId, b64url_decode
 from crypto.checkpoint import Checkpoint, NoteSignature, SignedCheckpoint, check_log_signature, sign_checkpoint
+from crypto.cosign_request import CosignRequest
 from crypto.entries import EntryKind, LogEntry
 from crypto.errors import ConsistencyError
 from crypto.grant_claims import GrantClaims
@@ -43,6 +44,12 @@ async def refusals(world: World, count: int, content: GrantClaims = CLAIMS) -> l
     return entries
 
 
+async def answers(world: World, content: GrantClaims, count: int) -> None:
+    """So many entries that no act waits for."""
+    for _ in range(count):
+        assert (await world.post_entry(entry_of(EntryKind.ANSWER, content.digest, LAKESIDE), content.digest, LAKESIDE)).status_code == 201
+
+
 async def leaves(world: World, start: int = 0, limit: int = 1000) -> tuple[int, list[bytes]]:
     reply = (await world.ask("GET", "/v1/log/leaves", agency=None, params={"start": start, "limit": limit})).json()
     return reply["size"], [b64url_decode(leaf) for leaf in reply["leaves"]]
@@ -57,7 +64,7 @@ async def proof(world: World, path: str, **params: int) -> list[bytes]:
 async def pending(world: World, after_size: int = -1, wait_s: int = 0) -> SignedCheckpoint:
     reply = await world.ask("GET", "/v1/log/pending", agency=None, params={"after_size": after_size, "wait_s": wait_s})
     assert reply.status_code == 200
-    return SignedCheckpoint.from_bytes(reply.content)
+    return CosignRequest.from_bytes(reply.content).note
 
 
 async def send_cosignature(world: World, note: SignedCheckpoint, agency: AgencyId) -> httpx.Response:
@@ -300,6 +307,42 @@ async def test_witnesses_meet_on_one_head(world: World) -> None:
     assert (await pending(world)).checkpoint.size == 5
     world.pass_time(0.25)
     assert (await pending(world)).checkpoint.size == 5
+
+
+async def test_a_head_that_no_act_waits_for_waits_for_more_entries(world: World) -> None:
+    """Answers do not hurry the witnesses; an entry that acts wait for does, or somebody who asks for such a head, or two seconds."""
+    content = await world.grant()
+    assert (await pending(world)).checkpoint.size == 1
+    for agency in WITNESSES:
+        await cosigned(world, agency)
+    await answers(world, content, 1)
+    assert (await pending(world)).checkpoint.size == 1
+    await refusals(world, 1, content)
+    assert (await pending(world)).checkpoint.size == 3
+    for agency in WITNESSES:
+        await cosigned(world, agency)
+    await answers(world, content, 1)
+    assert (await pending(world)).checkpoint.size == 3
+    assert (await world.ask("GET", "/v1/log/checkpoint", agency=None, params={"min_size": 4, "cosignatures": 1})).status_code == 404
+    assert (await pending(world)).checkpoint.size == 4
+    for agency in WITNESSES:
+        await cosigned(world, agency)
+    await answers(world, content, 1)
+    assert (await pending(world)).checkpoint.size == 4
+    world.pass_time(1.5)
+    assert (await pending(world)).checkpoint.size == 4
+    world.pass_time(1)
+    assert (await pending(world)).checkpoint.size == 5
+
+
+async def test_the_head_to_cosign_comes_with_the_proof_from_the_head_before(world: World) -> None:
+    await world.grant()
+    await refusals(world, 4)
+    for old in range(-1, 7):
+        reply = await world.ask("GET", "/v1/log/pending", agency=None, params={"after_size": old, "wait_s": 0})
+        asked = CosignRequest.from_bytes(reply.content)
+        assert (asked.note.checkpoint.size, asked.old_size) == (5, min(max(old, 0), 5))
+        assert list(asked.proof) == (await proof(world, "/v1/log/consistency", old=old, new=5) if 0 < old < 5 else [])
 
 
 async def test_a_witness_that_is_away_is_not_waited_for(world: World) -> None:

@@ -18,6 +18,7 @@ from agency_node.pieces import Pieces
 from agency_node.transport import UNREADABLE, Transport
 from crypto.binary import sha256
 from crypto.canonical import SearchId, b64url_encode
+from crypto.cosign_request import CosignRequest
 from crypto.entries import EntryKind
 from crypto.errors import ContextError, EncodingError, FieldError, LogError, NotCanonicalError, OversizedError
 from crypto.message_types import MAX_MESSAGE_BYTES, MESSAGES, MessageType
@@ -31,6 +32,7 @@ from tests.sample_federation import BOARD, LAKESIDE, NORTHPORT, NOW, digest, sig
 SEARCH = SearchId("ffeeddccbbaa99887766554433221100")
 ID = MessageId("ab" * 32)
 HEAD = head_of(other_leaves(3))
+ASKED = CosignRequest(2, (digest("left"), digest("right")), HEAD)
 LEASE = {
     "lease_id": "Ab-_9",
     "message_id": str(ID),
@@ -109,7 +111,7 @@ ROUTES: list[tuple[Call, httpx.Response, tuple[str, str], object]] = [
         HEAD,
     ),
     (lambda link: link.checkpoint(), problem("checkpoint-not-yet"), ("GET", "/v1/log/checkpoint?min_size=0&cosignatures=0&wait_s=0"), None),
-    (lambda link: link.pending(-1, 20), data(HEAD.to_bytes()), ("GET", "/v1/log/pending?after_size=-1&wait_s=20"), HEAD),
+    (lambda link: link.pending(-1, 20), data(ASKED.to_bytes()), ("GET", "/v1/log/pending?after_size=-1&wait_s=20"), ASKED),
     (lambda link: link.cosign(HEAD), data(HEAD.to_bytes()), ("POST", "/v1/log/cosignatures"), None),
     (
         lambda link: link.leaves(3, 2),

@@ -180,7 +180,7 @@ async def test_the_log_says_when_there_is_no_such_head_or_proof(federation: Fede
     link = federation.link(NORTHPORT)
     assert await link.checkpoint(min_size=1) is None
     assert await link.leaves(0, 10) == (0, [])
-    assert (await link.pending(-1, 0)).checkpoint.size == 0
+    assert (await link.pending(-1, 0)).note.checkpoint.size == 0
     for ask in (link.consistency(0, 9), link.inclusion(0, 1)):
         with pytest.raises(BrokerRefusedError) as caught:
             await ask

@@ -16,6 +16,7 @@ from agency_node.parties import Parties
 from agency_node.vault import Vault
 from agency_node.witness import RECOSIGN, Witness
 from crypto.checkpoint import SignedCheckpoint, sign_checkpoint
+from crypto.cosign_request import CosignRequest
 from crypto.errors import CheckpointError, RosterExpiredError
 from crypto.witness import check_checkpoint
 from tests.node_samples import LOG, Clock, MemoryBroker, cosignature, fact, head_of, other_leaves, store
@@ -220,15 +221,44 @@ async def test_two_processes_with_one_store_do_not_cosign_two_histories(
     other = Witness(engine, fork, parties, ring, clock)
     honest = broker.consistency
 
+    async def from_elsewhere(after_size: int, wait_s: int) -> CosignRequest:
+        return CosignRequest(0, (), broker.head())
+
     async def slow(old: int, new: int) -> tuple[bytes, ...]:
         assert await other.step()
         return await honest(old, new)
 
+    broker.pending = from_elsewhere  # type: ignore[method-assign]
     broker.consistency = slow  # type: ignore[method-assign]
     assert not await witness.step()
     assert [note.checkpoint.size for note in broker.posted] == [3]
     broker.consistency = honest  # type: ignore[method-assign]
     await assert_stopped(witness, engine, head_of(broker.log), 1, broker)
+
+
+async def test_a_proof_from_another_size_is_asked_for_again(witness: Witness, broker: MemoryBroker) -> None:
+    await witness.step()
+    broker.log += other_leaves(2, "later")
+
+    async def from_elsewhere(after_size: int, wait_s: int) -> CosignRequest:
+        return CosignRequest(2, (bytes(32),), broker.head())
+
+    broker.pending = from_elsewhere  # type: ignore[method-assign]
+    assert await witness.step()
+    assert [note.checkpoint.size for note in broker.posted] == [3, 5]
+
+
+async def test_a_false_proof_from_the_right_size_stops_it(witness: Witness, engine: Engine, broker: MemoryBroker) -> None:
+    await witness.step()
+    broker.log += other_leaves(2, "later")
+
+    async def false(after_size: int, wait_s: int) -> CosignRequest:
+        return CosignRequest(3, (bytes(32),), broker.head())
+
+    broker.pending = false  # type: ignore[method-assign]
+    with pytest.raises(HaltedError):
+        await witness.step()
+    assert [note.checkpoint.size for note in broker.posted] == [3]
 
 
 async def test_without_its_key_in_the_roster_it_signs_nothing(
@@ -254,7 +284,7 @@ async def test_it_runs_until_it_is_told_to_stop_and_outlives_a_broker_that_is_aw
     asked = 0
     honest = broker.pending
 
-    async def away_at_first(after_size: int, wait_s: int) -> SignedCheckpoint:
+    async def away_at_first(after_size: int, wait_s: int) -> CosignRequest:
         nonlocal asked
         asked += 1
         if asked == 1:

@@ -1,0 +1,60 @@
+"""How a loop of a node sleeps: until it is told to stop, until something wakes it, or until another process has written to the store.
+
+Invariants: nobody sleeps on when told to stop; a command's write is seen within `LOOK_S`, at the cost of one pragma a look. Left to others:
+what is done then (`courier`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from sqlalchemy import Engine
+
+LOOK_S: Final = 0.02
+"""How often a node looks whether one of its commands has written something."""
+IDLE_S: Final = 0.2
+"""After that long it does what is due by the clock."""
+
+
+class OtherWriters:
+    """Tells whether another connection, of this process or of a command beside it, has committed since the last look."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._connection = engine.raw_connection()
+        self._seen = self._version()
+
+    def look(self) -> bool:
+        """Whether something was committed since the last look."""
+        before, self._seen = self._seen, self._version()
+        return self._seen != before
+
+    async def idle(self, stop: asyncio.Event, woken: asyncio.Event) -> None:
+        """Wait until stopped or woken, until something is committed, or for `IDLE_S`."""
+        self.look()  # what was written before is known
+        for _ in range(round(IDLE_S / LOOK_S)):
+            await pause(stop, LOOK_S, woken)
+            if stop.is_set() or woken.is_set() or self.look():
+                return
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._connection.close()
+
+    def _version(self) -> int:
+        """SQLite's `data_version`: another number when another connection than this one has changed the database."""
+        cursor = self._connection.cursor()
+        try:
+            return int(cursor.execute("PRAGMA data_version").fetchone()[0])
+        finally:
+            cursor.close()
+
+
+async def pause(stop: asyncio.Event, seconds: float, woken: asyncio.Event | None = None) -> None:
+    """Wait that long, or until stopped or woken."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (stop, woken) if event is not None]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waits:
+            one.cancel()

@@ -1,0 +1,79 @@
+"""A node that sleeps wakes when a command writes, and for nothing that it wrote itself before."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from agency_node import waking
+from agency_node.store import DATABASE_FILE, forget_deleted, open_store
+from agency_node.waking import OtherWriters, pause
+
+COMMAND = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(\"INSERT INTO facts VALUES ('told', x'01')\"); c.commit()"
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = open_store(tmp_path / DATABASE_FILE)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def others(engine: Engine) -> Iterator[OtherWriters]:
+    others = OtherWriters(engine)
+    yield others
+    others.close()
+
+
+def write(engine: Engine, name: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO facts VALUES (:name, x'01')"), {"name": name})
+
+
+def test_another_process_is_noticed_once(tmp_path: Path, others: OtherWriters) -> None:
+    assert not others.look()
+    subprocess.run([sys.executable, "-c", COMMAND, str(tmp_path / DATABASE_FILE)], check=True)  # noqa: S603 -- our own text
+    assert others.look()
+    assert not others.look()
+
+
+def test_emptying_the_write_ahead_log_is_news_at_most_once(engine: Engine, others: OtherWriters) -> None:
+    write(engine, "one")
+    assert forget_deleted(engine)
+    assert others.look()
+    assert not others.look()
+
+
+async def test_a_write_ends_a_sleep_that_would_last(engine: Engine, others: OtherWriters, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waking, "IDLE_S", 3600.0)
+    stop, woken = asyncio.Event(), asyncio.Event()
+    sleeping = asyncio.create_task(others.idle(stop, woken))
+    await asyncio.sleep(5 * waking.LOOK_S)
+    assert not sleeping.done()
+    write(engine, "two")
+    await asyncio.wait_for(sleeping, 20)
+    assert not stop.is_set()
+
+
+async def test_what_was_written_before_does_not_keep_it_awake(engine: Engine, others: OtherWriters) -> None:
+    write(engine, "three")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await others.idle(asyncio.Event(), asyncio.Event())
+    assert loop.time() - began >= 0.9 * waking.IDLE_S
+
+
+@pytest.mark.parametrize("name", ["stop", "woken"])
+async def test_an_event_ends_every_sleep(others: OtherWriters, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(waking, "IDLE_S", 3600.0)
+    events = {"stop": asyncio.Event(), "woken": asyncio.Event()}
+    asyncio.get_running_loop().call_later(0.05, events[name].set)
+    await asyncio.wait_for(others.idle(events["stop"], events["woken"]), 20)
+    await asyncio.wait_for(pause(events["stop"], 3600, events["woken"]), 20)
