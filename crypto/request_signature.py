@@ -1,15 +1,15 @@
 """HTTP requests to the broker, signed by the node's key: RFC 9421 with the content digest of RFC 9530.
 
 Covered are `@method`, `@authority`, `@path`, `@query` and `content-digest`, in that order and always; the parameters are `created`,
-`keyid` (the agency's id), `alg`, `nonce` (16 random bytes in hex) and `tag` (`sealmatch-1`). A signature that covers less, or says
-anything else, is none. So a request cannot be altered, sent elsewhere or given another body, and, since the broker accepts a nonce once
-and only while `created` is fresh, cannot be played again.
+`keyid` (the agency's id), `alg`, `nonce` (16 bytes in hex: the 8 that the broker's process begins all nonces with, and 8 random ones) and
+`tag` (`sealmatch-1`). A signature that covers less, or says anything else, is none. So a request cannot be altered, sent elsewhere or given
+another body, and, since the broker accepts a nonce once and only while `created` is fresh, cannot be played again.
 
 Invariants: a `VerifiedRequest` was signed by the node key that its agency has in the caller's roster; its body is only what
 `check_body` let pass. Everything that does not verify is a `BadSignatureError` whose text quotes nothing of the request.
 
-Left to others: the clock and the store of nonces (`check_request` reads neither; the broker compares `created` with its clock, at most
-`MAX_AGE_S` apart), whose key is whose (`roster`), what a caller may do (the broker).
+Left to others: the clock, the prefix and which nonces were used (`check_request` knows none of them; the broker compares `created` with
+its clock, at most `MAX_AGE_S` apart), whose key is whose (`roster`), what a caller may do (the broker).
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ from crypto.moments import check_now
 
 TAG: Final = "sealmatch-1"
 MAX_AGE_S: Final = 60
-"""Seconds between `created` and the broker's clock, either way; as long a nonce is kept."""
+"""Seconds between `created` and the broker's clock, either way."""
 NONCE_BYTES: Final = 16
+NONCE_PREFIX_BYTES: Final = 8
+"""Of those the first ones, which the broker's process draws at its start and tells whoever signs."""
 MAX_HEADER_CHARS: Final = 4096
 """Characters of each of the three header fields that are parsed; ours have about 300."""
 
@@ -48,9 +50,16 @@ _OUR_FIELDS: Final = ("signature-input", "signature", "content-digest")
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")
 
 
-def fresh_nonce() -> bytes:
-    """16 random bytes of the operating system, for one request."""
-    return secrets.token_bytes(NONCE_BYTES)
+def fresh_prefix() -> bytes:
+    """What one process of the broker begins all nonces with: 8 random bytes of the operating system."""
+    return secrets.token_bytes(NONCE_PREFIX_BYTES)
+
+
+def fresh_nonce(prefix: bytes = b"") -> bytes:
+    """16 bytes for one request: the broker's prefix, if it is known, and random bytes of the operating system."""
+    if len(prefix) not in (0, NONCE_PREFIX_BYTES):
+        raise FieldError(f"a nonce's prefix has {NONCE_PREFIX_BYTES} bytes")
+    return prefix + secrets.token_bytes(NONCE_BYTES - len(prefix))
 
 
 def sign_request(method: str, url: str, body: bytes, *, agency: AgencyId, key: SigningKey, nonce: bytes, now: datetime) -> dict[str, str]:

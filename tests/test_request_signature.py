@@ -206,6 +206,13 @@ def test_misuse() -> None:
         sign_request("GET", URL, b"", agency=NORTHPORT, key=KEY, nonce=NONCE, now=NOW.replace(tzinfo=None))
     assert len(fresh_nonce()) == 16
     assert fresh_nonce() != fresh_nonce()
+    prefix = bytes(range(8))
+    assert fresh_nonce(prefix)[:8] == prefix
+    assert len(fresh_nonce(prefix)) == 16
+    assert fresh_nonce(prefix) != fresh_nonce(prefix)
+    for wrong in (prefix[:7], prefix + b"x", prefix * 2):
+        with pytest.raises(FieldError):
+            fresh_nonce(wrong)
 
 
 def test_no_text_form_shows_the_nonce() -> None:
