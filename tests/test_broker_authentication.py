@@ -23,7 +23,7 @@ from tests.sample_federation import EASTFIELD, NORTHPORT, sign_roster, with_agen
 PUBLIC = {"/healthz", "/v1/log/checkpoint", "/v1/log/pending", "/v1/log/leaves", "/v1/log/consistency", "/v1/log/inclusion"}
 ROUTES = [
     (method, route.path)
-    for router in (api.public, api.signed)
+    for router in (api.public, api.signed, api.mail)
     for route in router.routes
     if isinstance(route, APIRoute)
     for method in route.methods or ()
