@@ -21,8 +21,8 @@ from __future__ import annotations
 
 from typing import Final
 
-RETRYABLE: Final = frozenset({"unreadable-reply", "part-order", "request-stale", "request-unsigned"})
-"""Refusals that say something of the way or the moment: a proxy's page, parts out of order, a clock that was wrong."""
+RETRYABLE: Final = frozenset({"unreadable-reply", "part-order", "request-stale", "request-unsigned", "nonce-prefix"})
+"""Refusals that say something of the way or the moment: a proxy's page, parts out of order, a wrong clock, a broker that started anew."""
 
 
 class NodeError(Exception):

@@ -2,7 +2,9 @@
 
 Invariants: this is the only module that imports httpx; no request leaves it unsigned (RFC 9421, a fresh nonce each), none follows a
 redirect, takes a proxy or a password from the environment, or waits without end; no reply is read beyond its limit, and none is
-decompressed. No foreign exception leaves it. Words of the broker that come into an error's text are short and printable.
+decompressed. No foreign exception leaves it. Words of the broker that come into an error's text are short and printable. A request is
+repeated in one case, once, and within its time: the broker refused its nonce and said the prefix that nonces must have; so it did nothing,
+and what it says next time counts, whatever it is.
 
 Left to others: which routes there are and what their replies mean (`link`), when to try again (the callers).
 """
@@ -24,7 +26,7 @@ import httpx
 from agency_node.errors import BrokerRefusedError, BrokerUnreachableError, ConfigError
 from crypto.canonical import AgencyId
 from crypto.keys import SigningKey
-from crypto.request_signature import fresh_nonce, sign_request
+from crypto.request_signature import NONCE_PREFIX_BYTES, fresh_nonce, sign_request
 
 DEFAULT_MAX_REPLY_BYTES: Final = 128 << 10
 """Room for a signed note (64 KiB) and every document but the roster."""
@@ -38,6 +40,7 @@ _MAX_TITLE_CHARS: Final = 200
 _MAX_DETAIL_CHARS: Final = 2000
 _ReplyT = TypeVar("_ReplyT")
 _PROBLEM_TYPE: Final = re.compile(r"urn:sealmatch:problem:([a-z0-9-]{1,64})")
+_NONCE_PREFIX: Final = re.compile(rf"[0-9a-f]{{{2 * NONCE_PREFIX_BYTES}}}")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,14 @@ class Reply:
     status: int
     content_type: str
     body: bytes = field(repr=False)
+
+
+class _NoncePrefixError(BrokerRefusedError):
+    """The broker takes nonces under `prefix` only."""
+
+    def __init__(self, refusal: BrokerRefusedError, prefix: bytes) -> None:
+        super().__init__(refusal.status, refusal.problem, refusal.title, refusal.detail)
+        self.prefix = prefix
 
 
 class Transport:
@@ -73,6 +84,8 @@ class Transport:
         if url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.query or url.fragment:
             raise ConfigError("the broker's address is https:// or http:// with a host, and no user or query: set it in node.toml")
         self._agency, self._key, self._clock = agency, key, clock
+        self._nonce_prefix = b""
+        """As the broker said it last; nothing before its first refusal."""
         self._client = httpx.AsyncClient(
             base_url=url,
             verify=verify,
@@ -98,17 +111,25 @@ class Transport:
         `timeout_s` is for all of it, from connecting to the last byte. `BrokerUnreachableError` when there is no whole reply in that time,
         `BrokerRefusedError` for every status but 200 to 299 and for a reply longer than `max_reply_bytes`.
         """
-        try:
-            request = self._client.build_request(method, path, params=params or None, content=content, timeout=timeout_s)
-        except httpx.InvalidURL as error:
-            raise ConfigError("the broker's address is not one that requests can be sent to: mend it in node.toml") from error
-        if content_type is not None:
-            request.headers["content-type"] = content_type
-        url, nonce, now = str(request.url), fresh_nonce(), self._clock()
-        request.headers.update(sign_request(method, url, content or b"", agency=self._agency, key=self._key, nonce=nonce, now=now))
+
+        def signed() -> httpx.Request:
+            try:
+                request = self._client.build_request(method, path, params=params or None, content=content, timeout=timeout_s)
+            except httpx.InvalidURL as error:
+                raise ConfigError("the broker's address is not one that requests can be sent to: mend it in node.toml") from error
+            if content_type is not None:
+                request.headers["content-type"] = content_type
+            url, nonce, now = str(request.url), fresh_nonce(self._nonce_prefix), self._clock()
+            request.headers.update(sign_request(method, url, content or b"", agency=self._agency, key=self._key, nonce=nonce, now=now))
+            return request
+
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._exchange(request, max_reply_bytes)
+                try:
+                    return await self._exchange(signed(), max_reply_bytes)
+                except _NoncePrefixError as refused:
+                    self._nonce_prefix = refused.prefix
+                return await self._exchange(signed(), max_reply_bytes)
         except (httpx.TimeoutException, TimeoutError) as error:
             raise BrokerUnreachableError("the broker did not answer in time: it is tried again; check the network if this stays") from error
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError) as error:
@@ -208,7 +229,11 @@ def _refusal(status: int, media_type: str, body: bytes | None) -> BrokerRefusedE
     if kind is None:
         return unreadable(status, f"status {status} with a problem of another protocol")
     title = _printable(document.get("title"), _MAX_TITLE_CHARS) or "no title"
-    return BrokerRefusedError(status, kind[1], title, _printable(document.get("detail"), _MAX_DETAIL_CHARS))
+    refusal = BrokerRefusedError(status, kind[1], title, _printable(document.get("detail"), _MAX_DETAIL_CHARS))
+    prefix = document.get("nonce_prefix")
+    if refusal.problem == "nonce-prefix" and isinstance(prefix, str) and _NONCE_PREFIX.fullmatch(prefix):
+        return _NoncePrefixError(refusal, bytes.fromhex(prefix))
+    return refusal
 
 
 def _printable(value: object, max_chars: int) -> str:

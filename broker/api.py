@@ -29,7 +29,7 @@ PART_MEDIA_TYPE: Final = "application/octet-stream"
 public = APIRouter()
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     """The services that `app` composed."""
     services: Services = request.app.state.services
     return services
@@ -37,10 +37,12 @@ def services_of(request: Request) -> Services:
 
 async def caller_of(request: Request) -> Caller:
     """Who sent the request, or a refusal."""
-    return await services_of(request).authentication.caller_of(request)
+    return await (await services_of(request)).authentication.caller_of(request)
 
 
 signed = APIRouter(dependencies=[Depends(caller_of)])
+mail = APIRouter(dependencies=[Depends(caller_of)])
+"""Signed too. Routes are tried in order, and most requests are for these: `app` puts them first."""
 
 CallerOf = Annotated[Caller, Depends(caller_of)]
 ServicesOf = Annotated[Services, Depends(services_of)]
@@ -183,7 +185,7 @@ async def post_cosignature(caller: CallerOf, services: ServicesOf) -> Response:
 # --- messages -------------------------------------------------------------------------------------------------------
 
 
-@signed.put("/v1/messages/{message_id}/parts/{number}")
+@mail.put("/v1/messages/{message_id}/parts/{number}")
 async def put_part(caller: CallerOf, services: ServicesOf, message_id: NameText, number: Number) -> Response:
     """Take one part of a message."""
     part = Part.from_bytes(caller.body)
@@ -192,13 +194,13 @@ async def put_part(caller: CallerOf, services: ServicesOf, message_id: NameText,
     return JSONResponse((await services.mailbox.put_part(caller, part)).to_json())
 
 
-@signed.get("/v1/messages/{message_id}")
+@mail.get("/v1/messages/{message_id}")
 async def message_state(caller: CallerOf, services: ServicesOf, message_id: NameText) -> Response:
     """How far a message is."""
     return JSONResponse((await services.mailbox.state(caller, MessageId(message_id))).to_json())
 
 
-@signed.get("/v1/messages/{message_id}/parts/{number}")
+@mail.get("/v1/messages/{message_id}/parts/{number}")
 async def get_part(
     caller: CallerOf, services: ServicesOf, message_id: NameText, number: Number, lease_id: Annotated[str, Query(max_length=64)]
 ) -> Response:
@@ -207,7 +209,7 @@ async def get_part(
     return Response(data, media_type=PART_MEDIA_TYPE)
 
 
-@signed.post("/v1/mailbox/leases")
+@mail.post("/v1/mailbox/leases")
 async def post_leases(request: Request, caller: CallerOf, services: ServicesOf) -> Response:
     """Lease what waits for the caller, or wait for something."""
     fields = _object(caller.body)
@@ -221,14 +223,14 @@ async def post_leases(request: Request, caller: CallerOf, services: ServicesOf) 
     return JSONResponse({"leases": found or []})
 
 
-@signed.delete("/v1/mailbox/leases")
+@mail.delete("/v1/mailbox/leases")
 async def give_back_leases(caller: CallerOf, services: ServicesOf) -> Response:
     """End all leases of the caller, which has started again."""
     await services.mailbox.give_back(caller.agency)
     return Response(status_code=204)
 
 
-@signed.post("/v1/mailbox/leases/{lease_id}/acknowledgement")
+@mail.post("/v1/mailbox/leases/{lease_id}/acknowledgement")
 async def acknowledge(caller: CallerOf, services: ServicesOf, lease_id: NameText) -> Response:
     """Delete what was leased; the signed receipt."""
     return JSONResponse({"receipt": b64url_encode(await services.mailbox.acknowledge(caller, lease_id))})

@@ -1,8 +1,9 @@
 """Who sent a request: decided before anything of it is acted on, and refused by default.
 
 Invariants: a `Caller` is an agency of the roster in force; it signed method, address, query and body with its node key within the last
-minute, under a nonce that was never used before, also not before a restart. The body is read only after the signature over its digest
-held, at most as long as allowed and not for longer than a timeout. What a caller may do is left to the services.
+minute, under a nonce that begins with this process's prefix and was never used before. Nothing of it is written to the disk. The body is
+read only after the signature over its digest held, at most as long as allowed and not for longer than a timeout. Left to others: which
+nonces were used (`nonces`), what a caller may do (the services).
 """
 
 from __future__ import annotations
@@ -10,19 +11,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from sqlalchemy.dialects.sqlite import insert
 from starlette.requests import ClientDisconnect, Request
 
 from broker.config import Limits
-from broker.errors import OversizedRequestError, ReplayedRequestError, SlowRequestError, StaleRequestError, UnsignedRequestError
+from broker.errors import OversizedRequestError, SlowRequestError, StaleRequestError, UnsignedRequestError
+from broker.nonces import Nonces
 from broker.roster_store import RosterStore
-from broker.store import Store, milliseconds
-from broker.tables import nonces
 from crypto.canonical import AgencyId
 from crypto.errors import BadSignatureError
-from crypto.request_signature import VerifiedRequest, check_request
+from crypto.request_signature import check_request
 from crypto.roster import Roster
 
 
@@ -39,11 +38,16 @@ class Caller:
 class Authentication:
     """Turns a request into its caller, or refuses it."""
 
-    def __init__(self, store: Store, rosters: RosterStore, limits: Limits, clock: Callable[[], datetime]) -> None:
-        self._store = store
+    def __init__(self, rosters: RosterStore, limits: Limits, clock: Callable[[], datetime]) -> None:
         self._rosters = rosters
         self._limits = limits
         self._clock = clock
+        self._nonces = Nonces(limits.max_nonces, clock())
+
+    @property
+    def nonce_prefix(self) -> bytes:
+        """What every request's nonce begins with."""
+        return self._nonces.prefix
 
     async def caller_of(self, request: Request) -> Caller:
         """The caller, after these checks in this order:
@@ -51,8 +55,9 @@ class Authentication:
         1. a roster is installed and in force (`NoRosterError`, `RosterExpiredError`)
         2. signed by the node key of an agency in it (`UnsignedRequestError`, `UnknownAgencyError`)
         3. created within a minute of now (`StaleRequestError`)
-        4. the body has an allowed length and the digest that was signed (`OversizedRequestError`, `UnsignedRequestError`)
-        5. the nonce is new; from now on it is used (`ReplayedRequestError`)
+        4. its nonce begins with this process's prefix (`NoncePrefixError`): who knows no prefix yet sends no body that is read
+        5. the body has an allowed length and the digest that was signed (`OversizedRequestError`, `UnsignedRequestError`)
+        6. the nonce is new; from now on it is used (`ReplayedRequestError`, and the refusals of 3 and 4 if the body took its time)
         """
         now = self._clock()
         roster = await self._rosters.at(now)  # 1
@@ -62,20 +67,14 @@ class Authentication:
             raise UnsignedRequestError(str(error)) from error
         if not verified.is_fresh(now):  # 3
             raise StaleRequestError("the request was not signed within a minute of the broker's clock")
-        body = await read_body(request, self._limits)  # 4
+        self._nonces.check_prefix(verified.nonce)  # 4
+        body = await read_body(request, self._limits)  # 5
         try:
             verified.check_body(body)
         except BadSignatureError as error:
             raise UnsignedRequestError(str(error)) from error
-        await self._spend(verified, now)  # 5
+        self._nonces.spend(verified, self._clock())  # 6
         return Caller(verified.agency, roster, now, body)
-
-    async def _spend(self, verified: VerifiedRequest, now: datetime) -> None:
-        kept_until = milliseconds(now + timedelta(seconds=self._limits.nonce_kept_s))
-        statement = insert(nonces).values(agency=verified.agency, nonce=verified.nonce, kept_until=kept_until).on_conflict_do_nothing()
-        async with self._store.writing() as connection:
-            if (await connection.execute(statement)).rowcount != 1:
-                raise ReplayedRequestError("the request's nonce was used before")
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:

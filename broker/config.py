@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from broker.errors import OperatorError
 from crypto.parts import MAX_PART_BYTES
-from crypto.request_signature import MAX_AGE_S
 
 CONFIG_FILE: Final = "broker.toml"
 LOG_KEY_FILE: Final = "log.key"
@@ -30,8 +29,8 @@ class Limits(BaseModel):
     """One part of a message is the longest body that there is; grants and statements are far shorter."""
     body_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """A body of 1 MiB over a slow line; whoever takes longer holds a connection for nothing."""
-    nonce_kept_s: Annotated[int, Field(ge=2 * MAX_AGE_S)] = 2 * MAX_AGE_S + 60
-    """A signature is fresh for 60 s on either side of the clock; one minute more for clocks that are set."""
+    max_nonces: Annotated[int, Field(ge=1024)] = 1 << 17
+    """Requests within two minutes, after which a new prefix begins: more than this process can answer, and at most 18 MB, twice."""
     max_wait_s: Annotated[float, Field(gt=0, le=60)] = 25.0
     """Proxies close silent connections after 30 s."""
     look_again_s: Annotated[float, Field(gt=0)] = 1.0

@@ -4,6 +4,7 @@
     ├── RefusedError                a caller's request that is not carried out; `problems` gives each class status, name and next step
     │   ├── UnsignedRequestError        no signature, or one that does not verify
     │   ├── StaleRequestError           signed too long ago, or by a clock that is ahead
+    │   ├── NoncePrefixError            the nonce does not begin with this process's prefix
     │   ├── ReplayedRequestError        the nonce was used before
     │   ├── MalformedRequestError       a body or parameter that cannot be read
     │   ├── OversizedRequestError       longer than the route takes
@@ -52,6 +53,14 @@ class UnsignedRequestError(RefusedError):
 
 class StaleRequestError(RefusedError):
     """Signed too long ago, or by a clock that is ahead."""
+
+
+class NoncePrefixError(RefusedError):
+    """The nonce does not begin with this process's prefix, which the refusal says."""
+
+    def __init__(self, prefix: bytes) -> None:
+        super().__init__("the request's nonce does not begin with the broker's present prefix")
+        self.prefix = prefix
 
 
 class ReplayedRequestError(RefusedError):

@@ -1,7 +1,8 @@
 """Errors as problem documents (RFC 9457): one table from error class to status, name and next lawful step.
 
 Invariants: every class that `broker` or `crypto` refuses with has its own row, or that of the nearest class above it; a document's detail
-is the error's text, which names a rule and quotes nothing, and one sentence on what may be done next; nothing of a request is echoed. Words
+is the error's text, which names a rule and quotes nothing, and one sentence on what may be done next; nothing of a request is echoed. One
+document has a member more, `nonce_prefix` in hex, without which its next step cannot be taken. Words
 for errors of `crypto` come from `crypto.lawful_steps`, so that node and broker say the same.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -23,16 +24,19 @@ TYPE_PREFIX: Final = "urn:sealmatch:problem:"
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem document."""
+    """One problem document; `nonce_prefix` is what a nonce must begin with, in a refusal of that kind."""
 
     status: int
     name: str
     title: str
     detail: str
+    nonce_prefix: bytes | None = None
 
     def to_bytes(self) -> bytes:
         """The JSON document."""
         members = {"type": TYPE_PREFIX + self.name, "title": self.title, "status": self.status, "detail": self.detail}
+        if self.nonce_prefix is not None:
+            members["nonce_prefix"] = self.nonce_prefix.hex()
         return json.dumps(members).encode("utf-8")
 
 
@@ -51,6 +55,12 @@ _OWN: Final[Mapping[type[own.RefusedError], _Row]] = MappingProxyType(
         ),
         own.StaleRequestError: _Row(
             401, "request-stale", "The request was signed at another time", "Set the node's clock and sign the request again."
+        ),
+        own.NoncePrefixError: _Row(
+            401,
+            "nonce-prefix",
+            "The request's nonce has another prefix than the broker's",
+            "Sign the request again with a new nonce that begins with the 8 bytes of nonce_prefix.",
         ),
         own.ReplayedRequestError: _Row(
             409, "request-replayed", "The request was received before", "Sign the request again with a new nonce, if you sent it."
@@ -145,6 +155,8 @@ _BY_STATUS: Final[Mapping[int, _Row]] = MappingProxyType(
 
 def problem_of(error: Exception) -> Problem:
     """The document for an error. Whatever is not a refusal is the broker's own fault, and its text stays inside."""
+    if isinstance(error, own.NoncePrefixError):
+        return replace(_problem(_OWN[type(error)], str(error)), nonce_prefix=error.prefix)
     if isinstance(error, own.RefusedError):
         return _problem(_OWN[type(error)], str(error))
     if isinstance(error, core.PeerError):

@@ -8,8 +8,9 @@ carries the bytes. A version that another process installed is seen at the next 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from broker.config import BrokerConfig
 from broker.errors import NoRosterError, NotFoundError, OperatorError
@@ -18,6 +19,8 @@ from broker.tables import rosters
 from crypto.canonical import AgencyId
 from crypto.checkpoint import LogKey
 from crypto.roster import Roster, TrustedRoster
+
+_LATEST_VERSION: Final = "SELECT max(version) FROM rosters"
 
 
 class RosterStore:
@@ -31,13 +34,13 @@ class RosterStore:
 
     async def trusted(self) -> TrustedRoster:
         """The latest version, expired or not; `NoRosterError` before the first."""
-        async with self._store.reading() as connection:
-            version = (await connection.execute(select(func.max(rosters.c.version)))).scalar()
-            if version is None:
-                raise NoRosterError("no roster is installed")
-            if self._latest is None or self._latest.version != version:
+        version = self._store.glance(_LATEST_VERSION)
+        if version is None:
+            raise NoRosterError("no roster is installed")
+        if self._latest is None or self._latest.version != version:
+            async with self._store.reading() as connection:
                 row = (await connection.execute(select(rosters).where(rosters.c.version == version))).one()
-                self._latest = TrustedRoster.resume(row.document, row.fingerprint)
+            self._latest = TrustedRoster.resume(row.document, row.fingerprint)
         return self._latest
 
     async def at(self, now: datetime) -> Roster:

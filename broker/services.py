@@ -49,7 +49,7 @@ class Services:
         services = cls(
             store=store,
             rosters=rosters,
-            authentication=Authentication(store, rosters, limits, clock),
+            authentication=Authentication(rosters, limits, clock),
             log=log,
             grants=grants,
             mailbox=Mailbox(store, grants, log, key, bell, limits),

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -96,6 +96,18 @@ class Store:
         """A transaction that sees one state of the database."""
         with self._engine.connect() as connection:
             yield Transaction(connection)
+
+    def glance(self, statement: str) -> object:
+        """The one value of a statement in SQLite's own words, a transaction by itself; None if there is no row.
+
+        For what every request asks: it takes a tenth of the time of the same question through `reading`.
+        """
+        try:
+            with closing(self._engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+                row = cursor.execute(statement).fetchone()
+        except sqlite3.Error as error:
+            raise OperationalError(statement, None, error) from error
+        return None if row is None else row[0]
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[Transaction]:

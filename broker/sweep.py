@@ -1,4 +1,4 @@
-"""What the broker throws away by itself: messages that nobody may collect any more, and nonces that no fresh signature can bear.
+"""What the broker throws away by itself: messages that nobody may collect any more.
 
 Invariants: content goes with the expiry of its grant, or for messages of no search after a week, and is then in the database file no more.
 The log, grants' four values and receipts are kept. A sweep that fails is tried again at the next turn.
@@ -13,7 +13,7 @@ from sqlalchemy import delete, select
 from broker.config import Limits
 from broker.mailbox import DELIVERED
 from broker.store import Store, milliseconds
-from broker.tables import grants, messages, nonces
+from broker.tables import grants, messages
 
 
 async def sweep(store: Store, limits: Limits, now: datetime) -> int:
@@ -22,7 +22,6 @@ async def sweep(store: Store, limits: Limits, now: datetime) -> int:
     gossip_before = milliseconds(now - timedelta(seconds=limits.gossip_kept_s))
     old = messages.c.grant_digest.in_(expired) | (messages.c.grant_digest.is_(None) & (messages.c.arrived_at <= gossip_before))
     async with store.writing() as connection:
-        await connection.execute(delete(nonces).where(nonces.c.kept_until <= milliseconds(now)))
         purged = (await connection.execute(delete(messages).where(old, messages.c.state != DELIVERED))).rowcount
     if purged:
         await store.forget_deleted()

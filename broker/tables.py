@@ -21,14 +21,6 @@ rosters = Table(
 )
 """Every version that was installed, with the fingerprint of its root set: what `TrustedRoster.resume` needs."""
 
-nonces = Table(
-    "nonces",
-    metadata,
-    Column("agency", String, primary_key=True),
-    Column("nonce", LargeBinary, primary_key=True),
-    Column("kept_until", Integer, nullable=False, index=True),
-)
-
 manifests = Table(
     "manifests",
     metadata,

@@ -92,6 +92,10 @@ class World:
 
     # --- requests ---
 
+    def nonce(self) -> bytes:
+        """A nonce that this broker takes, once."""
+        return fresh_nonce(self.services.authentication.nonce_prefix)
+
     async def ask(
         self,
         method: str,
@@ -107,13 +111,13 @@ class World:
         content = json.dumps(document).encode() if document is not None else body or b""
         request = self.client.build_request(method, path, params=params, content=content)
         if agency is not None:
-            signed = sign_request(method, str(request.url), content, agency=agency, key=node_key(agency), nonce=fresh_nonce(), now=self.now)
+            signed = sign_request(method, str(request.url), content, agency=agency, key=node_key(agency), nonce=self.nonce(), now=self.now)
             request.headers.update(signed)
         request.headers.update(headers or {})
         return await self.client.send(request)
 
     def rows(self) -> dict[str, int]:
-        """How many rows each table holds, nonces apart: what a request has stored."""
+        """How many rows each table holds: what a request has stored."""
         return count_rows(self.config)
 
     # --- grants and entries ---
@@ -229,7 +233,7 @@ def count_rows(config: BrokerConfig) -> dict[str, int]:
     database = sqlite3.connect(config.folder / "broker.sqlite")
     try:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {name: database.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables if name != "nonces"}  # noqa: S608
+        return {name: database.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}  # noqa: S608
     finally:
         database.close()
 
@@ -264,12 +268,12 @@ def problem(reply: httpx.Response) -> tuple[int, str]:
     """Status and name of a problem document, whose form is checked on the way."""
     assert reply.headers["content-type"] == "application/problem+json", (reply.status_code, reply.text)
     document = reply.json()
-    assert set(document) == {"type", "title", "status", "detail"}
+    name = document["type"].rpartition(":")[2]
+    assert set(document) == {"type", "title", "status", "detail"} | ({"nonce_prefix"} if name == "nonce-prefix" else set())
     assert document["status"] == reply.status_code
     assert document["title"]
     assert document["detail"].endswith(".")
-    prefix, _, name = document["type"].rpartition(":")
-    assert prefix == "urn:sealmatch:problem"
+    assert document["type"] == f"urn:sealmatch:problem:{name}"
     return reply.status_code, name
 
 

@@ -16,14 +16,14 @@ from broker import api
 from broker.config import Limits
 from crypto.canonical import AgencyId
 from crypto.keys import SigningKey
-from crypto.request_signature import fresh_nonce, sign_request
+from crypto.request_signature import sign_request
 from tests.broker_world import ROSTER, World, node_key, open_world, problem
 from tests.sample_federation import EASTFIELD, NORTHPORT, sign_roster, with_agency
 
 PUBLIC = {"/healthz", "/v1/log/checkpoint", "/v1/log/pending", "/v1/log/leaves", "/v1/log/consistency", "/v1/log/inclusion"}
 ROUTES = [
     (method, route.path)
-    for router in (api.public, api.signed)
+    for router in (api.public, api.signed, api.mail)
     for route in router.routes
     if isinstance(route, APIRoute)
     for method in route.methods or ()
@@ -58,7 +58,7 @@ async def test_without_credentials_only_the_log_is_shown(world: World, method: s
         assert problem(reply) == (401, "request-unsigned")
         assert reply.headers["www-authenticate"] == "Signature"
         stranger = sign_request(
-            method, str(reply.request.url), b"", agency=NORTHPORT, key=SigningKey.generate(), nonce=fresh_nonce(), now=world.now
+            method, str(reply.request.url), b"", agency=NORTHPORT, key=SigningKey.generate(), nonce=world.nonce(), now=world.now
         )
         assert problem(await world.ask(method, filled(path), agency=None, headers=stranger)) == (401, "request-unsigned")
     assert world.rows() == before
@@ -75,25 +75,14 @@ async def test_an_unknown_address_and_another_method(world: World) -> None:
 async def test_a_request_is_accepted_once(world: World) -> None:
     request = world.client.build_request("GET", "/v1/roster")
     request.headers.update(
-        sign_request("GET", str(request.url), b"", agency=NORTHPORT, key=node_key(NORTHPORT), nonce=fresh_nonce(), now=world.now)
+        sign_request("GET", str(request.url), b"", agency=NORTHPORT, key=node_key(NORTHPORT), nonce=world.nonce(), now=world.now)
     )
     assert (await world.client.send(request)).status_code == 200
     assert problem(await world.client.send(request)) == (409, "request-replayed")
 
 
-async def test_a_nonce_stays_used_after_a_restart(tmp_path: Path) -> None:
-    nonce = fresh_nonce()
-    for expected in (200, 409):
-        async with open_world(tmp_path / "broker") as world:
-            request = world.client.build_request("GET", "/v1/roster")
-            request.headers.update(
-                sign_request("GET", str(request.url), b"", agency=NORTHPORT, key=node_key(NORTHPORT), nonce=nonce, now=world.now)
-            )
-            assert (await world.client.send(request)).status_code == expected
-
-
 async def test_one_nonce_of_two_agencies_is_no_replay(world: World) -> None:
-    nonce = fresh_nonce()
+    nonce = world.nonce()
     for agency in (NORTHPORT, EASTFIELD):
         request = world.client.build_request("GET", "/v1/roster")
         request.headers.update(sign_request("GET", str(request.url), b"", agency=agency, key=node_key(agency), nonce=nonce, now=world.now))
@@ -103,25 +92,20 @@ async def test_one_nonce_of_two_agencies_is_no_replay(world: World) -> None:
 @pytest.mark.parametrize(("seconds", "status"), [(59, 200), (61, 401), (-59, 200), (-62, 401)])
 async def test_old_and_future_requests_are_refused(world: World, seconds: int, status: int) -> None:
     request = world.client.build_request("GET", "/v1/roster")
-    signed = sign_request("GET", str(request.url), b"", agency=NORTHPORT, key=node_key(NORTHPORT), nonce=fresh_nonce(), now=world.now)
+    then = world.now - timedelta(seconds=seconds)
+    signed = sign_request("GET", str(request.url), b"", agency=NORTHPORT, key=node_key(NORTHPORT), nonce=world.nonce(), now=then)
     request.headers.update(signed)
-    world.pass_time(seconds)
     reply = await world.client.send(request)
     assert reply.status_code == status
     if status == 401:
         assert problem(reply) == (401, "request-stale")
 
 
-async def test_nonces_are_kept_longer_than_signatures_are_fresh() -> None:
-    with pytest.raises(ValueError, match="nonce_kept_s"):
-        Limits(nonce_kept_s=119)
-
-
 async def test_a_body_changed_after_signing_is_refused(world: World) -> None:
     before = world.rows()
     request = world.client.build_request("POST", "/v1/mailbox/leases", content=b'{"wait_s":0,"limit":1}')
     signed = sign_request(
-        "POST", str(request.url), b'{"wait_s":0,"limit":2}', agency=NORTHPORT, key=node_key(NORTHPORT), nonce=fresh_nonce(), now=world.now
+        "POST", str(request.url), b'{"wait_s":0,"limit":2}', agency=NORTHPORT, key=node_key(NORTHPORT), nonce=world.nonce(), now=world.now
     )
     request.headers.update(signed)
     assert problem(await world.client.send(request)) == (401, "request-unsigned")
@@ -130,7 +114,7 @@ async def test_a_body_changed_after_signing_is_refused(world: World) -> None:
 
 async def test_a_query_changed_after_signing_is_refused(world: World) -> None:
     url = world.client.build_request("GET", "/v1/messages/" + "ab" * 32 + "/parts/0", params={"lease_id": "cd"}).url
-    signed = sign_request("GET", str(url), b"", agency=NORTHPORT, key=node_key(NORTHPORT), nonce=fresh_nonce(), now=world.now)
+    signed = sign_request("GET", str(url), b"", agency=NORTHPORT, key=node_key(NORTHPORT), nonce=world.nonce(), now=world.now)
     request = httpx.Request("GET", str(url).replace("cd", "ce"), headers=signed)
     assert problem(await world.client.send(request)) == (401, "request-unsigned")
 
@@ -138,7 +122,7 @@ async def test_a_query_changed_after_signing_is_refused(world: World) -> None:
 async def test_an_agency_outside_the_roster_is_told_so(world: World) -> None:
     request = world.client.build_request("GET", "/v1/roster")
     signed = sign_request(
-        "GET", str(request.url), b"", agency=AgencyId("nobody-pd"), key=node_key(NORTHPORT), nonce=fresh_nonce(), now=world.now
+        "GET", str(request.url), b"", agency=AgencyId("nobody-pd"), key=node_key(NORTHPORT), nonce=world.nonce(), now=world.now
     )
     request.headers.update(signed)
     reply = await world.client.send(request)
@@ -185,7 +169,7 @@ async def test_a_body_that_is_too_long_is_not_read(tmp_path: Path) -> None:
             b"x" * 3072,
             agency=NORTHPORT,
             key=node_key(NORTHPORT),
-            nonce=fresh_nonce(),
+            nonce=world.nonce(),
             now=world.now,
         )
         reply = await world.client.post("/v1/grants", content=pieces(), headers=signed)  # no Content-Length
@@ -196,7 +180,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> No
     """The application is driven directly: a client that promises a body and sends none."""
     async with open_world(tmp_path / "broker", limits=Limits(body_timeout_s=0.05)) as world:
         url = "http://broker.test/v1/grants"
-        signed = sign_request("POST", url, b"x", agency=NORTHPORT, key=node_key(NORTHPORT), nonce=fresh_nonce(), now=world.now)
+        signed = sign_request("POST", url, b"x", agency=NORTHPORT, key=node_key(NORTHPORT), nonce=world.nonce(), now=world.now)
 
         class Silent(httpx.AsyncByteStream):
             async def __aiter__(self) -> AsyncIterator[bytes]:

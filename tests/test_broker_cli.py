@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 from sqlalchemy.exc import IntegrityError
@@ -252,10 +254,29 @@ async def test_the_migrations_make_the_tables(tmp_path: Path) -> None:
         assert compare_metadata(MigrationContext.configure(made), metadata) == []
 
 
+async def test_a_store_of_before_loses_its_nonces_and_nothing_else(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    config = Config()
+    config.set_main_option("script_location", str(Path(broker.__file__).parent / "migrations"))
+    with create_engine(url).connect() as old:
+        config.attributes["connection"] = old
+        command.upgrade(config, "0001")
+        old.exec_driver_sql("INSERT INTO nonces VALUES ('northport-pd', x'00', 1)")
+        old.exec_driver_sql("INSERT INTO manifests VALUES ('northport-pd', x'01')")
+        old.commit()
+    store = await Store.open(url)
+    try:
+        async with store.reading() as connection:
+            assert (await connection.exec_driver_sql("SELECT * FROM manifests")).all() == [("northport-pd", b"\x01")]
+            assert (await connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE name LIKE '%nonces%'")).all() == []
+    finally:
+        await store.close()
+
+
 async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a folder with % and space.sqlite'}"
     for _ in range(2):
         await (await Store.open(url)).close()
     database = sqlite3.connect(tmp_path / "a folder with % and space.sqlite")
-    assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+    assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
     database.close()

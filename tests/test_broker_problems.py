@@ -18,7 +18,7 @@ def below(kind: type[Exception]) -> list[type[Exception]]:
     return [found for child in kind.__subclasses__() for found in (child, *below(child))]
 
 
-REFUSALS = below(errors.RefusedError)
+REFUSALS = [kind for kind in below(errors.RefusedError) if kind is not errors.NoncePrefixError]
 PEERS: list[type[Exception]] = [PeerError, *(kind for kind in below(PeerError) if kind.__module__ == crypto.errors.__name__)]
 
 
@@ -33,8 +33,15 @@ def test_every_refusal_of_the_broker_has_its_own_row(kind: type[Exception]) -> N
     assert document == {"type": f"urn:sealmatch:problem:{found.name}", "title": found.title, "status": found.status, "detail": found.detail}
 
 
+def test_one_document_says_the_prefix_and_no_other_has_a_member_more() -> None:
+    found = problem_of(errors.NoncePrefixError(bytes(range(8))))
+    assert (found.status, found.name) == (401, "nonce-prefix")
+    assert json.loads(found.to_bytes())["nonce_prefix"] == "0001020304050607"
+    assert found.detail.endswith(".")
+
+
 def test_names_are_unique() -> None:
-    names = [problem_of(kind("x")).name for kind in [*REFUSALS, *PEERS]]
+    names = ["nonce-prefix", *(problem_of(kind("x")).name for kind in [*REFUSALS, *PEERS])]
     assert len(set(names)) == len(names) > 60
 
 

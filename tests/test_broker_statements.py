@@ -10,7 +10,7 @@ import pytest
 
 from crypto.canonical import AgencyId, SearchId
 from crypto.keys import SealingPrivateKey
-from crypto.request_signature import fresh_nonce, sign_request
+from crypto.request_signature import sign_request
 from crypto.sealing_key import SealingKeyStatement, Week
 from tests.broker_world import RECIPIENT_KEY, ROSTER, World, node_key, open_world, problem
 from tests.sample_federation import BOARD, EASTFIELD, LAKESIDE, NORTHPORT, NOW, OVERSIGHT, manifest, sign_roster, signing_key, with_agency
@@ -75,7 +75,7 @@ async def test_a_manifest_under_a_replaced_node_key_counts_no_more(world: World)
     await world.services.rosters.install(sign_roster(newer), NOW)
     document = replace(MANIFEST, version=1).sign(key)
     request = world.client.build_request("PUT", "/v1/statements/manifest", content=document)
-    request.headers.update(sign_request("PUT", str(request.url), document, agency=LAKESIDE, key=key, nonce=fresh_nonce(), now=world.now))
+    request.headers.update(sign_request("PUT", str(request.url), document, agency=LAKESIDE, key=key, nonce=world.nonce(), now=world.now))
     assert (await world.client.send(request)).status_code == 204
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
-from http_message_signatures import HTTPMessageSigner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from http_message_signatures import HTTPMessageSigner, HTTPMessageVerifier, MappingKeyResolver
+from http_message_signatures.algorithms import ED25519
 from hypothesis import given
 from hypothesis import strategies as st
 from nacl.signing import VerifyKey
 
-from crypto import request_signature as module
 from crypto.canonical import AgencyId
 from crypto.errors import BadSignatureError, FieldError, MisuseError, PeerError, UnknownAgencyError
 from crypto.keys import VerifyingKey
@@ -24,6 +26,7 @@ URL = "http://broker.test:8440/v1/messages/00ff/parts/0?lease_id=a%20b&x=1"
 BODY = b'{"a":1}'
 KEY = signing_key(f"{NORTHPORT} node")
 NONCE = bytes(range(16))
+LIBRARY_KEY = Ed25519PrivateKey.from_private_bytes(KEY.export_secret())
 
 
 def signed(method: str = "PUT", url: str = URL, body: bytes = BODY) -> dict[str, str]:
@@ -32,6 +35,32 @@ def signed(method: str = "PUT", url: str = URL, body: bytes = BODY) -> dict[str,
 
 def check(headers: dict[str, str], method: str = "PUT", url: str = URL) -> VerifiedRequest:
     return check_request(method, url, headers.items(), roster().node_key)
+
+
+@dataclass
+class Request:
+    """A request as the other library reads and changes it."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+
+
+def signed_by_library(url: str, **changes: object) -> dict[str, str]:
+    """The fields that a general library makes, in the form of this protocol but for `changes`."""
+    headers = {"Content-Digest": signed()["Content-Digest"]}
+    keys = MappingKeyResolver(public_keys={}, private_keys={str(NORTHPORT): LIBRARY_KEY})
+    options: dict[str, object] = {
+        "covered_component_ids": ("@method", "@authority", "@path", "@query", "content-digest"),
+        "label": "sealmatch",
+        "tag": "sealmatch-1",
+        "nonce": "00" * 16,
+        "use_existing_digest": True,
+        **changes,
+    }
+    signer = HTTPMessageSigner(signature_algorithm=ED25519, key_resolver=keys)
+    signer.sign(Request("PUT", url, headers), key_id=str(NORTHPORT), created=NOW, **options)  # type: ignore[arg-type]
+    return headers
 
 
 def replaced(headers: dict[str, str], name: str, change: Callable[[str], str]) -> dict[str, str]:
@@ -150,18 +179,42 @@ def test_a_signature_that_covers_less_is_refused_though_it_verifies() -> None:
         {"expires": NOW},
     ]
     for case in cases:
-        headers: dict[str, str] = {"Content-Digest": signed()["Content-Digest"]}
-        signer = HTTPMessageSigner(signature_algorithm=module._Ed25519, key_resolver=module._OneKey(KEY))
-        options: dict[str, object] = {
-            "covered_component_ids": parts,
-            "tag": "sealmatch-1",
-            "nonce": "00" * 16,
-            "use_existing_digest": True,
-            **case,
-        }
-        signer.sign(module._Request("PUT", URL, headers), key_id=str(NORTHPORT), created=NOW, **options)  # type: ignore[arg-type]
         with pytest.raises(BadSignatureError):
-            check(headers)
+            check(signed_by_library(URL, **case))
+    check(signed_by_library(URL))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        URL,
+        "https://broker.test",
+        "https://Broker.TEST:443/?",
+        "http://broker.test:0080/a/../b//c;d='e'?x=%E2%82%AC&y",
+        "https://[2001:db8::1]:8440/v1/roster",
+    ],
+)
+def test_another_library_signs_and_verifies_the_same(url: str) -> None:
+    check(signed_by_library(url), "PUT", url)
+    headers = signed(url=url)
+    keys = MappingKeyResolver(public_keys={str(NORTHPORT): LIBRARY_KEY.public_key()}, private_keys={})
+    created = HTTPMessageVerifier(signature_algorithm=ED25519, key_resolver=keys)
+    (verified,) = created.verify(Request("PUT", url, headers), max_age=None, expect_tag="sealmatch-1", body=BODY)
+    assert verified.nonce == NONCE.hex()
+    assert signed_by_library(url, nonce=NONCE.hex()) == headers
+
+
+def test_a_signature_has_one_encoding() -> None:
+    """The last letter before the padding holds four bits that mean nothing."""
+    headers = signed()
+    last = headers["Signature"][-4]
+    for letter in "ABCDPQRSfghiwxyz/":
+        changed = replaced(headers, "Signature", lambda value: value[:-4] + letter + value[-3:])  # noqa: B023
+        if letter == last:
+            check(changed)
+            continue
+        with pytest.raises(BadSignatureError):
+            check(changed)
 
 
 def test_two_signatures_are_refused() -> None:
@@ -206,6 +259,13 @@ def test_misuse() -> None:
         sign_request("GET", URL, b"", agency=NORTHPORT, key=KEY, nonce=NONCE, now=NOW.replace(tzinfo=None))
     assert len(fresh_nonce()) == 16
     assert fresh_nonce() != fresh_nonce()
+    prefix = bytes(range(8))
+    assert fresh_nonce(prefix)[:8] == prefix
+    assert len(fresh_nonce(prefix)) == 16
+    assert fresh_nonce(prefix) != fresh_nonce(prefix)
+    for wrong in (prefix[:7], prefix + b"x", prefix * 2):
+        with pytest.raises(FieldError):
+            fresh_nonce(wrong)
 
 
 def test_no_text_form_shows_the_nonce() -> None:

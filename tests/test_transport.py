@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -90,6 +91,108 @@ async def test_redirects_cookies_and_compression_are_not_followed() -> None:
     packed = await refusal(lambda _request: httpx.Response(200, stream=httpx.ByteStream(b"{}"), headers={"content-encoding": "gzip"}))
     assert packed.problem == UNREADABLE
     assert requests[0].headers["accept-encoding"] == "identity"
+
+
+# --- the prefix of nonces ---
+
+
+class PrefixedBroker:
+    """Takes nonces under its prefix, and tells it; what it was sent."""
+
+    def __init__(self, prefixes: Iterator[bytes]) -> None:
+        self.prefixes = prefixes
+        self.prefix = next(prefixes)
+        self.nonces: list[bytes] = []
+        self.bodies: list[bytes] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        verified = check_request(request.method, str(request.url), request.headers.multi_items(), lambda _agency: KEY.verifying_key)
+        verified.check_body(request.content)
+        self.nonces.append(verified.nonce)
+        self.bodies.append(request.content)
+        if verified.nonce.startswith(self.prefix):
+            return httpx.Response(204)
+        return other_prefix(self.prefix.hex())
+
+    def start_again(self) -> None:
+        self.prefix = next(self.prefixes)
+
+
+def other_prefix(prefix: object, **changes: object) -> httpx.Response:
+    document = {**PROBLEM, "type": "urn:sealmatch:problem:nonce-prefix", "status": 401, "nonce_prefix": prefix}
+    return problem({**document, **changes}, status=401)
+
+
+def prefixes() -> Iterator[bytes]:
+    return (number.to_bytes(8, "big") for number in itertools.count(1))
+
+
+async def test_a_request_is_signed_again_under_the_prefix_that_is_told_and_the_next_at_once() -> None:
+    broker = PrefixedBroker(prefixes())
+    transport = transport_to(broker)
+    for restarted in (False, False, True, False):
+        if restarted:
+            broker.start_again()
+        assert (await transport.request("PUT", "/v1/grants", content=b"the same body")).status == 204
+    assert broker.bodies == [b"the same body"] * 6
+    assert len(set(broker.nonces)) == 6
+    one, two = ((number).to_bytes(8, "big") for number in (1, 2))
+    assert [nonce[:8] for nonce in broker.nonces[1:]] == [one, one, one, two, two]
+
+
+async def test_requests_side_by_side_are_each_repeated_once() -> None:
+    broker = PrefixedBroker(prefixes())
+    transport = transport_to(broker)
+
+    async def ask(_number: int) -> int:
+        return (await transport.request("GET", "/v1/roster")).status
+
+    assert await side_by_side(ask, range(3)) == [204] * 3
+    assert len(broker.nonces) <= 6
+
+
+async def test_a_broker_that_always_tells_another_prefix_ends_the_request() -> None:
+    asked = 0
+
+    def never_content(_request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        return other_prefix(asked.to_bytes(8, "big").hex())
+
+    error = await refusal(never_content)
+    assert asked == 2
+    assert (error.status, error.problem, error.is_final) == (401, "nonce-prefix", False)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        *(other_prefix(prefix) for prefix in ("", "00" * 7, "00" * 9, "0g" * 8, "AB" * 8, "00" * 8 + "\n", 7, None, ["00" * 8])),
+        other_prefix("00" * 8, type="urn:sealmatch:problem:request-replayed"),
+    ],
+)
+async def test_what_is_no_prefix_is_not_signed_under(response: httpx.Response) -> None:
+    asked: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return response
+
+    assert (await refusal(handler)).status == 401
+    assert len(asked) == 1
+
+
+async def test_the_repetition_has_the_time_that_was_left() -> None:
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(0.3)
+            told = other_prefix("00" * 8).content
+            writer.write(b"HTTP/1.1 401 No\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n\r\n" % len(told) + told)
+            await writer.drain()
+
+    async with server(slow) as port:
+        assert "in time" in await fails_at(port, timeout_s=0.5)
 
 
 # --- refusals ---
