@@ -22,7 +22,16 @@ from agency_node.commands.demo import demo
 from agency_node.commands.plan import plan
 from agency_node.commands.search_bench import bench_search
 from crypto.errors import MisuseError
-from crypto.parameters import BLINDING_ERROR_SD, FRESH_NOISE_SD, MAX_SCORE, SEALMATCH_1, SECURITY_TABLE, Scales, clipped_share
+from crypto.parameters import (
+    BLINDING_ERROR_SD,
+    FRESH_NOISE_SD,
+    LARGEST_VALUE,
+    MAX_SCORE,
+    SEALMATCH_1,
+    SECURITY_TABLE,
+    Scales,
+    clipped_share,
+)
 
 app = typer.Typer(
     name="sealmatch",
@@ -95,6 +104,7 @@ def parameter_figures(scales: Scales) -> dict[str, dict[str, int | float | str]]
             "mu": scales.mu,
             "mu_per_root_dimension": scales.mu / root,
             "unit": scales.unit,
+            "largest_value": LARGEST_VALUE,
             "clipped_share": clipped_share(scales.dimensions, scales.gamma, scales.spread_milli),
         },
         "errors": {
@@ -124,11 +134,12 @@ FIGURE_NAMES = {
     "opened_bits": "bits kept of an opened value",
     "dimensions": "dimensions D",
     "spread_milli": "spread, thousandths",
-    "gamma": "gallery scale gamma (int8)",
+    "gamma": "gallery scale gamma",
     "gamma_per_root_dimension": "gamma over the root of D",
     "mu": "probe scale mu",
     "mu_per_root_dimension": "mu over the root of D",
     "unit": "a cosine of 1, in units of q",
+    "largest_value": "largest coordinate of a template",
     "clipped_share": "share of clipped coordinates",
     "noise_sd": "noise of a score, cosine sd",
     "error_sd": "noise and rounding, cosine sd",

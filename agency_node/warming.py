@@ -20,9 +20,7 @@ from crypto.release import unmask
 
 def warm(model: EmbeddingModel, epoch: Epoch) -> None:
     """One search over one record of nobody, inside this process; nothing of it is kept."""
-    templates = np.zeros((1, model.dimensions), np.int8)
-    templates[0, 0] = 127
-    gallery = PackedGallery.pack(model, Layout.draw(np.arange(1), model.scales), templates)
+    gallery = PackedGallery.pack(model, Layout.draw(np.arange(1), model.scales), model.templates(np.eye(1, model.dimensions)))
     vector = np.zeros(model.dimensions, np.int32)
     vector[0] = model.scales.mu
     probe, key = make_probe(model, vector, epoch)

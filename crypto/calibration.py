@@ -16,15 +16,17 @@ from typing import Final
 
 import numpy as np
 
+from crypto.codes import Codes
 from crypto.embedding import quantised_directions
 from crypto.errors import CalibrationError, MisuseError
 from crypto.parameters import Scales
-from crypto.ring import F64, I8, U32, N
+from crypto.ring import F64, U32, N
 from crypto.seed import Seed, gaussians, permutation
 
 NORM_RANGE: Final = (0.97, 1.03)
 MAX_ZERO_NORM: Final = 0.03
-"""Norm of the scores at the zeros, as cosines. Noise alone gives sqrt(N - D) times its standard deviation: 0.018 at D = 512 or 128."""
+"""Norm of the scores at the zeros, as cosines. Noise alone gives sqrt(N - D) times its standard deviation, 0.016 at D = 512 or
+128; that is smaller here than in other chunks, which have N vectors where this one has D."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +34,7 @@ class CalibrationChunk:
     """The chunk as a holder adds it: `templates` int8[N, D], the basis at `coefficients` uint32[D] and zeros elsewhere; `place` among
     chunks."""
 
-    templates: I8
+    templates: Codes
     coefficients: U32
     place: int
 

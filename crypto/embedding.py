@@ -1,8 +1,9 @@
-"""From embeddings to the integers that the scheme works on: templates (int8, gallery side) and probe vectors (int32, requester side).
+"""From embeddings to what the scheme works on: templates (codes, gallery side) and probe vectors (int32, requester side).
 
-An embedding model is its weights' hash, dimension, spread and centring vector together; all of them make the model hash that stands in
-every gallery, probe and grant, so that unlike models never meet. The centring vector is published with the model and is never a gallery's
-own mean, which would be a fact about that gallery. Finding faces and running the network is left to `agency_node.faces`.
+An embedding model is its weights' hash, dimension, spread and centring vector together; all of them, the scales that follow and what the
+codes of a template stand for make the model hash that stands in every gallery, probe and grant, so that unlike vectors never meet. The
+centring vector is published with the model and is never a gallery's own mean, which would be a fact about that gallery. Finding faces and
+running the network is left to `agency_node.faces`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from crypto.codes import Codes, codes_of
 from crypto.errors import MisuseError
-from crypto.parameters import Scales
-from crypto.ring import F64, I8, I32
+from crypto.parameters import TAIL_START, TAIL_STEP, Scales
+from crypto.ring import F64, I32
 from crypto.seed import Seed, gaussians
 
 HASH_BYTES: Final = 32
@@ -46,9 +48,11 @@ class EmbeddingModel:
         if self.centre.ndim != 1 or self.centre.dtype != np.float32 or not np.isfinite(self.centre).all():
             raise MisuseError("the centring vector is a finite float32 vector")
         self.centre.flags.writeable = False
-        object.__setattr__(self, "scales", Scales(self.centre.size, self.spread_milli))
+        scales = Scales(self.centre.size, self.spread_milli)
+        object.__setattr__(self, "scales", scales)
+        quantised = f"{self.spread_milli}|{scales.gamma}|{scales.mu}|{TAIL_START}|{TAIL_STEP}"
         digest = hashlib.sha256(b"sealmatch-1|model|")
-        for part in (self.name.encode(), self.weights_sha256, str(self.spread_milli).encode(), self.centre.astype("<f4").tobytes()):
+        for part in (self.name.encode(), self.weights_sha256, quantised.encode(), self.centre.astype("<f4").tobytes()):
             digest.update(len(part).to_bytes(4, "big") + part)
         object.__setattr__(self, "model_hash", digest.digest())
 
@@ -69,8 +73,8 @@ class EmbeddingModel:
         if embeddings.ndim < 1 or embeddings.shape[-1] != self.dimensions:
             raise MisuseError(f"embeddings of this model have {self.dimensions} dimensions")
 
-    def templates(self, embeddings: npt.NDArray[np.floating]) -> I8:
-        """Quantised gallery vectors: round(gamma * unit vector), clipped to -127..127; [..., D] in, int8[..., D] out."""
+    def templates(self, embeddings: npt.NDArray[np.floating]) -> Codes:
+        """Gallery vectors: the codes nearest to gamma * unit vector; [..., D] in, int8[..., D] out."""
         self._check_dimensions(embeddings)
         out = np.empty(embeddings.shape, np.int8)
         rows, flat = embeddings.reshape(-1, self.dimensions), out.reshape(-1, self.dimensions)
@@ -83,12 +87,12 @@ class EmbeddingModel:
         return np.rint(self.scales.mu * self.centred_unit(embedding)).astype(np.int32)
 
 
-def quantised_directions(units: F64, scales: Scales) -> I8:
-    """Unit vectors at the gallery's scale; float64[..., D] in, int8[..., D] out."""
-    return np.clip(np.rint(scales.gamma * units), -127, 127).astype(np.int8)
+def quantised_directions(units: F64, scales: Scales) -> Codes:
+    """Unit vectors as templates: their codes at the gallery's scale; float64[..., D] in, int8[..., D] out."""
+    return codes_of(scales.gamma * units)
 
 
-def filler_templates(seed: Seed, count: int, scales: Scales) -> I8:
+def filler_templates(seed: Seed, count: int, scales: Scales) -> Codes:
     """`count` uniformly random directions as templates; int8[count, D]. They fill slots without a record, where zeros would show."""
     vectors = gaussians(seed, "filler", count * scales.dimensions).reshape(count, scales.dimensions)
     return quantised_directions(_unit(vectors), scales)

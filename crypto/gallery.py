@@ -1,9 +1,9 @@
 """A holder's gallery as the scan reads it: chunks of 1,024 templates, packed as polynomials in eval form.
 
-Chunk c and dimension d make one polynomial P_{c,d}(X) = sum over slots j of g_{c,j,d} X^j; 27 bits a slot and dimension (`packed_words`),
-where float32 takes 32. Invariants: `words` and every cached query-independent part a'_c = sum_d A_d P_{c,d} belong to one state of
-the layout, and the layout's `state_id` changes with every rewritten chunk. The packed form lives in memory only. Encrypting templates at
-rest and renewing the layout in the background is left to the holder.
+Chunk c and dimension d make one polynomial P_{c,d}(X) = sum over slots j of g_{c,j,d} X^j, where g is what a template's code stands for
+(`codes`); 27 bits a slot and dimension (`packed_words`), where float32 takes 32. Invariants: `words` and every cached query-independent
+part a'_c = sum_d A_d P_{c,d} belong to one state of the layout, and the layout's `state_id` changes with every rewritten chunk. The packed
+form lives in memory only. Encrypting templates at rest and renewing the layout in the background is left to the holder.
 """
 
 from __future__ import annotations
@@ -14,15 +14,21 @@ import numpy as np
 
 from crypto import ring
 from crypto.bases import public_bases
+from crypto.codes import Codes, codes_of, values_of
 from crypto.embedding import EmbeddingModel, filler_templates
 from crypto.epoch import Epoch
 from crypto.errors import MisuseError
 from crypto.jit import kernel
 from crypto.layout import FILLER, Layout
 from crypto.packed_words import GROUP, PackedWords, pack_group, place_of_group
-from crypto.ring import I8, LANES, U32, U64, N
+from crypto.parameters import LARGEST_CODE
+from crypto.ring import LANES, U32, U64, N
 from crypto.scan import scan_words
 from crypto.workers import split
+
+_CODE_OFFSET = 1 + LARGEST_CODE
+_RESIDUES: U32 = ring.from_signed(values_of(np.arange(-_CODE_OFFSET, _CODE_OFFSET).astype(np.int8)))
+"""What a code stands for modulo q, at the code plus 128: a look-up costs what the sign alone would."""
 
 
 class PackedGallery:
@@ -46,7 +52,7 @@ class PackedGallery:
         cls,
         model: EmbeddingModel,
         layout: Layout,
-        templates: I8,
+        templates: Codes,
         *,
         threads: int | None = None,
         each_chunk: Callable[[], None] = lambda: None,
@@ -88,7 +94,7 @@ class PackedGallery:
             self._fixed_parts[epoch] = self._fixed_part_of(self.words, epoch, threads)
         return self._fixed_parts[epoch]
 
-    def add(self, row: int, template: I8) -> int:
+    def add(self, row: int, template: Codes) -> int:
         """Put a new row's template, int8[D], into a free slot by rewriting one chunk, its fillers too; the slot."""
         if row < 0 or (self.layout.rows == row).any():
             raise MisuseError("a new row has a new number, not below zero")
@@ -104,11 +110,11 @@ class PackedGallery:
         self.layout.put(slot, FILLER)
         return slot
 
-    def chunk_templates(self, chunk: int) -> I8:
+    def chunk_templates(self, chunk: int) -> Codes:
         """A chunk brought back to coefficient form: its templates slot by slot, int8[N, D]."""
-        return ring.centred(ring.inverse(self.words.chunk_eval(chunk))).astype(np.int8).T
+        return codes_of(ring.centred(ring.inverse(self.words.chunk_eval(chunk)))).T
 
-    def _rewrite(self, slot: int, template: I8 | None) -> None:
+    def _rewrite(self, slot: int, template: Codes | None) -> None:
         """Put a template, or a filler for None, into a slot, replace all fillers of its chunk, and recompute what depends on the chunk."""
         chunk, place = divmod(slot, N)
         fresh = self.layout.rows[chunk * N : (chunk + 1) * N] == FILLER
@@ -117,12 +123,9 @@ class PackedGallery:
         if template is not None:
             if template.dtype != np.int8 or template.shape != (self.model.dimensions,):
                 raise MisuseError("a template is int8[D]")
-            residues = template.astype(np.int32)
-            np.add(residues, np.int32(ring.Q), out=residues, where=residues < 0)
-            coefficients[:, place] = residues
-            residues.fill(0)
+            _write_template(np.ascontiguousarray(template), _RESIDUES, coefficients[:, place])
         fillers = filler_templates(self.layout.change_seed(), int(fresh.sum()), self.model.scales)
-        coefficients[:, fresh] = ring.from_signed(fillers.astype(np.int32)).T
+        coefficients[:, fresh] = ring.from_signed(values_of(fillers)).T
         polynomials = ring.forward(coefficients)
         coefficients.fill(0)
         self.words.put(chunk, polynomials)
@@ -138,7 +141,7 @@ class PackedGallery:
         return f"PackedGallery(chunks={self.layout.chunks}, dimensions={self.model.dimensions}, words=<redacted>)"
 
 
-def pack_templates(templates: I8) -> PackedWords:
+def pack_templates(templates: Codes) -> PackedWords:
     """One chunk from its templates; int8[N, D] in."""
     if templates.dtype != np.int8 or templates.ndim != 2 or templates.shape[0] != N:
         raise MisuseError("a chunk has int8[N, D] templates")
@@ -156,10 +159,10 @@ class _Scratch:
         self._block = np.empty((N, LANES), np.uint32)
         self._rows = np.zeros((GROUP, N), np.uint32)
 
-    def pack(self, templates: I8, words: PackedWords, chunk: int) -> None:
+    def pack(self, templates: Codes, words: PackedWords, chunk: int) -> None:
         """Write a chunk; templates int8[N, D]."""
         place = (words.flat, chunk, words.laid_chunks, words.groups)
-        _pack_chunk(templates, self._block, self._rows, ring.ROOTS, ring.ROOTS_SHOUP, np.int32(ring.Q), *place)
+        _pack_chunk(templates, self._block, self._rows, ring.ROOTS, ring.ROOTS_SHOUP, _RESIDUES, *place)
 
     def clear(self) -> None:
         """Overwrite what was packed last."""
@@ -168,20 +171,27 @@ class _Scratch:
 
 
 @kernel
+def _write_template(template: Codes, residues: U32, out: U32) -> None:
+    """What one template's codes stand for, int8[D] in, uint32[D] out; no copy of it stays anywhere."""
+    for d in range(out.size):
+        out[d] = residues[np.int64(template[d]) + _CODE_OFFSET]
+
+
+@kernel
 def _pack_chunk(
-    templates: I8,
+    templates: Codes,
     block: U32,
     rows: U32,
     roots: U32,
     roots_shoup: U32,
-    modulus: np.int32,
+    residues: U32,
     flat: U64,
     chunk: int,
     chunks: int,
     groups: int,
 ) -> None:
     """Transform the columns of `templates`, int8[N, D], and write them as a chunk's groups; `block`, uint32[N, LANES], and `rows`,
-    uint32[GROUP, N], are scratch."""
+    uint32[GROUP, N], are scratch. `residues` is what codes stand for."""
     degree, dimensions = templates.shape
     lanes = block.shape[1]
     for group in range(groups):
@@ -189,8 +199,7 @@ def _pack_chunk(
             used = max(0, min(lanes, dimensions - first))
             for i in range(degree):
                 for lane in range(used):
-                    value = np.int32(templates[i, first + lane])
-                    block[i, lane] = np.uint32(value + modulus if value < 0 else value)
+                    block[i, lane] = residues[np.int64(templates[i, first + lane]) + _CODE_OFFSET]
                 for lane in range(used, lanes):
                     block[i, lane] = np.uint32(0)
             if used:

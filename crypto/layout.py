@@ -35,11 +35,12 @@ _HIDING_MARGIN_BITS: Final = 256
 
 
 def kept_fillers(scales: Scales) -> int:
-    """How many fresh fillers hide one changed record: 11 at D = 512, 37 at D = 128.
+    """How many fresh fillers hide one changed record: 11 at D = 512, 35 at D = 128.
 
-    A coordinate of a filler is a rounded Gaussian of deviation gamma/sqrt(D), log2 of that times sqrt(2 pi) bits of min-entropy; together
-    they must exceed the 27 N bits of one element of the ring by 256, as the leftover hash lemma asks for a distance of 2^-128 from
-    uniform. That products with the public bases hash well enough is a heuristic: the ring splits, and the lemma is for random matrices.
+    A coordinate of a filler is a rounded Gaussian of deviation gamma/sqrt(D), log2 of that times sqrt(2 pi) bits of min-entropy. (No coarse
+    step of the tail is as likely as the step at zero: clipping keeps the deviation below 38, at 60 they would be.) Together they must
+    exceed the 27 N bits of one element of the ring by 256, as the leftover hash lemma asks for a distance of 2^-128 from uniform. That
+    products with the public bases hash well enough is a heuristic: the ring splits, and the lemma is for random matrices.
     """
     bits = scales.dimensions * math.log2(scales.gamma * math.sqrt(2 * math.pi / scales.dimensions))
     return math.ceil((SEALMATCH_1.modulus_bits * N + _HIDING_MARGIN_BITS) / bits)

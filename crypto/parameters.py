@@ -27,8 +27,22 @@ MAX_SCORE: Final = 1.2
 """Largest cosine, plus or minus, that still has its own residue. An honest score is at most 1; the room above it lets the custodian see an
 impossible score as impossible instead of having it wrap around to a possible one."""
 
-MAX_CLIPPED_SHARE: Final = 1e-6
-"""A template coordinate reaches the int8 limit more rarely than this (PROTOCOL section 2)."""
+LARGEST_CODE: Final = 127
+"""A template is kept as one signed byte a coordinate, a code (`codes`)."""
+
+TAIL_START: Final = 104
+TAIL_STEP: Final = 5
+"""Where the tail starts, and how far apart its values lie. Derivation: the error that follows for the best gamma (`Scales`)
+was computed for all starts from 72 to 120 in fours and all steps from 2 to 8. A larger step reaches further and costs error in the tail, a
+smaller start reaches further and puts more coordinates into it. This pair is within half a per cent of the best pair at D = 64, 128, 256
+and 512 and at D = 128 with spread 1.5, and no other pair is (docs/adr/0017-template-codes-with-a-coarse-tail.md)."""
+
+LARGEST_VALUE: Final = TAIL_START + TAIL_STEP * (LARGEST_CODE - TAIL_START)
+"""What code 127 stands for: 219."""
+
+MAX_CLIPPED_SHARE: Final = 3e-9
+"""A template coordinate lies beyond the largest code more rarely than this (PROTOCOL section 2): of the 320 million coordinates of 2.5
+million records of 128 dimensions, less than one."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +146,7 @@ SEALMATCH_1: Final = Parameters()
 
 @dataclass(frozen=True)
 class Scales:
-    """Fixed-point scales of one embedding model: templates become int8 at scale gamma, probes integers at scale mu.
+    """Fixed-point scales of one embedding model: templates become codes (`codes`) at scale gamma, probes integers at scale mu.
 
     `spread_milli` is the largest standard deviation of any coordinate of the model's centred unit embeddings, times sqrt(D), in
     thousandths: 1000 for an isotropic model. gamma and mu are derived from it and cannot be set.
@@ -143,13 +157,14 @@ class Scales:
     - re-randomisation, e_z u and e_c s: 11 (2N/3) and 4095.75 (2N/3)
     - dropped bits of a'' (times s), of b'' and of y: (2^11)^2/12 (2N/3), (2^16)^2/12 and (2^11)^2/12
 
-    **Score.** A cosine of 1 is `unit` = gamma mu q/t units of q. *No wrap*: rounding moves a vector of norm mu by at most sqrt(D)/2, so by
-    Cauchy-Schwarz |<m, g>| <= (mu + sqrt(D)/2)(gamma + sqrt(D)/2); times `MAX_SCORE`, plus six standard deviations of noise, it must stay
-    below t/2.
+    **Score.** A cosine of 1 is `unit` = gamma mu q/t units of q. *No wrap*: rounding moves the probe, of norm mu, by at most sqrt(D)/2 and
+    a template, of norm gamma, by at most r (`template_rounding`), so by Cauchy-Schwarz |<m, g>| <= (mu + sqrt(D)/2)(gamma + r); times
+    `MAX_SCORE`, plus six standard deviations of noise, it must stay below t/2.
 
     **Choice.** Noise costs 1/mu, rounding of templates 1/gamma, and the bound fixes their product: gamma is the integer with the smallest
-    total error among those whose clipping, erfc(127.5 sqrt(D) / (sqrt(2) gamma spread)), is rarer than 1e-6; mu is then as large as the
-    bound allows. For D = 512 that gives 16.6 and 49.1 times sqrt(D); for D = 128 clipping is what limits gamma.
+    total error among those whose `clipped_share` is below `MAX_CLIPPED_SHARE`; mu is then as large as the bound allows. For D = 512 that
+    gives 16.4 and 49.5 times sqrt(D), for D = 128 31.6 and 104; there it is the tail's coarse steps that limit gamma, and for fewer
+    dimensions clipping.
 
     Raises `MisuseError` when D is not a multiple of 8 between 8 and 632 or the spread is not between 1 and sqrt(D).
     """
@@ -165,7 +180,7 @@ class Scales:
         if not 1000 <= self.spread_milli <= 1000 * math.sqrt(self.dimensions):
             raise MisuseError("spread must lie between 1 and sqrt(dimensions)")
         candidates = [
-            (total_error(gamma, mu), gamma, mu)
+            (total_error(self.dimensions, gamma, mu, self.spread_milli), gamma, mu)
             for gamma in range(8, 128 * math.isqrt(self.dimensions))
             if (mu := largest_mu(self.dimensions, gamma)) > 0
             and clipped_share(self.dimensions, gamma, self.spread_milli) <= MAX_CLIPPED_SHARE
@@ -185,9 +200,14 @@ class Scales:
         return noise_sd(self.gamma) / self.unit
 
     @property
+    def rounding_sd(self) -> float:
+        """Standard deviation of the quantised vectors' own product, as a cosine, against the embeddings in floating point."""
+        return math.sqrt(self.error_sd**2 - self.noise_sd**2)
+
+    @property
     def error_sd(self) -> float:
         """Standard deviation of one opened score against the cosine of the embeddings in floating point: noise and rounding."""
-        return total_error(self.gamma, self.mu)
+        return total_error(self.dimensions, self.gamma, self.mu, self.spread_milli)
 
 
 def noise_sd(gamma: float) -> float:
@@ -203,23 +223,40 @@ def noise_sd(gamma: float) -> float:
     )
 
 
+def template_rounding(dimensions: int, gamma: int) -> float:
+    """The farthest that taking the nearest codes moves a template, a vector of norm gamma.
+
+    A coordinate moves by at most 1/2, or by at most `TAIL_STEP`/2 if it lies at `TAIL_START` or beyond; so many cannot lie there that their
+    squares exceed gamma^2. A coordinate that clips only becomes smaller, which makes no product wrap.
+    """
+    in_tail = min(dimensions, gamma**2 // TAIL_START**2)
+    return math.sqrt((dimensions - in_tail) + in_tail * TAIL_STEP**2) / 2
+
+
 def largest_mu(dimensions: int, gamma: int) -> int:
     """The largest integer probe scale at which no score up to `MAX_SCORE` wraps; zero or less when there is none."""
     p = SEALMATCH_1
-    rounding = math.sqrt(dimensions) / 2
     room = p.plain_modulus / 2 - 6 * noise_sd(gamma) * p.plain_modulus / p.modulus
-    return math.floor(room / (MAX_SCORE * (gamma + rounding)) - rounding)
+    return math.floor(room / (MAX_SCORE * (gamma + template_rounding(dimensions, gamma))) - math.sqrt(dimensions) / 2)
 
 
 def clipped_share(dimensions: int, gamma: int, spread_milli: int) -> float:
-    """Share of Gaussian coordinates of the widest dimension that lie beyond the int8 limit."""
-    return math.erfc(127.5 * math.sqrt(dimensions / 2) / (gamma * spread_milli / 1000))
+    """Share of Gaussian coordinates of the widest dimension that lie beyond all that rounds to the largest code."""
+    return _share_beyond(LARGEST_VALUE + TAIL_STEP / 2, dimensions, gamma, spread_milli)
 
 
-def total_error(gamma: int, mu: int) -> float:
+def total_error(dimensions: int, gamma: int, mu: int, spread_milli: int) -> float:
     """Standard deviation of a score against floating point, as a cosine: noise, rounding of the template, rounding of the probe.
 
-    Rounding errors are uniform with variance 1/12 and meet a unit vector, hence 1/(12 gamma^2) and 1/(12 mu^2) whatever D is.
+    Rounding errors meet a unit vector, so that variances v of a coordinate give v / gamma^2 and v / mu^2 whatever D is. The probe's are
+    uniform, v = 1/12. So are a template's, but those in the tail are uniform over `TAIL_STEP`: v = (1 + share (`TAIL_STEP`^2 - 1)) / 12,
+    with the share of Gaussian coordinates of the widest dimension that lie at `TAIL_START` or beyond.
     """
     unit = gamma * mu * SEALMATCH_1.modulus / SEALMATCH_1.plain_modulus
-    return math.sqrt((noise_sd(gamma) / unit) ** 2 + 1 / (12 * gamma**2) + 1 / (12 * mu**2))
+    coarse = 1 + _share_beyond(TAIL_START, dimensions, gamma, spread_milli) * (TAIL_STEP**2 - 1)
+    return math.sqrt((noise_sd(gamma) / unit) ** 2 + coarse / (12 * gamma**2) + 1 / (12 * mu**2))
+
+
+def _share_beyond(limit: float, dimensions: int, gamma: int, spread_milli: int) -> float:
+    """Share of Gaussian coordinates of the widest dimension whose magnitude, at scale gamma, exceeds the limit."""
+    return math.erfc(limit * math.sqrt(dimensions / 2) / (gamma * spread_milli / 1000))

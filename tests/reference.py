@@ -10,7 +10,8 @@ import itertools
 import numpy as np
 
 from crypto import ring
-from crypto.ring import F64, I8, I32, N, Q
+from crypto.codes import Codes, values_of
+from crypto.ring import F64, I32, N, Q
 
 
 def transform(coefficients: list[int], root: int) -> list[int]:
@@ -48,6 +49,6 @@ def packed_little_endian(values: list[int], bits: int) -> bytes:
     return total.to_bytes((len(values) * bits + 7) // 8, "little")
 
 
-def cosines_in_the_clear(templates: I8, probe_vector: I32, gamma: int, mu: int) -> F64:
-    """The scores of the quantised vectors; int8[n, D] and int32[D] in, float64[n] out."""
-    return np.asarray(templates.astype(np.float64) @ probe_vector.astype(np.float64) / (gamma * mu))
+def cosines_in_the_clear(templates: Codes, probe_vector: I32, gamma: int, mu: int) -> F64:
+    """The scores of what the codes stand for; int8[n, D] and int32[D] in, float64[n] out."""
+    return np.asarray(values_of(templates).astype(np.float64) @ probe_vector.astype(np.float64) / (gamma * mu))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from crypto import ring
 from crypto.answer import Answer, AnswerRequest, AnswerSecrets, MaskShare, OrderSeed, answer, mask_total
 from crypto.canonical import AgencyId
+from crypto.codes import Codes
 from crypto.embedding import EmbeddingModel
 from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
@@ -17,7 +18,7 @@ from crypto.layout import FILLER, Layout
 from crypto.opening import Y16, middle, open_answer
 from crypto.probe import Probe, SearchKey, make_probe
 from crypto.release import HolderScores, unmask
-from crypto.ring import F64, I8, I32, I64, N
+from crypto.ring import F64, I32, I64, N
 
 EPOCH = Epoch("2026-11")
 GRANT_DIGEST = bytes(range(32))
@@ -43,7 +44,7 @@ def at_cosine(rng: np.random.Generator, to: npt.NDArray[np.floating], cosine: fl
     return np.asarray(cosine * to + np.sqrt(1 - cosine**2) * across)
 
 
-def gallery_of(model: EmbeddingModel, templates: I8, *, uses: int = 16) -> PackedGallery:
+def gallery_of(model: EmbeddingModel, templates: Codes, *, uses: int = 16) -> PackedGallery:
     """A packed gallery of all rows under a fresh layout."""
     return PackedGallery.pack(model, Layout.draw(np.arange(len(templates)), model.scales, uses=uses), templates)
 

@@ -9,6 +9,7 @@ import pytest
 
 from crypto.answer import AnswerRequest, OrderSeed, answer
 from crypto.calibration import CalibrationPlaces
+from crypto.codes import codes_of, values_of
 from crypto.errors import AnswerError, CalibrationError, MisuseError
 from crypto.impostors import ImpostorTable
 from crypto.opening import open_answer
@@ -29,7 +30,7 @@ def test_loud_planted_vectors_raise_the_alarm() -> None:
     model = isotropic_model(128)
     rng = np.random.default_rng(52)
     templates = model.templates(directions(rng, 20_000, 128))
-    templates[:1000] = np.clip(templates[:1000].astype(np.int32) * 4, -127, 127)
+    templates[:1000] = codes_of(values_of(templates[:1000]).astype(np.int32) * 4)
     found = search(gallery_of(model, templates), model.probe_vector(directions(rng, 1, 128)[0]))
     alarms = found.holder_scores(20_000).alarms(ImpostorTable.isotropic(model.model_hash, 128), model.scales)
     assert alarms.planted

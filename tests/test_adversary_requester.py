@@ -8,10 +8,11 @@ import pytest
 from crypto import ring
 from crypto.answer import B_BITS, AnswerRequest, answer_order, blind, mask_total, replay_answer
 from crypto.bases import public_bases
+from crypto.codes import values_of
 from crypto.errors import CalibrationError
 from crypto.gallery import PackedGallery, pack_templates
 from crypto.opening import _open_exact, middle
-from crypto.parameters import SEALMATCH_1
+from crypto.parameters import LARGEST_VALUE, SEALMATCH_1
 from crypto.probe import Probe, SearchKey, _encrypt
 from crypto.ring import I32, N, Q
 from crypto.scan import scan_words
@@ -109,7 +110,8 @@ SILENT = Probe(EPOCH, MODEL.model_hash, np.zeros((65, N), np.uint32))
 
 def read_digits(difference: ring.U32) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
     """Three coordinates of each slot from twice g_1 + 2^9 g_2 + 2^18 g_3; int64[slots, 3]."""
-    rest = ring.centred(difference).astype(np.int64).reshape(-1) // 2
+    half = difference.astype(np.uint64) * np.uint64((Q + 1) // 2) % np.uint64(Q)  # modulo q, since the double may wrap
+    rest = ring.centred(half.astype(np.uint32)).astype(np.int64).reshape(-1)
     out = np.empty((rest.size, 3), np.int64)
     for place in range(2):
         out[:, place] = (rest + 256) % 512 - 256
@@ -130,7 +132,7 @@ def test_attack_two_answers_under_one_seed_give_three_coordinates_of_every_recor
     (_, first), (_, second) = (blinded(GALLERY, probe, seed, mask) for probe in (SILENT, digit_probe()))
     stolen = read_digits(ring.subtract(second, first))
     held = GALLERY.layout.rows >= 0
-    assert (stolen[held] == TEMPLATES[GALLERY.layout.rows[held], :3]).all()
+    assert (stolen[held] == values_of(TEMPLATES[GALLERY.layout.rows[held], :3])).all()
 
     # rounding alone would not stop it: one whole coordinate in the eleven bits that are kept
     loud = np.zeros((65, N), np.uint32)
@@ -138,7 +140,7 @@ def test_attack_two_answers_under_one_seed_give_three_coordinates_of_every_recor
     _, third = blinded(GALLERY, Probe(EPOCH, MODEL.model_hash, loud), seed, mask)
     kept = ((third >> np.uint32(16)).astype(np.int64) - (first >> np.uint32(16))).reshape(-1)
     read = np.rint(((kept + 1024) % 2048 - 1024) / 8)
-    assert (read[held] == TEMPLATES[GALLERY.layout.rows[held], 0]).mean() > 0.99
+    assert (read[held] == values_of(TEMPLATES[GALLERY.layout.rows[held], 0])).mean() > 0.99
 
 
 def test_defence_the_same_root_with_another_probe_is_another_answer() -> None:
@@ -152,7 +154,7 @@ def test_defence_the_same_root_with_another_probe_is_another_answer() -> None:
             assert mine.export_secret() != theirs.export_secret()
         difference = ring.subtract(second.b_rounded << np.uint32(16), first.b_rounded << np.uint32(16))[: GALLERY.slots]
         stolen = read_digits(difference)
-        assert (stolen[held] == TEMPLATES[GALLERY.layout.rows[held], :3]).mean() < 0.02
+        assert (stolen[held] == values_of(TEMPLATES[GALLERY.layout.rows[held], :3])).mean() < 0.02
     again, _ = replay_answer(GALLERY, AnswerRequest(SILENT, GRANT_DIGEST), root)
     assert again.digest == first.digest
     GALLERY.layout.put(0, int(GALLERY.layout.rows[0]))  # the same rows in a new state
@@ -196,7 +198,7 @@ def solve_for_one_record(difference_eval: ring.U32, dimensions: int) -> list[tup
         target = difference_eval.astype(object) * shift % Q
         delta = inverse.dot(target[:dimensions]) % Q
         signed = [int(v) - Q if v > Q // 2 else int(v) for v in delta]
-        if max(abs(v) for v in signed) <= 254 and all(
+        if max(abs(v) for v in signed) <= 2 * LARGEST_VALUE and all(
             sum(int(bases[d, i]) * signed[d] for d in range(dimensions)) % Q == target[i] for i in range(dimensions, dimensions + 20)
         ):
             found.append((slot, signed))
@@ -211,8 +213,9 @@ def test_rerandomisation_hides_a_planted_change() -> None:
     bases = public_bases(EPOCH, 16)
     slot = gallery.layout.slot_of(7)
     planted = gallery.chunk_templates(0).copy()
-    change = model.templates(directions(rng, 1, 16))[0].astype(int) - planted[slot]
-    planted[slot] += change.astype(np.int8)
+    replaced = model.templates(directions(rng, 1, 16))[0]
+    change = values_of(replaced) - values_of(planted[slot])
+    planted[slot] = replaced
     before = gallery.fixed_part(EPOCH)
     after = scan_words(pack_templates(planted), bases[None, :-1])[0]
 

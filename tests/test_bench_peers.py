@@ -18,6 +18,7 @@ from agency_node.bench.seal_peers import SEAL_BLOCK, SealCoordinateFirst, Tensea
 from agency_node.bench.synthetic import SyntheticRecords
 from agency_node.bench.tables import print_peers
 from agency_node.faces.synthetic_embedder import synthetic_model
+from crypto.codes import values_of
 from crypto.ring import F64
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -51,7 +52,7 @@ def test_seal_s_sums_are_the_integers_of_our_own_scan() -> None:
     source = SyntheticRecords(SEAL_BLOCK + 5, 16, 3)
     model = synthetic_model(16)
     scorer = SealCoordinateFirst(source, 7, quiet())
-    exact = model.templates(source.vectors(0, source.records)).astype(np.int64) @ model.probe_vector(source.embedding_like(7))
+    exact = values_of(model.templates(source.vectors(0, source.records))).astype(np.int64) @ model.probe_vector(source.embedding_like(7))
     unit = model.scales.gamma * model.scales.mu
     assert (np.rint(scorer.cosines(scorer.scan()) * unit).astype(np.int64) == exact).all()
 

@@ -7,8 +7,10 @@ import hashlib
 import numpy as np
 import pytest
 
+from crypto.codes import values_of
 from crypto.embedding import EmbeddingModel, face_commitment, filler_templates
 from crypto.errors import MisuseError
+from crypto.parameters import LARGEST_CODE, TAIL_START, TAIL_STEP
 from crypto.seed import Seed
 from tests.simulation import directions, isotropic_model
 
@@ -20,13 +22,19 @@ def test_templates_are_rounded_unit_vectors() -> None:
     vectors = directions(RNG, 3000, 128)
     templates = model.templates(vectors * 7)  # the length of an embedding does not matter
     assert templates.dtype == np.int8
-    assert np.abs(templates - model.scales.gamma * vectors).max() <= 0.5 + 1e-4
+    scaled = model.scales.gamma * vectors
+    off = np.abs(values_of(templates) - scaled)
+    in_tail = np.abs(scaled) > TAIL_START
+    assert 0 < in_tail.mean() < 0.003
+    assert off[~in_tail].max() <= 0.5 + 1e-4
+    assert off[in_tail].max() <= TAIL_STEP / 2 + 1e-4
     assert np.abs(model.probe_vector(vectors[0]) - model.scales.mu * vectors[0]).max() <= 0.5 + 1e-3
-    assert (np.abs(templates) == 127).mean() < 1e-5
+    assert np.abs(templates).max() < LARGEST_CODE
 
 
-def test_clipping_stops_at_127() -> None:
-    assert isotropic_model(64).templates(np.eye(64)[:2]).max() == 127
+def test_clipping_stops_at_the_largest_code() -> None:
+    templates = isotropic_model(64).templates(np.array([1.0, -1.0])[:, None] * np.eye(1, 64))
+    assert templates[:, 0].tolist() == [LARGEST_CODE, -LARGEST_CODE]
 
 
 def test_centring_vector_is_part_of_the_model() -> None:
@@ -44,9 +52,21 @@ def test_model_hash_covers_every_part() -> None:
     assert len(hashes) == 4
 
 
+def test_model_hash_covers_scales_and_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Templates that were written otherwise are of another model, so a store of them does not open."""
+    before = isotropic_model(64)
+    monkeypatch.setattr("crypto.embedding.TAIL_STEP", 4)
+    assert isotropic_model(64).model_hash != before.model_hash
+    monkeypatch.undo()
+    assert isotropic_model(64).model_hash == before.model_hash
+    monkeypatch.setattr("crypto.parameters.MAX_CLIPPED_SHARE", 1e-12)
+    assert isotropic_model(64).scales.gamma != before.scales.gamma
+    assert isotropic_model(64).model_hash != before.model_hash
+
+
 def test_fillers_look_like_records() -> None:
     scales = isotropic_model(128).scales
-    fillers = filler_templates(Seed(bytes(32)), 2000, scales).astype(np.float64)
+    fillers = values_of(filler_templates(Seed(bytes(32)), 2000, scales)).astype(np.float64)
     assert np.linalg.norm(fillers, axis=1) == pytest.approx(scales.gamma, rel=0.02)
     assert np.abs(fillers.mean(axis=0)).max() < 5 * scales.gamma / np.sqrt(128 * 2000)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
 from agency_node.store import open_store
 from agency_node.tables import facts, journal, records, template_blocks
 from agency_node.vault import Vault
+from crypto.codes import values_of
 from crypto.disclosure import MAX_PHOTOGRAPH_BYTES, Media
 from crypto.embedding import quantised_directions
 from tests.face_samples import OneFaceEmbedder, astronaut, degraded, encoded, hopper, opened, plain_picture
@@ -171,6 +173,20 @@ def test_another_model_is_refused(store: RecordStore, engine: Engine) -> None:
     assert RecordStore(engine, Vault(KEY), EMBEDDER.model).count() == 1
 
 
+def test_a_store_from_before_codes_is_refused_and_not_decoded_wrongly(store: RecordStore, engine: Engine) -> None:
+    """Its bytes were coordinates at another scale, and the model hash of that time covered neither."""
+    store.add([new("A")], NOW)
+    model = EMBEDDER.model
+    then = hashlib.sha256(b"sealmatch-1|model|")
+    for part in (model.name.encode(), model.weights_sha256, str(model.spread_milli).encode(), model.centre.astype("<f4").tobytes()):
+        then.update(len(part).to_bytes(4, "big") + part)
+    with engine.begin() as connection:
+        connection.execute(facts.update().where(facts.c.name == "gallery-model").values(value=then.digest()))
+    for attempt in (lambda: RecordStore(engine, Vault(KEY), model), lambda: store.add([new("B")], NOW)):
+        with pytest.raises(EnrolmentError, match=r"wrote templates otherwise.* enrol the pictures again"):
+            attempt()
+
+
 def test_nothing_opens_under_another_key(store: RecordStore, engine: Engine) -> None:
     store.add([new("A", photograph=b"x", media=Media.PNG)], NOW)
     other = RecordStore(engine, Vault(bytes(32)), EMBEDDER.model)
@@ -310,7 +326,7 @@ def test_real_photographs_are_enrolled_and_found_in_the_templates(tmp_path: Path
     assert [(row.line, row.record_number) for row in report.refused] == [(4, "D-3")]
     assert "no face was found" in report.refused[0].reason
     probe = dlib.model.probe_vector(the_one_face(dlib, read_image(degraded(hopper()))).embedding)
-    scores = store.templates().astype(np.int64) @ probe / (dlib.model.scales.gamma * dlib.model.scales.mu)
+    scores = values_of(store.templates()).astype(np.int64) @ probe / (dlib.model.scales.gamma * dlib.model.scales.mu)
     assert scores[1] > 0.9
     assert scores[0] < 0.45
     held = store.record(1)

@@ -25,8 +25,8 @@ from agency_node.node import open_node
 from agency_node.store import DATABASE_FILE, forget_deleted, open_store
 from agency_node.tables import block_keys, journal, records, template_blocks
 from agency_node.vault import Vault
+from crypto.codes import Codes, values_of
 from crypto.disclosure import Media
-from crypto.ring import I8
 from tests.node_samples import Clock
 from tests.node_world import MODEL, gallery_records
 from tests.sample_federation import NOW
@@ -45,6 +45,7 @@ from agency_node.store import open_store
 from agency_node.vault import Vault
 from tests.node_world import EPOCH
 from tests.simulation import isotropic_model
+from crypto.codes import Codes
 
 store = RecordStore(open_store(Path(sys.argv[1])), Vault(bytes(range(32))), isotropic_model(64))
 for line in sys.stdin:
@@ -113,10 +114,10 @@ def serving(store: RecordStore, tmp_path: Path) -> Iterator[Serving]:
     process.end()
 
 
-def forms(template: I8) -> dict[str, bytes]:
-    """Half of a template as int8, float16, float32 and int32: a page that holds the whole holds these bytes."""
+def forms(template: Codes) -> dict[str, bytes]:
+    """Half of a template's codes, and of what they stand for in other types: a page that holds the whole holds these bytes."""
     half = template[: template.size // 2]
-    return {kind: half.astype(kind).tobytes() for kind in ("int8", "float16", "float32", "int32")}
+    return {"codes": half.tobytes()} | {kind: values_of(half).astype(kind).tobytes() for kind in ("int16", "float16", "float32", "int32")}
 
 
 def files(folder: Path) -> bytes:
@@ -127,7 +128,7 @@ def test_the_serving_process_holds_no_template_in_any_form(store: RecordStore, s
     """Neither of the record that is expunged, before and after, nor of one that came while it served."""
     wanted = forms(gallery_records()[ROW].template)
     serving.do("load")
-    assert serving.holds(wanted) == {"int8"}  # the control: decrypted templates are found
+    assert serving.holds(wanted) == {"codes"}  # the control: decrypted templates are found
     serving.do("wipe")
     assert serving.holds(wanted) == set()
     serving.do("pack")
@@ -143,7 +144,7 @@ def test_the_serving_process_holds_no_template_in_any_form(store: RecordStore, s
     assert serving.holds(wanted | {f"late {kind}": needle for kind, needle in forms(late.template).items()}) == set()
     serving.do("load")
     assert serving.holds(wanted) == set()  # the store gives it back no more
-    assert serving.holds(forms(gallery_records()[ROW + 1].template)) == {"int8"}
+    assert serving.holds(forms(gallery_records()[ROW + 1].template)) == {"codes"}
 
 
 def test_no_file_holds_what_was_expunged(store: RecordStore, tmp_path: Path) -> None:

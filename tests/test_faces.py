@@ -26,7 +26,9 @@ from agency_node.faces.embedder import Embedder, Face, load_embedder, the_one_fa
 from agency_node.faces.image import StillImage, encode_for_disclosure, read_image
 from agency_node.faces.make_dlib_centre import centre_of, document, unit_embeddings
 from agency_node.faces.metadata import bare_jpeg, bare_png
+from crypto.codes import values_of
 from crypto.disclosure import MAX_PHOTOGRAPH_BYTES, Media
+from crypto.parameters import LARGEST_VALUE
 from tests.face_samples import OneFaceEmbedder, astronaut, degraded, encoded, hopper, opened, package_file, pixels, plain_picture
 
 SECRET = b"taken by badge 4711"
@@ -249,10 +251,10 @@ def test_a_degraded_still_is_far_nearer_to_its_person_than_to_a_stranger(dlib: E
 
 def test_the_scales_keep_the_cosine_and_clip_nothing(dlib: Embedder, faces: dict[str, Face]) -> None:
     scales = dlib.model.scales
-    assert (scales.gamma, scales.mu) == (196, 2154)
+    assert (scales.gamma, scales.mu) == (281, 1497)
     template = dlib.model.templates(faces["A"].embedding)
-    assert np.abs(template.astype(int)).max() < 90
-    score = dlib.model.probe_vector(faces["A'"].embedding) @ template.astype(np.int64) / (scales.gamma * scales.mu)
+    assert np.abs(values_of(template)).max() < LARGEST_VALUE / 1.5
+    score = dlib.model.probe_vector(faces["A'"].embedding) @ values_of(template).astype(np.int64) / (scales.gamma * scales.mu)
     assert score == pytest.approx(cosine(dlib, faces["A"], faces["A'"]), abs=0.005)
     assert score > 0.70
 

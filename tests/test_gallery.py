@@ -7,6 +7,7 @@ import pytest
 
 from crypto import ring
 from crypto.bases import public_bases
+from crypto.codes import codes_of, values_of
 from crypto.embedding import filler_templates
 from crypto.epoch import Epoch
 from crypto.errors import LayoutSpentError, MisuseError
@@ -68,10 +69,10 @@ def test_a_layout_serves_sixteen_searches_and_no_case_twice() -> None:
 
 def test_fillers_hide_a_change_at_every_dimension() -> None:
     """More min-entropy in the fillers of a chunk than one ring element holds; the figures that docs state."""
-    assert (kept_fillers(Scales(512)), kept_fillers(Scales(128))) == (11, 37)
+    assert (kept_fillers(Scales(512)), kept_fillers(Scales(128))) == (11, 35)
     for dimensions in (8, 64, 128, 512, 632):
         scales = Scales(dimensions)
-        coordinates = filler_templates(Seed(bytes(32)), 2000, scales)
+        coordinates = filler_templates(Seed(bytes(32)), 2_000_000 // dimensions, scales)
         most_likely = np.bincount(coordinates.reshape(-1).astype(np.int64) + 127).max() / coordinates.size
         assert kept_fillers(scales) * dimensions * -np.log2(most_likely) > 27 * N
 
@@ -98,7 +99,7 @@ def test_impossible_layouts_are_refused(rows: ring.I64) -> None:
 
 def test_packing_is_the_transform_of_the_templates() -> None:
     templates = TEMPLATES[:N]
-    coefficients = ring.from_signed(templates.T.astype(np.int32))
+    coefficients = ring.from_signed(values_of(templates).T)
     assert (pack_templates(templates).chunk_eval(0) == ring.forward(coefficients)).all()
 
 
@@ -107,7 +108,7 @@ def test_chunks_come_back_with_records_and_fillers_in_place() -> None:
     back = np.concatenate([gallery.chunk_templates(chunk) for chunk in range(gallery.layout.chunks)])
     held = gallery.layout.rows != FILLER
     assert (back[held] == TEMPLATES[gallery.layout.rows[held]]).all()
-    norms = np.linalg.norm(back[~held].astype(float), axis=1)
+    norms = np.linalg.norm(values_of(back[~held]).astype(float), axis=1)
     assert norms == pytest.approx(MODEL.scales.gamma, rel=0.02)
 
 
@@ -164,7 +165,7 @@ def test_adding_and_removing_rewrites_one_chunk() -> None:
     changed = [c for c in range(gallery.layout.chunks) if (gallery.words.chunk_eval(c) != before[c]).any()]
     assert changed == [slot // N]
     templates = gallery.chunk_templates(slot // N)
-    old = ring.centred(ring.inverse(before[slot // N])).T
+    old = codes_of(ring.centred(ring.inverse(before[slot // N])).T)
     # the slot and every filler of its chunk are new, every other record is untouched
     free = np.flatnonzero(gallery.layout.rows[slot // N * N :][:N] == FILLER)
     assert np.flatnonzero((templates != old).any(axis=1)).tolist() == free.tolist()

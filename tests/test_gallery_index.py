@@ -21,6 +21,7 @@ from agency_node.tables import answers, block_keys, inbox, layouts, template_blo
 from crypto.answer import AnswerRequest, OrderSeed
 from crypto.bases import public_bases
 from crypto.binary import sha256
+from crypto.codes import values_of
 from crypto.epoch import Epoch
 from crypto.gallery import pack_templates
 from crypto.layout import FILLER, LAYOUT_USES, SPARE_SLOTS
@@ -202,7 +203,7 @@ def check_gallery(packed: Packed, node: WorldNode) -> None:
     back = np.concatenate([gallery.chunk_templates(chunk) for chunk in range(gallery.layout.chunks)])
     held = gallery.layout.rows != FILLER
     assert (back[held] == templates[gallery.layout.rows[held]]).all()
-    norms = np.linalg.norm(back[~held].astype(float), axis=1)
+    norms = np.linalg.norm(values_of(back[~held]).astype(float), axis=1)
     assert norms == pytest.approx(MODEL.scales.gamma, rel=0.05)
     bases = public_bases(EPOCH, MODEL.dimensions)[None, :-1]
     for chunk in range(gallery.layout.chunks):

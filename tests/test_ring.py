@@ -122,7 +122,7 @@ def test_shapes_must_fit() -> None:
 
 JIT_OFF_PROGRAM = """
 import numpy as np
-from crypto import ring, gallery, packed_words, seed, binary
+from crypto import ring, codes, gallery, packed_words, seed, binary
 from crypto.jit import compiled_signatures
 from tests import reference
 assert not compiled_signatures(ring.forward_block)
@@ -133,7 +133,7 @@ assert (ring.inverse(done) == rows).all()
 words = np.random.default_rng(8).integers(0, ring.Q, (1, 8, ring.N), dtype=np.uint32)
 assert (packed_words.PackedWords.of(words).chunk_eval(0) == words[0]).all()
 templates = np.random.default_rng(9).integers(-127, 128, (ring.N, 8)).astype(np.int8)
-assert (ring.centred(ring.inverse(gallery.pack_templates(templates).chunk_eval(0))).T == templates).all()
+assert (ring.centred(ring.inverse(gallery.pack_templates(templates).chunk_eval(0))).T == codes.values_of(templates)).all()
 one = seed.Seed(bytes(32))
 print([int(f(one, "x", 999).astype(np.uint64).sum()) for f in (seed.uniform_residues, seed.ternary, seed.blinding_errors)])
 print(seed.permutation(one, "x", 50).tolist())

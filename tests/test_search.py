@@ -8,12 +8,14 @@ import pytest
 
 from crypto import ring
 from crypto.answer import A_BITS, B_BITS, Answer, AnswerRequest, MaskShare, OrderSeed, answer, replay_answer
+from crypto.codes import values_of
 from crypto.embedding import EmbeddingModel
 from crypto.errors import AnswerError, EncodingError, FieldError, MisuseError, ModelError, NotCanonicalError, TruncatedError, VersionError
 from crypto.gallery import PackedGallery
 from crypto.impostors import ImpostorTable
 from crypto.layout import FILLER, Layout
 from crypto.opening import Y16, _open_exact, middle, open_answer
+from crypto.parameters import LARGEST_CODE, LARGEST_VALUE, TAIL_START, TAIL_STEP
 from crypto.probe import Probe, SearchKey, _encrypt, make_probe
 from crypto.release import ReleaseTerms, release
 from crypto.ring import N
@@ -75,6 +77,29 @@ def test_accuracy_over_100_000_records(dimensions: int) -> None:
     # whoever stands in one list and not in the other is within the error of the boundary between them
     for row in set(ours.tolist()) ^ set(rows[0, :20].tolist()):
         assert abs(float(vectors[row] @ sought) - clear[0, 19]) < 2 * largest
+
+
+def test_accuracy_at_coordinates_far_in_the_tail() -> None:
+    """Records with a coordinate of five to six and a half standard deviations, and a probe that is strong there: within the bounds, where
+    clipping at 127 alone, the largest code, would move every one of these scores by twice the larger bound."""
+    rng = np.random.default_rng(128)
+    model = isotropic_model(128)
+    vectors = directions(rng, 5001, 128).astype(np.float64)
+    first = np.append(rng.uniform(5.0, 6.5, 5000) / np.sqrt(128), 0.18)
+    vectors[:, 1:] *= (np.sqrt(1 - first**2) / np.linalg.norm(vectors[:, 1:], axis=1))[:, None]
+    vectors[:, 0] = first
+    vectors, sought = vectors[:5000], vectors[5000]
+    templates = model.templates(vectors)
+    tail = values_of(templates)[:, 0]
+    assert tail.min() > TAIL_START + 5 * TAIL_STEP
+    assert tail.max() < LARGEST_VALUE
+
+    gallery = gallery_of(model, templates)
+    error = search(gallery, model.probe_vector(sought)).row_cosines(gallery.layout.rows) - vectors @ sought
+    assert float(np.sqrt((error**2).mean())) < 0.0015
+    assert float(np.abs(error).max()) < 0.007
+    clipped = np.clip(model.scales.gamma * vectors, -LARGEST_CODE, LARGEST_CODE) / model.scales.gamma
+    assert float(np.abs((clipped - vectors) @ sought).min()) > 0.014
 
 
 PLACES = [(chunk, slot) for chunk in (0, 2, 4) for slot in (0, 1, 511, 1022, 1023)]

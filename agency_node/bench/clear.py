@@ -30,7 +30,6 @@ import numpy.typing as npt
 from agency_node.bench.errors import FaissMissingError
 from agency_node.bench.progress import Steps
 from agency_node.bench.synthetic import Coded, SyntheticRecords, batches
-from agency_node.faces.synthetic_embedder import synthetic_model
 from crypto.embedding import F32
 from crypto.limits import DEFAULT_CAP
 
@@ -38,6 +37,9 @@ _THREADS_VARIABLE = "OMP_NUM_THREADS"
 _HALF_PRECISION = 2.0**-11
 """A half-precision float is within this share of the number that it stands for."""
 _ROUNDING_SDS = 7
+_BYTE_LIMIT = 127
+_REACH_SDS = 6
+"""Signed bytes reach coordinates of so many standard deviations; of random directions two in a thousand million lie beyond."""
 _BYTE_OFFSET = 128
 """FAISS keeps the signed byte v as v + 128."""
 
@@ -156,16 +158,19 @@ class _Kind:
             return cls(form, "IndexFlatIP", lambda rows: rows, lambda asked: asked)
         if form is VectorForm.FP16:
             return cls(form, "IndexScalarQuantizer fp16", lambda rows: rows.astype(np.float16), lambda asked: asked, _HALF_PRECISION)
-        # Signed bytes are our own templates, and FAISS wants the query in whole bytes too: both are rounded at the gallery's scale.
-        model = synthetic_model(dimensions)
-        gamma = model.scales.gamma
+        # FAISS takes a signed byte for the number that it is, and wants the query in whole bytes too; our codes would be wrong in the tail
+        scale = _BYTE_LIMIT * math.sqrt(dimensions) / _REACH_SDS
+
+        def rounded(vectors: F32) -> F32:
+            return np.asarray(np.clip(np.rint(scale * vectors), -_BYTE_LIMIT, _BYTE_LIMIT), np.float32)
+
         return cls(
             form,
             "IndexScalarQuantizer 8bit_direct_signed",
-            lambda rows: (model.templates(rows).astype(np.int16) + _BYTE_OFFSET).astype(np.uint8),
-            lambda asked: model.templates(asked).astype(np.float32),
-            _ROUNDING_SDS * math.sqrt(2 / 12) / gamma,
-            1 / gamma**2,
+            lambda rows: (rounded(rows) + _BYTE_OFFSET).astype(np.uint8),
+            rounded,
+            _ROUNDING_SDS * math.sqrt(2 / 12) / scale,
+            1 / scale**2,
         )
 
     def empty(self, faiss: ModuleType, dimensions: int) -> Any:  # noqa: ANN401 -- untyped

@@ -36,12 +36,12 @@ from agency_node.holder.renewal import Renewal
 from agency_node.node import Node, open_node
 from agency_node.warming import warm
 from crypto.answer import Answer, AnswerRequest, AnswerSecrets, answer
+from crypto.codes import Codes
 from crypto.embedding import EmbeddingModel
 from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
 from crypto.layout import Layout
 from crypto.probe import SearchKey, make_probe
-from crypto.ring import I8
 
 WAITING: Final = 8
 """Searches that wait together."""
@@ -90,7 +90,7 @@ class ServedGallery:
         """Answers of one pass."""
         return answer(self.gallery, requests, threads=self._threads)
 
-    def add(self, number: str, template: I8) -> int:
+    def add(self, number: str, template: Codes) -> int:
         """A new record, stored and searchable; its row."""
         (row,) = self._records.add([NewRecord(number, CAPTURED, SOURCE_CLASS, template)], datetime.now(UTC))
         self._follow()

@@ -13,7 +13,6 @@ Synthetic records only; nothing here serves a search.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +22,7 @@ from tenseal import sealapi
 from agency_node.bench.progress import Steps
 from agency_node.bench.synthetic import SyntheticRecords
 from agency_node.faces.synthetic_embedder import synthetic_model
+from crypto.codes import values_of
 from crypto.parameters import SEALMATCH_1
 from crypto.ring import F64
 
@@ -39,7 +39,7 @@ _PLAIN: Final = SEALMATCH_1.plain_modulus
 
 
 class SealCoordinateFirst:
-    """One probe and a gallery in SEAL's hands; templates and probe are the integers that our own scan works on."""
+    """One probe and a gallery in SEAL's hands; what templates stand for and the probe are the integers that our own scan works on."""
 
     name = "SEAL, coordinate first"
     threads = 1
@@ -52,7 +52,7 @@ class SealCoordinateFirst:
         self._evaluator = sealapi.Evaluator(self._context)
         encryptor = sealapi.Encryptor(self._context, self._secret)
         self._unit = model.scales.gamma * model.scales.mu
-        self.tolerance = _ROUNDING_SDS * math.sqrt((1 / model.scales.gamma**2 + 1 / model.scales.mu**2) / 12)
+        self.tolerance = _ROUNDING_SDS * model.scales.rounding_sd
         self._probe = []
         for constant in model.probe_vector(source.embedding_like(sought_row)).tolist():
             cipher = sealapi.Ciphertext(self._context)
@@ -64,7 +64,7 @@ class SealCoordinateFirst:
             self._blocks = []
             for start in starts:
                 templates = model.templates(source.vectors(start, min(source.records, start + SEAL_BLOCK)))
-                self._blocks.append([self._plain(column.tolist()) for column in templates.T])
+                self._blocks.append([self._plain(column.tolist()) for column in values_of(templates).T])
                 done()
 
     def scan(self) -> list[Any]:

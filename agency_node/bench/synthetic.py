@@ -19,6 +19,7 @@ from agency_node.bench.machine import check_memory
 from agency_node.bench.progress import Steps
 from agency_node.bench.timing import timed
 from agency_node.faces.synthetic_embedder import synthetic_model
+from crypto.codes import Codes
 from crypto.embedding import F32, EmbeddingModel
 from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
@@ -27,7 +28,7 @@ from crypto.limits import MAX_CHUNKS
 from crypto.packed_words import GROUP
 from crypto.parameters import Scales
 from crypto.probe import make_probe
-from crypto.ring import F64, I8, U32, N
+from crypto.ring import F64, U32, N
 from crypto.scan import scan_words
 from crypto.seed import Seed
 from crypto.workers import split
@@ -71,7 +72,7 @@ class SyntheticRecords:
 
         split(batches(len(out)), write_batches)
 
-    def templates(self, model: EmbeddingModel, done: Callable[[], None]) -> I8:
+    def templates(self, model: EmbeddingModel, done: Callable[[], None]) -> Codes:
         """All records quantised; int8[records, D]."""
         out = np.empty((self.records, self.dimensions), np.int8)
         self.write(out, 0, done, model.templates)

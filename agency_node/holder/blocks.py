@@ -28,8 +28,8 @@ from agency_node.errors import StoreError
 from agency_node.store import reading
 from agency_node.tables import block_keys, template_blocks
 from agency_node.vault import KEY_BYTES, Vault
+from crypto.codes import Codes
 from crypto.ledger import leaf_hash, root_of
-from crypto.ring import I8
 
 BLOCK_ROWS: Final = 1024
 TEMPLATES: Final = "template block"
@@ -51,7 +51,7 @@ class TemplateBlocks:
         self._dimensions = dimensions
         self._give_keys()
 
-    def append(self, connection: Connection, first: int, templates: I8) -> None:
+    def append(self, connection: Connection, first: int, templates: Codes) -> None:
         """Put templates at the rows from `first` on, behind the last row; the last block is filled up before a new one begins."""
         number, held = divmod(first, BLOCK_ROWS)
         if held:
@@ -77,12 +77,12 @@ class TemplateBlocks:
         templates.fill(0)
         return before, root_of(leaves)
 
-    def block(self, connection: Connection, number: int) -> I8:
+    def block(self, connection: Connection, number: int) -> Codes:
         """The templates of one block; the caller wipes them."""
         out = np.zeros((BLOCK_ROWS, self._dimensions), np.int8)
         return out[: self._read(connection, number, number + 1, out)]
 
-    def read(self, rows: int, each_part: Callable[[], None]) -> I8:
+    def read(self, rows: int, each_part: Callable[[], None]) -> Codes:
         """The templates of the first `rows` rows, as they stand; no writer waits meanwhile, so that a later change may be in them or not.
 
         `each_part` is called between parts; what it raises ends the work. Raises `StoreError` when there are fewer rows.
@@ -120,7 +120,7 @@ class TemplateBlocks:
         opened = (self._vault.open(DATA_KEY, row.sealed_key, _bound(row.block)) for row in rows)
         return [leaf_hash(one[KEY_BYTES + _SALT_BYTES :]) for one in opened]
 
-    def _read(self, connection: Connection, first: int, last: int, out: I8) -> int:
+    def _read(self, connection: Connection, first: int, last: int, out: Codes) -> int:
         """Decrypt the blocks `first` to `last` - 1 to the beginning of `out`; the rows that they held."""
         columns = select(template_blocks.c.block, template_blocks.c.count, template_blocks.c.sealed_templates, block_keys.c.sealed_key)
         joined = columns.join(block_keys, block_keys.c.block == template_blocks.c.block)
@@ -133,7 +133,7 @@ class TemplateBlocks:
             filled += count
         return filled
 
-    def _write(self, connection: Connection, number: int, templates: I8) -> bytes:
+    def _write(self, connection: Connection, number: int, templates: Codes) -> bytes:
         """Seal a block under a new key; its commitment, 32 bytes."""
         key, salt, nonce = os.urandom(KEY_BYTES), os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
         flat = _bytes_of(np.ascontiguousarray(templates))
@@ -149,7 +149,7 @@ class TemplateBlocks:
         connection.execute(block.on_conflict_do_update(index_elements=["block"], set_=values))
         return commitment.digest()
 
-    def _decrypt(self, number: int, sealed_key: bytes, sealed: bytes, out: I8) -> None:
+    def _decrypt(self, number: int, sealed_key: bytes, sealed: bytes, out: Codes) -> None:
         key = self._vault.open(DATA_KEY, sealed_key, _bound(number))[:KEY_BYTES]
         closed = memoryview(self._vault.open(TEMPLATES, sealed, _bound(number)))
         if len(closed) != _NONCE_BYTES + out.size + _TAG_BYTES:
@@ -179,7 +179,7 @@ def mixed_up() -> StoreError:
     return StoreError("the stored template blocks do not fit the stored records: restore the node's database from its backup")
 
 
-def _bytes_of(templates: I8) -> memoryview:
+def _bytes_of(templates: Codes) -> memoryview:
     """The very memory of contiguous templates, as bytes."""
     return templates.view(np.uint8).reshape(-1).data
 

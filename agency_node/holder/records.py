@@ -3,7 +3,7 @@
 Invariants
 - A batch is added whole or not at all; rows are numbered without gaps, and a row keeps its number for ever.
 - A record number stands in the store once, and only sealed; it is found again through a keyed tag.
-- All templates are of one embedding model: the first batch pins its hash, and a store of another model does not open.
+- All templates are of one embedding model: the first batch pins its hash, scales and codes included; a store of another does not open.
 - Nothing here works record by record when a gallery is loaded: 2.5 million templates are 2,442 blocks, decrypted into one array.
 - An expunged record leaves its row's number and its tag; template, photograph, number and day are overwritten.
 - A sealed blob is bound to its row or block: moved to another one it does not open.
@@ -33,11 +33,12 @@ from agency_node.journal import record as record_event
 from agency_node.store import reading
 from agency_node.tables import facts, records, template_blocks
 from agency_node.vault import Vault
+from crypto.codes import Codes
 from crypto.disclosure import MAX_AGE_DAYS, MAX_PHOTOGRAPH_BYTES, MAX_RECORD_NUMBER_BYTES, Media
 from crypto.embedding import EmbeddingModel
 from crypto.errors import FieldError
 from crypto.fields import check_text
-from crypto.ring import I8, I64
+from crypto.ring import I64
 from crypto.wire import check_photographed
 
 MODEL_FACT: Final = "gallery-model"
@@ -64,7 +65,7 @@ class NewRecord:
     record_number: str = field(repr=False)
     captured: date = field(repr=False)
     source_class: str
-    template: I8 = field(repr=False)
+    template: Codes = field(repr=False)
     photograph: bytes | None = field(default=None, repr=False)
     media: Media | None = None
 
@@ -139,7 +140,7 @@ class RecordStore:
     """The records of one gallery."""
 
     def __init__(self, engine: Engine, vault: Vault, model: EmbeddingModel) -> None:
-        """`EnrolmentError` when the stored templates are of another model."""
+        """`EnrolmentError` when the stored templates are of another model, or of other scales or codes."""
         self.model = model
         self._engine = engine
         self._vault = vault
@@ -211,7 +212,7 @@ class RecordStore:
             expunged = connection.execute(select(records.c.row).where(records.c.expunged_at.is_not(None))).scalars().all()
             return GalleryState(_changes(connection), _row_count(connection), frozenset(expunged))
 
-    def templates(self, state: GalleryState | None = None, each_part: Callable[[], None] = lambda: None) -> I8:
+    def templates(self, state: GalleryState | None = None, each_part: Callable[[], None] = lambda: None) -> Codes:
         """Every row's template in that state, or as of now, int8[rows, D]; zero for the expunged. The caller wipes them (`fill(0)`).
 
         Another process may go on enrolling and expunging: a record that was expunged since is zero or not. `each_part` is called between
@@ -222,14 +223,14 @@ class RecordStore:
             raise mixed_up()
         return self._blocks.read(state.total, each_part)
 
-    def template(self, row: int) -> I8 | None:
+    def template(self, row: int) -> Codes | None:
         """One row's template, int8[D], None when it was expunged. The caller wipes it."""
         with reading(self._engine).begin() as connection:
             live = (records.c.row == row) & records.c.expunged_at.is_(None)
             if connection.execute(select(records.c.row).where(live)).first() is None:
                 return None
             block = self._blocks.block(connection, row // BLOCK_ROWS)
-        template: I8 = block[row % BLOCK_ROWS].copy()
+        template: Codes = block[row % BLOCK_ROWS].copy()
         block.fill(0)
         return template
 
@@ -278,8 +279,8 @@ class RecordStore:
         pinned = connection.execute(select(facts.c.value).where(facts.c.name == MODEL_FACT)).scalar_one_or_none()
         if pinned not in {None, self.model.model_hash}:
             raise EnrolmentError(
-                "this gallery was enrolled with another embedding model: set `embedder` in node.toml back to it, "
-                "or enrol the pictures again in a new node folder"
+                "this gallery was enrolled with another embedding model, or by a version that wrote templates otherwise: "
+                "set `embedder` in node.toml back to it, or enrol the pictures again in a new node folder"
             )
         return pinned is not None
 

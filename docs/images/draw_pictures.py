@@ -221,7 +221,9 @@ def grid(left: float, top: float) -> str:
 def draw_chunk() -> str:
     """How 1,024 templates become D polynomials, and a score a coefficient."""
     marks = [plain(30, 36, "A chunk of N = 1,024 templates", size=15, bold=True, anchor="start")]
-    marks.append(plain(30, 57, "one row for each slot, one column for each dimension, int8", size=12.5, colour=FAINT, anchor="start"))
+    marks.append(
+        plain(30, 57, "one row for each slot, one column for each dimension, a byte each", size=12.5, colour=FAINT, anchor="start")
+    )
     left, top = 74.0, 104.0
     marks += [grid(left, top), text(40, top - 8, "slot", size=12.5, colour=FAINT)]
     below = top + ROW * len(ROWS)
