@@ -24,7 +24,7 @@ from crypto.binary import sha256
 from crypto.epoch import Epoch
 from crypto.gallery import pack_templates
 from crypto.layout import FILLER, LAYOUT_USES, SPARE_SLOTS
-from crypto.ledger import leaf_hash, root_of
+from crypto.ledger import MerkleTree, leaf_hash
 from crypto.message_types import MessageType
 from crypto.opening import open_answer
 from crypto.probe import make_probe
@@ -295,7 +295,7 @@ async def test_the_commitment_is_of_every_template(holder: WorldNode) -> None:
         salt = holder.vault.open("template key", row.sealed_key, row.block.to_bytes(8, "big"))[32:64]
         leaves.append(leaf_hash(sha256(salt + templates[row.block * N : (row.block + 1) * N].tobytes())))
     assert len(leaves) == 2
-    assert records.commitment() == root_of(leaves)
+    assert records.commitment() == MerkleTree(leaves).root()
 
 
 # --- the scanning desk ------------------------------------------------------------------------------------------------

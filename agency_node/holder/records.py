@@ -161,16 +161,17 @@ class RecordStore:
             with self._engine.begin() as connection:
                 if not self._check_model(connection):
                     connection.execute(insert(facts).values(name=MODEL_FACT, value=self.model.model_hash))
-                first = _row_count(connection)
+                first, changes = _row_count(connection), _changes(connection)
                 with large_batch(connection):
                     connection.exec_driver_sql(_INSERT, self._rows(first, batch, stamp(now)))
-                    self._blocks.append(connection, first, templates)
-                _count_change(connection)
+                    leaves = self._blocks.append(connection, first, templates)
+                _count_change(connection, changes)
                 record_event(connection, now, NO_SEARCH, "enrolled", f"{len(batch)} records")
         except IntegrityError as error:
             raise KnownRecordError(
                 "a record number of this batch is enrolled already, or stands in it twice: run the enrolment again"
             ) from error
+        self._blocks.committed(changes, leaves)
         return range(first, first + len(batch))
 
     def has(self, record_number: str) -> bool:
@@ -236,8 +237,9 @@ class RecordStore:
         return template
 
     def commitment(self) -> bytes:
-        """The commitment to all templates that a manifest states, 32 bytes (`TemplateBlocks.root`)."""
-        return self._blocks.root()
+        """The commitment to all templates that a manifest states, 32 bytes (`TemplateBlocks.commitment`)."""
+        with reading(self._engine).begin() as connection:
+            return self._blocks.commitment(connection, _changes(connection)).root()
 
     def expunge(self, record_number: str, reason: ExpungeReason, now: datetime) -> Expunged:
         """Destroy a record: its template, photograph, number and day; in one transaction, and for good.
@@ -252,11 +254,15 @@ class RecordStore:
                 raise RequestError("no record of that number is enrolled here: look at its spelling; nothing was changed")
             if found.expunged_at is not None:
                 raise RequestError("the record of that number was expunged before: there is nothing left to expunge")
-            roots = self._blocks.erase(connection, found.row)
+            changes = _changes(connection)
+            before = self._blocks.commitment(connection, changes)
+            leaves = self._blocks.erase(connection, found.row)
             gone = {"sealed_record": b"", "sealed_photograph": None, "captured": "", "expunged_at": stamp(now)}
             connection.execute(update(records).where(where).values(**gone))
-            _count_change(connection)
+            _count_change(connection, changes)
             record_event(connection, now, NO_SEARCH, "expunged", f"row {found.row}: {reason}")
+        self._blocks.committed(changes, leaves)
+        roots = before.root(), before.replaced(leaves).root()
         return Expunged(int(found.row), reason, stamp(now), found.sealed_photograph is not None, *roots)
 
     def record(self, row: int) -> GalleryRecord:
@@ -333,8 +339,8 @@ def _changes(connection: Connection) -> int:
     return 0 if stored is None else int(stored)
 
 
-def _count_change(connection: Connection) -> None:
-    value = str(_changes(connection) + 1).encode("ascii")
+def _count_change(connection: Connection, before: int) -> None:
+    value = str(before + 1).encode("ascii")
     statement = insert_or_replace(facts).values(name=CHANGES_FACT, value=value)
     connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
 
