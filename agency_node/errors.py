@@ -8,6 +8,7 @@
     ├── RequestError      a person asked for something that cannot be done as asked
     │   ├── ImageError        a picture that cannot be searched or enrolled with
     │   └── EnrolmentError    a table or folder of records that cannot be enrolled
+    │       └── KnownRecordError  a record number that was enrolled before, or stands twice in a batch
     ├── HaltedError       the node saw proof of a forked log or roster and acts no more
     └── BrokerError       the broker cannot be reached, or refused
         ├── BrokerUnreachableError
@@ -47,6 +48,10 @@ class ImageError(RequestError):
 
 class EnrolmentError(RequestError):
     """A table or folder of records that cannot be enrolled."""
+
+
+class KnownRecordError(EnrolmentError):
+    """A record number of a batch was enrolled before, or stands in the batch twice."""
 
 
 class HaltedError(NodeError):

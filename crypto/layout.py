@@ -49,7 +49,7 @@ def kept_fillers(scales: Scales) -> int:
 class Layout:
     """Slots to rows: `rows[slot]` is the row number of the template in the holder's table, or `FILLER`; int64[chunks * N]."""
 
-    __slots__ = ("_cases", "_revision", "_uses_left", "kept_fillers", "rows", "seed")
+    __slots__ = ("_cases", "_fillers", "_revision", "_uses_left", "kept_fillers", "rows", "seed")
 
     def __init__(self, rows: I64, scales: Scales, seed: Seed, uses: int = LAYOUT_USES) -> None:
         if rows.dtype != np.int64 or rows.ndim != 1 or not rows.size or rows.size % N or (rows < FILLER).any():
@@ -60,7 +60,8 @@ class Layout:
         self.rows = rows
         self.seed = seed
         self.kept_fillers = kept_fillers(scales)
-        if (self._fillers() < self.kept_fillers).any():
+        self._fillers = np.flatnonzero(rows == FILLER)
+        if (self._counts() < self.kept_fillers).any():
             raise MisuseError(f"every chunk keeps {self.kept_fillers} fillers")
         self._revision = 0
         self._uses_left = uses
@@ -109,8 +110,7 @@ class Layout:
 
     def free_slot(self) -> int:
         """A uniformly chosen filler of the chunks that have one to spare; `LayoutSpentError` when a new layout must be drawn first."""
-        spare = np.repeat(self._fillers() > self.kept_fillers, N)
-        free = np.flatnonzero((self.rows == FILLER) & spare)
+        free = self._fillers[(self._counts() > self.kept_fillers)[self._fillers // N]]
         if not free.size:
             raise LayoutSpentError("no slot is free: draw and pack a new layout")
         return int(free[permutation(self.change_seed(), "free-slot", free.size)[0]])
@@ -121,6 +121,9 @@ class Layout:
 
     def put(self, slot: int, row: int) -> None:
         """Record that a slot now holds another row (or `FILLER`); the layout is in a new state."""
+        place = np.searchsorted(self._fillers, slot)
+        if (self.rows[slot] == FILLER) != (row == FILLER):
+            self._fillers = np.insert(self._fillers, place, slot) if row == FILLER else np.delete(self._fillers, place)
         self.rows[slot] = row
         self._revision += 1
 
@@ -128,9 +131,9 @@ class Layout:
         """32 bytes that differ for every state of every layout; answers are bound to it."""
         return self.seed.child(f"state/{self._revision}").export_secret()
 
-    def _fillers(self) -> I64:
+    def _counts(self) -> I64:
         """Fillers of each chunk; int64[chunks]."""
-        return np.asarray((self.rows.reshape(-1, N) == FILLER).sum(axis=1), np.int64)
+        return np.bincount(self._fillers // N, minlength=self.chunks)
 
     def __repr__(self) -> str:
         return f"Layout(chunks={self.chunks}, rows=<redacted>)"

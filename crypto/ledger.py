@@ -11,7 +11,8 @@ proves membership or history, never that the root is the one which others see: t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from crypto.errors import ConsistencyError, InclusionError, MisuseError
@@ -41,9 +42,13 @@ class MerkleTree:
     """
 
     def __init__(self, leaf_hashes: Iterable[bytes] = ()) -> None:
-        self._levels: list[list[bytes]] = [[]]
-        for leaf in leaf_hashes:
-            self.append(leaf)
+        level = list(leaf_hashes)
+        if any(len(leaf) != HASH_BYTES for leaf in level):
+            raise MisuseError(f"a leaf hash has {HASH_BYTES} bytes")
+        self._levels = [level]
+        while len(level) > 1:
+            level = [node_hash(left, right) for left, right in zip(level[::2], level[1::2], strict=False)]  # an odd last one waits
+            self._levels.append(level)
 
     @property
     def size(self) -> int:
@@ -132,9 +137,29 @@ class MerkleTree:
         return digest
 
 
-def root_of(leaf_hashes: Iterable[bytes]) -> bytes:
-    """The root of a tree with these leaf hashes, 32 bytes each."""
-    return MerkleTree(leaf_hashes).root()
+class StateTree(MerkleTree):
+    """A tree over the parts of a state that changes, as a holder commits to its templates. A log's tree has no such method."""
+
+    def replaced(self, changes: Mapping[int, bytes]) -> StateTree:
+        """This tree with other leaf hashes at some places; one place behind the last may be new. Log2(size) hashes a place."""
+        made = StateTree()
+        made._levels = [level.copy() for level in self._levels]
+        for index, leaf in sorted(changes.items()):
+            if index == made.size:
+                made.append(leaf)
+            else:
+                made._replace(index, leaf)
+        return made
+
+    def _replace(self, index: int, leaf: bytes) -> None:
+        if not 0 <= index < self.size or len(leaf) != HASH_BYTES:
+            raise MisuseError(f"a leaf hash of {HASH_BYTES} bytes replaces one that is there")
+        self._levels[0][index] = leaf
+        for below, level in itertools.pairwise(self._levels):
+            index //= 2
+            if index >= len(level):
+                return
+            level[index] = node_hash(below[2 * index], below[2 * index + 1])
 
 
 def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:

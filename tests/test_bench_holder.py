@@ -14,6 +14,7 @@ from rich.console import Console
 from agency_node.bench import holder_process
 from agency_node.bench.errors import HolderEndedError, WrongResultError
 from agency_node.bench.holder import HolderPlan, bench_holder
+from agency_node.bench.holder_process import LEAST_RENEWALS
 from agency_node.bench.machine import Resident
 from agency_node.bench.progress import Steps
 from agency_node.bench.tables import print_holder
@@ -42,6 +43,9 @@ def test_a_holder_is_measured_from_its_folder_and_the_figures_fit_together() -> 
     assert found["waiting_ratio"] == pytest.approx(found["waiting"]["median_s"] / found["waiting_searches"] / found["search_s"])
     for name in ("search", "waiting", "add", "expunge"):
         assert found[name]["runs"] >= 9
+    each = found["renewal"]["each_s"]
+    assert len(each) == found["renewal"]["runs"] >= LEAST_RENEWALS
+    assert min(each) <= found["renewal_s"] <= max(each)
     assert found["slowdown_during_renewal"] is None or found["search_during_renewal"]["runs"] >= 1
     console = Console(file=io.StringIO(), width=120)
     print_holder(result, console)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, insert, select, update
 
-from agency_node.errors import EnrolmentError, StoreError
+from agency_node.errors import EnrolmentError, KnownRecordError, StoreError
 from agency_node.faces.embedder import Embedder, load_embedder, the_one_face
 from agency_node.faces.image import MAX_IMAGE_BYTES, read_image
 from agency_node.holder.blocks import BLOCK_ROWS
@@ -519,7 +519,8 @@ def directions(path: Path, count: int, **changes: object) -> Path:
     return path
 
 
-def test_directions_are_enrolled_once(store: RecordStore, tmp_path: Path) -> None:
+def test_directions_are_enrolled_once(store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agency_node.holder.enrol._BATCH_DIRECTIONS", 4096)
     path = directions(tmp_path / "d.npz", 5000)
     stopped = Told(die_at=4000)
     with pytest.raises(KeyboardInterrupt):
@@ -584,3 +585,14 @@ def test_directions_in_memory_are_enrolled_batch_by_batch(store: RecordStore) ->
     with pytest.raises(EnrolmentError, match="one day in captured for each"):
         enrol_directions(store, UNITS, "C", days[:2], NoProgress(), NOW)
     assert store.count() == 6
+
+
+def test_directions_beside_some_that_are_known_are_enrolled(store: RecordStore) -> None:
+    """What was enrolled before, or expunged, stays as it is; a number twice in a batch is still refused."""
+    store.add([new("A-000002")], NOW)
+    store.expunge("A-000002", ExpungeReason.COURT_ORDER, NOW)
+    assert enrol_directions(store, UNITS, "A", [DAY] * len(UNITS), NoProgress(), NOW) == EnrolmentReport(2, 1, ())
+    assert [store.record(row).record_number for row in (1, 2)] == ["A-000001", "A-000003"]
+    assert not store.holds(0)
+    with pytest.raises(KnownRecordError):
+        store.add([new("B"), new("B")], NOW)

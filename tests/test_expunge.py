@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from agency_node.cli import app
-from agency_node.errors import RequestError
+from agency_node.errors import KnownRecordError, RequestError
 from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
 from agency_node.node import open_node
 from agency_node.store import DATABASE_FILE, forget_deleted, open_store
@@ -176,6 +176,36 @@ def test_an_expunging_says_what_it_destroyed_and_happens_once(store: RecordStore
         lines = [f"{one.event}: {one.detail}" for one in connection.execute(select(journal))]
     assert lines[1:] == [f"expunged: row {ROW}: non-conviction"]
     assert EXPUNGED not in repr(gone)
+
+
+def test_the_commitment_follows_every_change_as_if_read_anew(store: RecordStore, tmp_path: Path) -> None:
+    """Whoever made the change: this store, another process, or nobody because it was refused."""
+    other = RecordStore(open_store(tmp_path / DATABASE_FILE), Vault(KEY), MODEL)
+    sample = gallery_records()[0]
+
+    def anew() -> bytes:
+        return RecordStore(open_store(tmp_path / DATABASE_FILE), Vault(KEY), MODEL).commitment()
+
+    def batch(prefix: str, count: int) -> list[NewRecord]:
+        return [replace(sample, record_number=f"{prefix}-{i}", template=np.roll(sample.template, i)) for i in range(count)]
+
+    seen = [store.commitment()]
+    changes: list[Callable[[], object]] = [
+        lambda: store.add(batch("A", 1), NOW),
+        lambda: store.add(batch("B", 2500), NOW),
+        lambda: other.add(batch("C", 3), NOW),
+        lambda: store.expunge("B-1500", ExpungeReason.ERROR, NOW),
+        lambda: other.expunge("B-3", ExpungeReason.ERROR, NOW),
+        lambda: store.add(batch("D", 1), NOW),
+    ]
+    for number, change in enumerate(changes):
+        change()
+        assert store.commitment() == anew(), number
+        seen.append(store.commitment())
+    assert len(set(seen)) == len(seen)
+    with pytest.raises(KnownRecordError):
+        store.add(batch("D", 2), NOW)
+    assert store.commitment() == anew() == seen[-1]
 
 
 def test_others_in_the_block_are_as_they_were(store: RecordStore) -> None:

@@ -17,7 +17,7 @@ from crypto.packed_words import PackedWords
 from crypto.parameters import Scales
 from crypto.ring import N, Q
 from crypto.scan import scan_words
-from crypto.seed import Seed
+from crypto.seed import Seed, permutation
 from crypto.workers import split
 from tests import reference
 from tests.simulation import EPOCH, directions, gallery_of, isotropic_model
@@ -179,6 +179,17 @@ def test_adding_and_removing_rewrites_one_chunk() -> None:
     assert (gallery.chunk_templates(new // N)[new % N] == TEMPLATES[2500]).all()
     assert gallery.layout.slot_of(2500) == new
     assert (november == scan_words(gallery.words, public_bases(EPOCH, 64)[None, :-1])[0]).all()
+
+
+def test_a_free_slot_is_drawn_among_all_that_a_chunk_can_spare() -> None:
+    """An auditor finds the same one from the rows alone, whatever was added and removed before."""
+    layout = Layout.draw(np.arange(2800), MODEL.scales)
+    for number in range(120):
+        rows = layout.rows.reshape(-1, N)
+        spare = (rows == FILLER).sum(axis=1) > layout.kept_fillers
+        free = np.flatnonzero((rows == FILLER) & spare[:, None])
+        assert layout.free_slot() == free[permutation(layout.change_seed(), "free-slot", free.size)[0]]
+        layout.put(layout.slot_of(number // 3) if number % 3 == 2 else layout.free_slot(), FILLER if number % 3 == 2 else 2800 + number)
 
 
 def test_records_added_find_free_slots_until_there_are_none() -> None:

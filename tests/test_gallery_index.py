@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
@@ -25,12 +26,13 @@ from crypto.codes import values_of
 from crypto.epoch import Epoch
 from crypto.gallery import pack_templates
 from crypto.layout import FILLER, LAYOUT_USES, SPARE_SLOTS
-from crypto.ledger import leaf_hash, root_of
+from crypto.ledger import MerkleTree, leaf_hash
 from crypto.message_types import MessageType
 from crypto.opening import open_answer
 from crypto.probe import make_probe
 from crypto.ring import N
 from crypto.scan import scan_words
+from crypto.workers import split, usable_cores
 from tests.node_world import EPOCH, MODEL, RECORDS, World, WorldNode, gallery_records, search_claims
 from tests.sample_federation import LAKESIDE, NOW, OVERSIGHT
 from tests.simulation import directions
@@ -160,11 +162,34 @@ async def test_a_renewal_that_died_is_begun_again(holder: WorldNode) -> None:
     assert holder.journal().count("new layout died: StoreError") == 1
 
 
+def test_every_thread_of_a_build_stands_behind_searches_and_no_other_does() -> None:
+    both, done = threading.Barrier(2), threading.Event()
+    seen: list[int] = []
+
+    def work(first: int, _last: int) -> None:
+        if first in {0, 1}:  # two parts are under way at once, so in two threads
+            both.wait(PATIENCE_S)
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    def build(_check: Callable[[], None], _threads: int | None) -> Packed:
+        split(16, work, 2)
+        done.set()
+        raise RuntimeError("there is no gallery here")
+
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    renewal = Renewal(build)
+    renewal.begin(at_once=False)
+    assert done.wait(PATIENCE_S)
+    renewal.stop()
+    assert len(seen) == 16
+    assert min(seen) > own == os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
 async def test_a_stop_ends_a_renewal(holder: WorldNode) -> None:
     begun, ended = threading.Event(), threading.Event()
 
     def build(check: Callable[[], None], threads: int | None) -> Packed:
-        assert threads == 1
+        assert threads == min(2, usable_cores())
         begun.set()
         try:
             while True:
@@ -296,7 +321,7 @@ async def test_the_commitment_is_of_every_template(holder: WorldNode) -> None:
         salt = holder.vault.open("template key", row.sealed_key, row.block.to_bytes(8, "big"))[32:64]
         leaves.append(leaf_hash(sha256(salt + templates[row.block * N : (row.block + 1) * N].tobytes())))
     assert len(leaves) == 2
-    assert records.commitment() == root_of(leaves)
+    assert records.commitment() == MerkleTree(leaves).root()
 
 
 # --- the scanning desk ------------------------------------------------------------------------------------------------

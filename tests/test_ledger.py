@@ -17,11 +17,11 @@ from crypto.ledger import (
     EMPTY_ROOT,
     MAX_TREE_SIZE,
     MerkleTree,
+    StateTree,
     check_consistency,
     check_inclusion,
     leaf_hash,
     node_hash,
-    root_of,
 )
 
 # The eight-leaf tree of the Certificate Transparency reference implementation; leaves and roots as printed in
@@ -137,8 +137,36 @@ def test_roots_are_the_published_ones() -> None:
     assert grown.root() == CT_ROOTS[0] == EMPTY_ROOT
     for size, digest in enumerate(hashes, 1):
         assert grown.append(digest) == size - 1
-        assert grown.root() == CT_ROOTS[size] == root_of(hashes[:size])
+        assert grown.root() == CT_ROOTS[size] == MerkleTree(hashes[:size]).root()
     assert [grown.root(size) for size in range(9)] == list(CT_ROOTS)
+
+
+@given(st.integers(0, 40), st.data())
+def test_a_state_tree_is_as_if_made_anew(size: int, data: st.DataObject) -> None:
+    """Leaves that were replaced and leaves behind the last, and the tree that they were replaced in stays as it was."""
+    before = [leaf_hash(bytes([place])) for place in range(size)]
+    added = data.draw(st.integers(0, 5))
+    places = data.draw(st.sets(st.integers(0, size - 1))) if size else set()
+    changes = {place: leaf_hash(b"new" + bytes([place])) for place in {*places, *range(size, size + added)}}
+    tree = StateTree(before)
+    changed = tree.replaced(changes)
+    after = [changes.get(place, leaf) for place, leaf in enumerate(before)] + [changes[size + place] for place in range(added)]
+    assert changed.root() == MerkleTree(after).root()
+    assert changed.size == len(after)
+    grown = MerkleTree()
+    for leaf in after:
+        grown.append(leaf)
+    assert grown.root() == changed.root()
+    assert tree.root() == MerkleTree(before).root()
+
+
+def test_a_state_tree_takes_leaf_hashes_at_its_places_only() -> None:
+    tree = StateTree(map(leaf_hash, CT_LEAVES))
+    for changes in ({9: leaf_hash(b"")}, {-1: leaf_hash(b"")}, {0: b"short"}, {8: b"short"}):
+        with pytest.raises(MisuseError, match="leaf hash"):
+            tree.replaced(changes)
+    with pytest.raises(MisuseError, match="leaf hash"):
+        MerkleTree([b"short"])
 
 
 @pytest.mark.parametrize(("place", "proof"), CT_INCLUSION.items())

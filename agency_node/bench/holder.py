@@ -22,6 +22,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from agency_node.bench.errors import GalleryTooLargeError, HolderEndedError, WrongResultError
 from agency_node.bench.holder_process import CAPTURED, SOURCE_CLASS, WAITING
 from agency_node.bench.machine import Machine, check_memory
@@ -34,7 +36,8 @@ from agency_node.node import create_node, open_node
 from crypto.limits import MAX_CHUNKS
 from crypto.ring import N
 
-_BATCH = 4096
+_BATCH = 1 << 16
+"""Records enrolled at a time, as `enrol_directions` does it."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +156,9 @@ def _enrol(plan: HolderPlan, folder: Path, now: datetime, steps: Steps) -> None:
     with steps.step(f"enrolling {plan.records:,} records", batches(plan.records)) as done:
         for first in range(0, plan.records, _BATCH):
             last = min(plan.records, first + _BATCH)
-            templates = model.templates(source.vectors(first, last))
+            templates = np.empty((last - first, plan.dimensions), np.int8)
+            source.write(templates, first, done, model.templates)
             store.add([NewRecord(f"s-{row}", CAPTURED, SOURCE_CLASS, templates[row - first]) for row in range(first, last)], now)
-            for _ in range(batches(last - first)):
-                done()
     node.engine.dispose()
 
 

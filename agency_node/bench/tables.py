@@ -141,7 +141,7 @@ def print_holder(result: HolderResult, console: Console) -> None:
     facts.add_row("of that in huge pages", _gib(result.found["packed"]["resident"]["in_huge_pages"]))
     facts.add_row("peak while starting", f"{_gib(result.found['started']['resident']['peak'])}, {found['start_peak_ratio']:.2f}")
     facts.add_row("peak while renewing", f"{_gib(result.found['renewed']['peak'])}, {found['renewal_peak_ratio']:.2f}")
-    facts.add_row("new layout beside searches", f"{found['renewal_s']:.2f} s")
+    facts.add_row("new layout beside searches", f"{found['renewal_s']:.2f} s, median of {result.found['renewed']['renewal']['runs']}")
     slower = found["slowdown_during_renewal"]
     facts.add_row("a search meanwhile", "not measured: too small a gallery" if slower is None else f"{slower:.2f} times as long")
     facts.add_row("one search alone", f"{1000 * result.found['waiting']['alone']['median_s']:.1f} ms")

@@ -29,7 +29,7 @@ from agency_node.store import reading
 from agency_node.tables import block_keys, template_blocks
 from agency_node.vault import KEY_BYTES, Vault
 from crypto.codes import Codes
-from crypto.ledger import leaf_hash, root_of
+from crypto.ledger import StateTree, leaf_hash
 
 BLOCK_ROWS: Final = 1024
 TEMPLATES: Final = "template block"
@@ -39,6 +39,8 @@ _TAG_BYTES: Final = 16
 _SALT_BYTES: Final = 32
 _AT_ONCE: Final = 32
 """Blocks read in one transaction: 16 MB at D = 512, some milliseconds."""
+Leaves = dict[int, bytes]
+"""Of blocks that were written: the leaf hash of each one's commitment."""
 
 
 class TemplateBlocks:
@@ -49,9 +51,10 @@ class TemplateBlocks:
         self._engine = engine
         self._vault = vault
         self._dimensions = dimensions
+        self._known: tuple[int, StateTree] | None = None
         self._give_keys()
 
-    def append(self, connection: Connection, first: int, templates: Codes) -> None:
+    def append(self, connection: Connection, first: int, templates: Codes) -> Leaves:
         """Put templates at the rows from `first` on, behind the last row; the last block is filled up before a new one begins."""
         number, held = divmod(first, BLOCK_ROWS)
         if held:
@@ -60,22 +63,22 @@ class TemplateBlocks:
                 raise mixed_up()
             templates = np.concatenate([before, templates])
             before.fill(0)
+        leaves: Leaves = {}
         for start in range(0, len(templates), BLOCK_ROWS):
-            self._write(connection, number + start // BLOCK_ROWS, templates[start : start + BLOCK_ROWS])
+            written = number + start // BLOCK_ROWS
+            leaves[written] = self._write(connection, written, templates[start : start + BLOCK_ROWS])
+        return leaves
 
-    def erase(self, connection: Connection, row: int) -> tuple[bytes, bytes]:
-        """Put zeros at a row: its block is written anew under a new key, and the old key is overwritten. The commitment before and
-        after."""
-        leaves = self._leaves(connection)
-        before = root_of(leaves)
+    def erase(self, connection: Connection, row: int) -> Leaves:
+        """Put zeros at a row: its block is written anew under a new key, and the old key is overwritten."""
         number, place = divmod(row, BLOCK_ROWS)
         templates = self.block(connection, number)
         if place >= len(templates):
             raise mixed_up()
         templates[place] = 0
-        leaves[number] = leaf_hash(self._write(connection, number, templates))
+        leaves = {number: self._write(connection, number, templates)}
         templates.fill(0)
-        return before, root_of(leaves)
+        return leaves
 
     def block(self, connection: Connection, number: int) -> Codes:
         """The templates of one block; the caller wipes them."""
@@ -108,17 +111,23 @@ class TemplateBlocks:
             raise
         return out
 
-    def root(self) -> bytes:
-        """The commitment to all blocks: the Merkle root (RFC 9162) over SHA-256(salt of the block || its templates); decrypts none."""
-        with reading(self._engine).begin() as connection:
-            leaves = self._leaves(connection)
-        return root_of(leaves)
+    def commitment(self, connection: Connection, changes: int) -> StateTree:
+        """The Merkle tree (RFC 9162) over SHA-256(salt of the block || its templates), whose root is the commitment; decrypts no block.
 
-    def _leaves(self, connection: Connection) -> list[bytes]:
-        """The leaf hash of each block's commitment."""
-        rows = connection.execute(select(block_keys).order_by(block_keys.c.block)).all()
-        opened = (self._vault.open(DATA_KEY, row.sealed_key, _bound(row.block)) for row in rows)
-        return [leaf_hash(one[KEY_BYTES + _SALT_BYTES :]) for one in opened]
+        It is kept in memory for this count of the store's changes, and read again when another process has changed the store since.
+        """
+        known = self._known
+        if known is None or known[0] != changes:
+            rows = connection.execute(select(block_keys).order_by(block_keys.c.block)).all()
+            opened = (self._vault.open(DATA_KEY, row.sealed_key, _bound(row.block)) for row in rows)
+            known = self._known = changes, StateTree(leaf_hash(one[KEY_BYTES + _SALT_BYTES :]) for one in opened)
+        return known[1]
+
+    def committed(self, before: int, leaves: Leaves) -> None:
+        """The transaction that wrote these blocks is on disk, and was the one change after `before`: the tree that is kept follows."""
+        known = self._known
+        if known is not None and known[0] == before:
+            self._known = before + 1, known[1].replaced(leaves)
 
     def _read(self, connection: Connection, first: int, last: int, out: Codes) -> int:
         """Decrypt the blocks `first` to `last` - 1 to the beginning of `out`; the rows that they held."""
@@ -134,7 +143,7 @@ class TemplateBlocks:
         return filled
 
     def _write(self, connection: Connection, number: int, templates: Codes) -> bytes:
-        """Seal a block under a new key; its commitment, 32 bytes."""
+        """Seal a block under a new key; the leaf of its commitment, 32 bytes."""
         key, salt, nonce = os.urandom(KEY_BYTES), os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
         flat = _bytes_of(np.ascontiguousarray(templates))
         commitment = hashlib.sha256(salt)
@@ -147,7 +156,7 @@ class TemplateBlocks:
         values = {"count": len(templates), "sealed_templates": self._vault.seal(TEMPLATES, closed, bound)}
         block = insert(template_blocks).values(block=number, **values)
         connection.execute(block.on_conflict_do_update(index_elements=["block"], set_=values))
-        return commitment.digest()
+        return leaf_hash(commitment.digest())
 
     def _decrypt(self, number: int, sealed_key: bytes, sealed: bytes, out: Codes) -> None:
         key = self._vault.open(DATA_KEY, sealed_key, _bound(number))[:KEY_BYTES]

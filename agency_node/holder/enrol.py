@@ -16,19 +16,21 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from agency_node.errors import EnrolmentError, ImageError, RequestError
+from agency_node.errors import EnrolmentError, ImageError, KnownRecordError, RequestError
 from agency_node.faces.embedder import Embedder, the_one_face
 from agency_node.faces.image import MAX_IMAGE_BYTES, encode_for_disclosure, read_image
 from agency_node.holder.progress import Progress
 from agency_node.holder.records import NewRecord, RecordStore, check_record_number
-from crypto.embedding import F32, quantised_directions
+from crypto.embedding import F32, EmbeddingModel, quantised_directions
 from crypto.errors import FieldError
 from crypto.moments import utc_day
+from crypto.ring import I8
 from crypto.wire import check_photographed
 
 BOOKING: Final = "criminal_booking"
@@ -38,7 +40,9 @@ COLUMNS: Final = ("file", "record_number", "captured", "source_class")
 
 _BATCH_PICTURES: Final = 32
 """About ten seconds of work, the most that a killed run does twice."""
-_BATCH_DIRECTIONS: Final = 4096
+_BATCH_DIRECTIONS: Final = 1 << 16
+"""A second or two of work: a batch writes nearly every page of the tags' index, however many records it has."""
+_QUANTISED_AT_ONCE: Final = 1024
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _NORM_SLACK: Final = 1e-3
 
@@ -139,15 +143,32 @@ def enrol_directions(
     check_record_number(f"{prefix}-{len(units):06d}")
     progress.text("Enrolling synthetic records")
     progress.total(len(numbers))
-    known = store.known(numbers)
-    fresh = [i for i, number in enumerate(numbers) if number not in known]
-    progress.advance(len(known))
-    for first in range(0, len(fresh), _BATCH_DIRECTIONS):
-        chosen = fresh[first : first + _BATCH_DIRECTIONS]
-        templates = quantised_directions(units[chosen].astype(np.float64), store.model.scales)
-        store.add([NewRecord(numbers[i], captured[i], SYNTHETIC, template) for i, template in zip(chosen, templates, strict=True)], now)
-        progress.advance(len(chosen))
-    return EnrolmentReport(len(fresh), len(known), ())
+    enrolled = 0
+    for first in range(0, len(numbers), _BATCH_DIRECTIONS):
+        batch = slice(first, first + _BATCH_DIRECTIONS)
+        templates = _templates(units[batch], store.model)
+        made = [NewRecord(*one) for one in zip(numbers[batch], captured[batch], repeat(SYNTHETIC), templates)]
+        enrolled += _add_unknown(store, made, now)
+        progress.advance(len(made))
+    return EnrolmentReport(enrolled, len(numbers) - enrolled, ())
+
+
+def _templates(units: F32, model: EmbeddingModel) -> I8:
+    """Directions at the gallery's scale, some at a time, so that what lies between stays in the cache."""
+    out = np.empty(units.shape, np.int8)
+    for first in range(0, len(units), _QUANTISED_AT_ONCE):
+        part = slice(first, first + _QUANTISED_AT_ONCE)
+        out[part] = quantised_directions(units[part].astype(np.float64), model.scales)
+    return out
+
+
+def _add_unknown(store: RecordStore, batch: Sequence[NewRecord], now: datetime) -> int:
+    """Add those whose numbers are not enrolled yet; how many. The store looks for them only when it has refused the batch as a whole."""
+    try:
+        return len(store.add(batch, now))
+    except KnownRecordError:
+        known = store.known(record.record_number for record in batch)
+        return len(store.add([record for record in batch if record.record_number not in known], now))
 
 
 def _read_table(path: Path) -> list[tuple[int, list[str]]]:

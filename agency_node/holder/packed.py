@@ -71,7 +71,7 @@ class Packed:
     @property
     def live(self) -> int:
         """Records in the layout."""
-        return int((self.gallery.layout.rows != FILLER).sum())
+        return int(np.count_nonzero(self.gallery.layout.rows != FILLER))
 
     def follow(self, records: RecordStore) -> bool:
         """Take out what was expunged since, put in what was added; False when some of that needs a new layout."""

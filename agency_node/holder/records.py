@@ -19,18 +19,19 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite import insert as insert_or_replace
 from sqlalchemy.exc import IntegrityError
 
-from agency_node.errors import EnrolmentError, RequestError, StoreError
+from agency_node.errors import EnrolmentError, KnownRecordError, RequestError, StoreError
 from agency_node.holder.blocks import BLOCK_ROWS, TemplateBlocks, mixed_up
 from agency_node.journal import NO_SEARCH, stamp
 from agency_node.journal import record as record_event
-from agency_node.store import reading
+from agency_node.store import large_batch, reading
 from agency_node.tables import facts, records, template_blocks
 from agency_node.vault import Vault
 from crypto.codes import Codes
@@ -46,6 +47,8 @@ CHANGES_FACT: Final = "gallery-changes"
 _TAGS_AT_ONCE: Final = 500
 _RECORD: Final = "record"
 _PHOTOGRAPH: Final = "photograph"
+_INSERT: Final = str(insert(records).compile(dialect=sqlite.dialect()))
+"""With a value for each column, in their order: rows go to the driver as tuples, thousands in one call."""
 
 
 class ExpungeReason(enum.StrEnum):
@@ -149,7 +152,7 @@ class RecordStore:
         self._blocks = TemplateBlocks(engine, vault, model.dimensions)
 
     def add(self, batch: Sequence[NewRecord], now: datetime) -> range:
-        """Add all or none; their rows. `EnrolmentError` when a record number is there already or twice in the batch."""
+        """Add all or none; their rows. `KnownRecordError` when a record number is there already or twice in the batch."""
         if any(record.template.dtype != np.int8 or record.template.shape != (self.model.dimensions,) for record in batch):
             raise EnrolmentError(f"a template of this model is int8[{self.model.dimensions}]: make it with this node's embedder")
         if not batch:
@@ -159,17 +162,17 @@ class RecordStore:
             with self._engine.begin() as connection:
                 if not self._check_model(connection):
                     connection.execute(insert(facts).values(name=MODEL_FACT, value=self.model.model_hash))
-                first = _row_count(connection)
-                moment = stamp(now)
-                values = [self._row(row, record, moment) for row, record in enumerate(batch, first)]
-                connection.execute(insert(records), values)
-                self._blocks.append(connection, first, templates)
-                _count_change(connection)
+                first, changes = _row_count(connection), _changes(connection)
+                with large_batch(connection):
+                    connection.exec_driver_sql(_INSERT, self._rows(first, batch, stamp(now)))
+                    leaves = self._blocks.append(connection, first, templates)
+                _count_change(connection, changes)
                 record_event(connection, now, NO_SEARCH, "enrolled", f"{len(batch)} records")
         except IntegrityError as error:
-            raise EnrolmentError(
+            raise KnownRecordError(
                 "a record number of this batch is enrolled already, or stands in it twice: run the enrolment again"
             ) from error
+        self._blocks.committed(changes, leaves)
         return range(first, first + len(batch))
 
     def has(self, record_number: str) -> bool:
@@ -235,8 +238,9 @@ class RecordStore:
         return template
 
     def commitment(self) -> bytes:
-        """The commitment to all templates that a manifest states, 32 bytes (`TemplateBlocks.root`)."""
-        return self._blocks.root()
+        """The commitment to all templates that a manifest states, 32 bytes (`TemplateBlocks.commitment`)."""
+        with reading(self._engine).begin() as connection:
+            return self._blocks.commitment(connection, _changes(connection)).root()
 
     def expunge(self, record_number: str, reason: ExpungeReason, now: datetime) -> Expunged:
         """Destroy a record: its template, photograph, number and day; in one transaction, and for good.
@@ -251,11 +255,15 @@ class RecordStore:
                 raise RequestError("no record of that number is enrolled here: look at its spelling; nothing was changed")
             if found.expunged_at is not None:
                 raise RequestError("the record of that number was expunged before: there is nothing left to expunge")
-            roots = self._blocks.erase(connection, found.row)
+            changes = _changes(connection)
+            before = self._blocks.commitment(connection, changes)
+            leaves = self._blocks.erase(connection, found.row)
             gone = {"sealed_record": b"", "sealed_photograph": None, "captured": "", "expunged_at": stamp(now)}
             connection.execute(update(records).where(where).values(**gone))
-            _count_change(connection)
+            _count_change(connection, changes)
             record_event(connection, now, NO_SEARCH, "expunged", f"row {found.row}: {reason}")
+        self._blocks.committed(changes, leaves)
+        roots = before.root(), before.replaced(leaves).root()
         return Expunged(int(found.row), reason, stamp(now), found.sealed_photograph is not None, *roots)
 
     def record(self, row: int) -> GalleryRecord:
@@ -284,19 +292,23 @@ class RecordStore:
             )
         return pinned is not None
 
-    def _row(self, row: int, record: NewRecord, moment: str) -> dict[str, Any]:
-        media = None if record.media is None else int(record.media)
-        content = {"record_number": record.record_number, "source_class": record.source_class, "media": media}
-        photograph = record.photograph
-        return {
-            "row": row,
-            "tag": self._tag(record.record_number),
-            "sealed_record": self._vault.seal(_RECORD, json.dumps(content).encode("ascii"), _bound(row)),
-            "sealed_photograph": None if photograph is None else self._vault.seal(_PHOTOGRAPH, photograph, _bound(row)),
-            "captured": record.captured.isoformat(),
-            "enrolled_at": moment,
-            "expunged_at": None,
-        }
+    def _rows(self, first: int, batch: Sequence[NewRecord], moment: str) -> list[tuple[object, ...]]:
+        """What `_INSERT` takes, a tuple for each record."""
+        numbers = range(first, first + len(batch))
+        bound = [_bound(row) for row in numbers]
+        sealed = self._vault.seal_each(_RECORD, [_content(record) for record in batch], bound)
+        return [
+            (
+                row,
+                self._tag(record.record_number),
+                sealed_record,
+                None if record.photograph is None else self._vault.seal(_PHOTOGRAPH, record.photograph, place),
+                record.captured.isoformat(),
+                moment,
+                None,
+            )
+            for row, record, place, sealed_record in zip(numbers, batch, bound, sealed, strict=True)
+        ]
 
     def _blocks_without_rows(self, state: GalleryState) -> bool:
         with reading(self._engine).begin() as connection:
@@ -311,6 +323,13 @@ class RecordStore:
         return f"RecordStore(model={self.model.name})"
 
 
+def _content(record: NewRecord) -> bytes:
+    """JSON; the whole object's encoder would take longer than sealing what it makes."""
+    media = "null" if record.media is None else int(record.media)
+    number, source_class = json.dumps(record.record_number), json.dumps(record.source_class)
+    return f'{{"record_number": {number}, "source_class": {source_class}, "media": {media}}}'.encode("ascii")
+
+
 def _row_count(connection: Connection) -> int:
     last = connection.execute(select(func.max(records.c.row))).scalar_one()
     return 0 if last is None else int(last) + 1
@@ -321,8 +340,8 @@ def _changes(connection: Connection) -> int:
     return 0 if stored is None else int(stored)
 
 
-def _count_change(connection: Connection) -> None:
-    value = str(_changes(connection) + 1).encode("ascii")
+def _count_change(connection: Connection, before: int) -> None:
+    value = str(before + 1).encode("ascii")
     statement = insert_or_replace(facts).values(name=CHANGES_FACT, value=value)
     connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
 

@@ -1,4 +1,4 @@
-"""The next layout is built beside the present one: one thread in the background, of lower priority than searches.
+"""The next layout is built beside the present one: in the background, by threads of lower priority than searches.
 
 Invariants: at most one build is under way; what it made is taken once; a stop ends it within one chunk of packing. Left to others: when to
 begin, what to build, and the switch (`index`).
@@ -12,9 +12,13 @@ from collections.abc import Callable
 from typing import Final
 
 from agency_node.holder.packed import Packed
+from crypto.workers import usable_cores
 
-_NICENESS: Final = 3
-"""Of a core that both want a search gets two thirds, a build one: it must be ready before the layout is used up."""
+_NICENESS: Final = 5
+"""Of a core that both want a search gets three quarters, a build one: it must be ready before the layout is used up."""
+_THREADS: Final = 2
+"""Of a build in the background; they use the cores while no search does. More of them would be in the way of a search that reads memory as
+fast as it can. Threads that a thread starts have its niceness."""
 _STOP_S: Final = 5.0
 
 Build = Callable[[Callable[[], None], int | None], Packed]
@@ -41,7 +45,7 @@ class Renewal:
         return self._thread is not None
 
     def begin(self, *, at_once: bool) -> None:
-        """Begin a build, unless one is under way: in the background on one core, or `at_once` on all, when no search can go on before."""
+        """Begin a build, unless one is under way: in the background, or `at_once` on all cores, when no search can go on before."""
         if self._thread is None and not self._stop.is_set():
             self._thread = threading.Thread(target=self._run, args=(at_once,), name="sealmatch-renewal", daemon=True)
             self._thread.start()
@@ -67,7 +71,7 @@ class Renewal:
         try:
             if not at_once:
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-            self._built = self._build(self._check, None if at_once else 1)
+            self._built = self._build(self._check, None if at_once else min(_THREADS, usable_cores()))
         except _StoppedError:
             pass
         except Exception as error:  # noqa: BLE001  # it is raised again where the outcome is taken
