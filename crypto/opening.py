@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from crypto import ring
-from crypto.answer import A_BITS, B_BITS, Answer, OrderSeed, answer_order
+from crypto.answer import Answer, OrderSeed
 from crypto.binary import Kind, Reader, Writer, sha256_of
 from crypto.embedding import HASH_BYTES
 from crypto.errors import AnswerError, MisuseError
 from crypto.limits import MAX_CHUNKS
 from crypto.parameters import SEALMATCH_1
+from crypto.prepared import A_BITS, B_BITS, answer_order
 from crypto.probe import Probe, SearchKey
 from crypto.ring import U32, N
 from crypto.workers import split
@@ -50,7 +51,9 @@ class Y16:
 
     def writer(self) -> Writer:
         """The same bytes, made when they are asked for."""
-        return Writer(Kind.OPENED_SCORES).fixed(self.answer_digest, HASH_BYTES).integer(self.values.size // N, 4).halves(self.values)
+        return (
+            Writer(Kind.OPENED_SCORES).fixed(self.answer_digest, HASH_BYTES).integer(self.values.size // N, 4).shorts(self.values, Y_BITS)
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Y16:
@@ -62,7 +65,7 @@ class Y16:
         """Inverse of `writer`, to the end of the reader's frame."""
         digest = reader.fixed(HASH_BYTES)
         chunks = reader.integer(4, low=2, high=MAX_CHUNKS)
-        values = reader.halves(chunks * N)
+        values = reader.shorts(chunks * N, Y_BITS)
         reader.finish()
         return cls(digest, values)
 

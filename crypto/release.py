@@ -22,7 +22,7 @@ import numpy as np
 
 from crypto import ring
 from crypto.alarms import Alarms
-from crypto.answer import GRANT_DIGEST_BYTES, MaskShare, mask_total
+from crypto.answer import MaskShare
 from crypto.binary import Kind, Reader, Writer
 from crypto.canonical import AgencyId
 from crypto.errors import AnswerError, FieldError, KeyDestroyedError, MisuseError, NotCanonicalError, ReleaseError
@@ -31,6 +31,7 @@ from crypto.impostors import ImpostorTable
 from crypto.limits import MAX_CAP, MAX_CHUNKS, MAX_HOLDERS, MAX_RULE
 from crypto.opening import Y16, Y_BITS, middle
 from crypto.parameters import Scales
+from crypto.prepared import GRANT_DIGEST_BYTES, mask_total
 from crypto.ring import F64, N
 from crypto.seed import Seed, permutation
 from crypto.wire import MAX_NAME_BYTES, read_member, read_padded_name, write_padded_name

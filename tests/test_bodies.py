@@ -380,7 +380,7 @@ def test_only_y16_is_opened_scores() -> None:
 
 def test_the_largest_answer_fits_one_envelope_and_a_larger_one_cannot_be_built() -> None:
     assert MAX_OPENED_BODY_BYTES < MAX_ANSWER_BODY_BYTES <= MAX_PLAINTEXT_BYTES
-    words = np.zeros((MAX_CHUNKS + 1) * N, np.uint32)  # never touched, so it takes no memory
+    words = np.zeros((MAX_CHUNKS + 1) * N, np.uint16)  # never touched, so it takes no memory
     with pytest.raises(MisuseError):
         Answer(EPOCH, bytes(32), bytes(32), 8, words, words)
     with pytest.raises(MisuseError):

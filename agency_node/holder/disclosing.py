@@ -31,7 +31,6 @@ from agency_node.parties import Parties
 from agency_node.refusals import RefusedByUsError
 from agency_node.tables import answers, disclosure_requests, inbox, outbox, stubs
 from agency_node.vault import Vault
-from crypto.answer import rows_at
 from crypto.canonical import AgencyId
 from crypto.disclosure import DisclosedRecord, Disclosure, DisclosureOutcome, DisclosureRequest, Stub, StubList, StubRecord
 from crypto.entries import EntryKind
@@ -43,6 +42,7 @@ from crypto.message_types import MessageType
 from crypto.messages import AnyMessage
 from crypto.moments import utc_day
 from crypto.notices import RefusalReason
+from crypto.prepared import rows_at
 from crypto.release import HolderRelease
 from crypto.seed import SEED_BYTES, Seed
 
@@ -142,8 +142,8 @@ class Disclosing:
         kept = self._vault.open(ROOT, sealed, search_id.encode("ascii"))
         order_seed, place = Seed(kept[SEED_BYTES : 2 * SEED_BYTES]), int.from_bytes(kept[2 * SEED_BYTES :], "big")
         positions = np.array([position for _, position in released.leads], np.uint32)
-        found = rows_at(order_seed, place, self._index.rows_of(layout_id), positions, still_held=self._index.records.rows())
-        return [int(row) for row in found]
+        found = rows_at(order_seed, place, self._index.rows_of(layout_id), positions)
+        return [int(row) if row != FILLER and self._index.records.holds(int(row)) else FILLER for row in found]
 
     def _stub(self, index: int, row: int) -> Stub:
         if row == FILLER:
