@@ -126,7 +126,8 @@ class Answering:
         1. it has a gallery, of the grant's model, and trusts one of the grant's custodians (`check_trusted_by`)
         2. its own policy allows the search; a refusal names the rule, to the requester and to the custodian
 
-        The probe follows: what of its answer does not depend on it is prepared, once the grant is kept (`GalleryIndex.expect`).
+        The probe follows: what of its answer does not depend on it is prepared once the grant is kept (`GalleryIndex.expect`), and the keys
+        to seal it to are asked for.
         """
         now, claims = self._clock(), grant.claims
         if self._index.manifest is None:
@@ -144,6 +145,7 @@ class Answering:
             self._keep_decision(connection, claims, decision)
             terms = AnswerTerms(claims.epoch, claims.probe_digest, grant.digest, len(claims.custodians))
             self._index.expect(terms, claims.answer_deadline)
+            self._parties.ask_ahead(claims.requesting_agency, claims.search_id, claims.custodians)
 
         return commit
 
