@@ -92,8 +92,8 @@ class Answer:
         return cls.read(Reader(data, Kind.ANSWER, max_bytes=MAX_ANSWER_BYTES))
 
     @classmethod
-    def read(cls, reader: Reader) -> Answer:
-        """Inverse of `writer`, to the end of the reader's frame."""
+    def read(cls, reader: Reader, digest: Callable[[], bytes] | None = None) -> Answer:
+        """Inverse of `writer`, to the end of the reader's frame; `digest` gives SHA-256 of what was read, when all was."""
         epoch = read_epoch(reader)
         model_hash, probe_digest = reader.fixed(HASH_BYTES), reader.fixed(HASH_BYTES)
         dimensions = reader.integer(2, low=8, high=SEALMATCH_1.max_dimensions)
@@ -101,7 +101,10 @@ class Answer:
         tag_groups = reader.integer(2, low=0, high=0)
         a_rounded, b_rounded = reader.shorts(chunks * N, A_BITS), reader.shorts(chunks * N, B_BITS)
         reader.finish()
-        return cls(epoch, model_hash, probe_digest, dimensions, a_rounded, b_rounded, tag_groups)
+        made = cls(epoch, model_hash, probe_digest, dimensions, a_rounded, b_rounded, tag_groups)
+        if digest is not None:
+            vars(made)["digest"] = digest()  # what was read is the one encoding: the bytes need not be made again to be hashed
+        return made
 
     @functools.cached_property
     def digest(self) -> bytes:

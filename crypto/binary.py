@@ -187,11 +187,21 @@ class Reader:
                 part[:] = unpack_bits(data, part.size, bits)
         return values
 
-    def frame(self, kind: Kind, *, max_bytes: int) -> Reader:
-        """Inverse of `Writer.frame`: a reader of the inner frame, to be finished before the next field of this one is read."""
+    def frame(self, kind: Kind, *, max_bytes: int, each: Callable[[bytes], object] = lambda _: None) -> Reader:
+        """Inverse of `Writer.frame`: a reader of the inner frame, to be finished before the next field of this one is read.
+
+        `each` is given the inner frame's bytes, in order, as they are read.
+        """
         length = self.integer(4, low=1, high=max_bytes)
         self._check_left(length)
-        pieces = (self.fixed(min(_INNER_BYTES, length - at)) for at in range(0, length, _INNER_BYTES))
+
+        def given() -> Iterator[bytes]:
+            for at in range(0, length, _INNER_BYTES):
+                piece = self.fixed(min(_INNER_BYTES, length - at))
+                each(piece)
+                yield piece
+
+        pieces = given()
         return ChunkReader(pieces, kind, max_bytes=max_bytes, total_bytes=length)
 
     def _check_left(self, width: int) -> None:
