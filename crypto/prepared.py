@@ -88,7 +88,7 @@ class AnswerTerms:
 
 @dataclass(frozen=True, eq=False)
 class _Parts:
-    """What stands in a prepared answer: 12 bytes a slot."""
+    """What stands in a prepared answer: 10 bytes a slot."""
 
     secrets: AnswerSecrets
     calibration: PackedWords
