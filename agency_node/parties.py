@@ -12,7 +12,9 @@ Left to others: publishing this node's own statements (`keyring`, roles), what r
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
@@ -47,6 +49,7 @@ class Parties:
     def __init__(self, engine: Engine, link: StatementLink, fingerprint: bytes, clock: Callable[[], datetime]) -> None:
         self._engine, self._link, self._fingerprint, self._clock = engine, link, fingerprint, clock
         self._asked_at: dict[_Place, datetime] = {}
+        self._asking: set[asyncio.Task[None]] = set()
         with engine.begin() as connection:
             self._trusted = self._stored(connection)
 
@@ -120,6 +123,23 @@ class Parties:
         place = _Place(agency, _SEALING_KEY, search_id)
         stored = self._usable(place, read)
         return stored or await self._fetched(place, read, lambda: self._link.sealing_key(agency, search_id))
+
+    def ask_ahead(self, requester: AgencyId, search_id: SearchId, others: Sequence[AgencyId]) -> None:
+        """Begin to fetch the keys that answers and releases of a search are sealed to, beside the work; returns at once.
+
+        What does not come is asked for again by who needs it, and every check is made there again.
+        """
+
+        async def ask() -> None:
+            with contextlib.suppress(BrokerError, PeerError):
+                await self.search_key(requester, search_id)
+            for other in others:
+                with contextlib.suppress(BrokerError, PeerError):
+                    await self.week_key(other)
+
+        asking = asyncio.create_task(ask(), name="sealmatch-keys")
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
 
     async def _newest(self, place: _Place, read: Callable[[bytes], _T], fetch: Callable[[], Awaitable[bytes]]) -> _T:
         stored, asked_at = self._usable(place, read), self._asked_at.get(place)

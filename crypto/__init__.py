@@ -10,9 +10,9 @@ a month
 
 *A search, in the order in which data flows*: `codes` what a template's byte stands for · `embedding` from embeddings to integers · `seal`
 the one door to SEAL · `probe` encrypted by the requester · `layout` the secret order of slots · `packed_words` 27 bits a word · `dot`
-vector code · `scan` the hot loop · `gallery` packed templates · `calibration` the chunk that shows a probe's norm · `answer`
-re-randomised, masked, rounded · `opening` to `Y16` · `impostors` thresholds · `alarms` what looks wrong · `release` ranks, bands,
-positions · `audit` replaying all of it
+vector code · `scan` the hot loop · `gallery` packed templates · `calibration` the chunk that shows a probe's norm · `blinding`
+re-randomised · `prepared` before the probe is here · `answer` masked, rounded · `opening` to `Y16` · `impostors` thresholds · `alarms`
+what looks wrong · `release` ranks, bands, positions · `audit` replaying all of it
 
 *The public log*: `ledger` Merkle tree and proofs (RFC 9162) · `checkpoint` signed notes · `cosign_request` what a log asks a witness ·
 `witness` which checkpoint counts · `entries` leaves as salted commitments · `mirror` reading to the end

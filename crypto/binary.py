@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from crypto.errors import FieldError, MisuseError, NotCanonicalError, OversizedError, TruncatedError, VersionError
 from crypto.jit import kernel
-from crypto.ring import U8, U32
+from crypto.ring import U16, U32
 
 FORMAT_VERSION: Final = 1
 PARAMETER_SET: Final = 1
@@ -28,7 +27,7 @@ _PREFIX: Final = struct.Struct(">2sBBB")
 _WORDS_AT_ONCE: Final = 1 << 16
 """Words that are packed or unpacked at once: a multiple of 8, so that every slice of whatever word size ends with a byte."""
 _INNER_BYTES: Final = 1 << 18
-_U16 = npt.NDArray[np.uint16]
+_SHORT_BITS: Final = 16
 
 
 class Kind(enum.IntEnum):
@@ -80,10 +79,10 @@ class Writer:
         slices = range(0, values.size, _WORDS_AT_ONCE)
         return self._add(lambda: (pack_bits(values[at : at + _WORDS_AT_ONCE], bits) for at in slices), packed_size(values.size, bits))
 
-    def halves(self, values: _U16) -> Writer:
-        """uint16, little-endian: what `words` of 16 bits are, without widening them. Do not change `values` afterwards."""
+    def shorts(self, values: U16, bits: int) -> Writer:
+        """As `words`, of uint16 at up to 16 bits."""
         slices = range(0, values.size, _WORDS_AT_ONCE)
-        return self._add(lambda: (values[at : at + _WORDS_AT_ONCE].astype("<u2").tobytes() for at in slices), 2 * values.size)
+        return self._add(lambda: (_pack_shorts(values[at : at + _WORDS_AT_ONCE], bits) for at in slices), packed_size(values.size, bits))
 
     def frame(self, inner: Writer) -> Writer:
         """Another frame, after its length in four bytes."""
@@ -175,20 +174,34 @@ class Reader:
             raise FieldError(f"{self._name} has a word above {high}")
         return values
 
-    def halves(self, count: int) -> _U16:
-        """Inverse of `Writer.halves`; uint16[count]."""
-        self._check_left(2 * count)
+    def shorts(self, count: int, bits: int) -> U16:
+        """Inverse of `Writer.shorts`; uint16[count]."""
+        self._check_left(packed_size(count, bits))
         values = np.empty(count, np.uint16)
         for at in range(0, count, _WORDS_AT_ONCE):
             part = values[at : at + _WORDS_AT_ONCE]
-            part[:] = np.frombuffer(self.fixed(2 * part.size), "<u2")
+            data = self.fixed(packed_size(part.size, bits))
+            if bits == _SHORT_BITS:
+                part[:] = np.frombuffer(data, "<u2")
+            else:
+                part[:] = unpack_bits(data, part.size, bits)
         return values
 
-    def frame(self, kind: Kind, *, max_bytes: int) -> Reader:
-        """Inverse of `Writer.frame`: a reader of the inner frame, to be finished before the next field of this one is read."""
+    def frame(self, kind: Kind, *, max_bytes: int, each: Callable[[bytes], object] = lambda _: None) -> Reader:
+        """Inverse of `Writer.frame`: a reader of the inner frame, to be finished before the next field of this one is read.
+
+        `each` is given the inner frame's bytes, in order, as they are read.
+        """
         length = self.integer(4, low=1, high=max_bytes)
         self._check_left(length)
-        pieces = (self.fixed(min(_INNER_BYTES, length - at)) for at in range(0, length, _INNER_BYTES))
+
+        def given() -> Iterator[bytes]:
+            for at in range(0, length, _INNER_BYTES):
+                piece = self.fixed(min(_INNER_BYTES, length - at))
+                each(piece)
+                yield piece
+
+        pieces = given()
         return ChunkReader(pieces, kind, max_bytes=max_bytes, total_bytes=length)
 
     def _check_left(self, width: int) -> None:
@@ -269,9 +282,10 @@ def pack_bits(values: U32, bits: int) -> bytes:
     """Words below 2^bits, bits <= 32, as a little-endian bit string: word i takes bits i*bits to (i+1)*bits - 1."""
     if values.dtype != np.uint32 or values.ndim != 1 or (values.size and int(values.max()) >> bits):
         raise MisuseError(f"packed words are uint32 below 2^{bits}")
-    out = np.zeros(packed_size(values.size, bits), np.uint8)
+    length = packed_size(values.size, bits)
+    out = np.empty(-(-length // 4), "<u4")
     _pack(np.ascontiguousarray(values), np.uint64(bits), out)
-    return out.tobytes()
+    return out.tobytes()[:length]
 
 
 def unpack_bits(data: bytes, count: int, bits: int) -> U32:
@@ -279,7 +293,8 @@ def unpack_bits(data: bytes, count: int, bits: int) -> U32:
     if len(data) != packed_size(count, bits):
         raise TruncatedError("packed words have another length")
     out = np.empty(count, np.uint32)
-    if _unpack(np.frombuffer(data, np.uint8), np.uint64(bits), out):
+    whole = data if len(data) % 4 == 0 else data + bytes(-len(data) % 4)
+    if _unpack(np.frombuffer(whole, "<u4"), np.uint64(bits), out):
         raise NotCanonicalError("padding bits are not zero")
     return out
 
@@ -297,34 +312,38 @@ def sha256_of(chunks: Iterable[bytes]) -> bytes:
     return digest.digest()
 
 
+def _pack_shorts(values: U16, bits: int) -> bytes:
+    if values.dtype != np.uint16 or not 1 <= bits <= _SHORT_BITS:
+        raise MisuseError("short words are uint16 of at most 16 bits")
+    return values.astype("<u2").tobytes() if bits == _SHORT_BITS else pack_bits(values.astype(np.uint32), bits)
+
+
 @kernel
-def _pack(values: U32, bits: np.uint64, out: U8) -> None:
-    held = np.uint64(0)
-    count = np.uint64(0)
-    at = 0
+def _pack(values: U32, bits: np.uint64, out: U32) -> None:
+    """Fill `out`, whose last word is filled up with zeros."""
+    held, count, at = np.uint64(0), np.uint64(0), 0
+    low, width = np.uint64(0xFFFFFFFF), np.uint64(32)
     for value in values:
         held |= np.uint64(value) << count
         count += bits
-        while count >= np.uint64(8):
-            out[at] = np.uint8(held & np.uint64(255))
-            held >>= np.uint64(8)
-            count -= np.uint64(8)
+        if count >= width:
+            out[at] = np.uint32(held & low)
+            held >>= width
+            count -= width
             at += 1
     if count > np.uint64(0):
-        out[at] = np.uint8(held & np.uint64(255))
+        out[at] = np.uint32(held)
 
 
 @kernel
-def _unpack(data: U8, bits: np.uint64, out: U32) -> np.uint64:
+def _unpack(data: U32, bits: np.uint64, out: U32) -> np.uint64:
     """Fill `out`; the bits left over at the end."""
-    held = np.uint64(0)
-    count = np.uint64(0)
-    at = 0
-    mask = (np.uint64(1) << bits) - np.uint64(1)
+    held, count, at = np.uint64(0), np.uint64(0), 0
+    mask, width = (np.uint64(1) << bits) - np.uint64(1), np.uint64(32)
     for i in range(out.size):
-        while count < bits:
+        if count < bits:
             held |= np.uint64(data[at]) << count
-            count += np.uint64(8)
+            count += width
             at += 1
         out[i] = np.uint32(held & mask)
         held >>= bits

@@ -14,6 +14,7 @@ takes an array. Left to others: sealing (`messages`), who may send which (`messa
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -142,7 +143,8 @@ class AnswerBody:
     def _read(cls, reader: Reader) -> Self:
         statement = AnswerStatement.read(reader)
         order = OrderSeed.from_bytes(reader.fixed(_ORDER_SEED_BYTES))
-        answer = Answer.read(reader.frame(Kind.ANSWER, max_bytes=MAX_ANSWER_BYTES))
+        digest = hashlib.sha256()
+        answer = Answer.read(reader.frame(Kind.ANSWER, max_bytes=MAX_ANSWER_BYTES, each=digest.update), digest.digest)
         reader.finish()
         return cls(statement, order, answer)
 

@@ -94,6 +94,10 @@ class PackedGallery:
             self._fixed_parts[epoch] = self._fixed_part_of(self.words, epoch, threads)
         return self._fixed_parts[epoch]
 
+    def has_fixed_part(self, epoch: Epoch) -> bool:
+        """Whether `fixed_part` of the epoch is at hand."""
+        return epoch in self._fixed_parts
+
     def add(self, row: int, template: Codes) -> int:
         """Put a new row's template, int8[D], into a free slot by rewriting one chunk, its fillers too; the slot."""
         if row < 0 or (self.layout.rows == row).any():

@@ -16,17 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 from crypto import ring
-from crypto.answer import A_BITS, B_BITS, Answer, OrderSeed, answer_order
+from crypto.answer import Answer, OrderSeed
 from crypto.binary import Kind, Reader, Writer, sha256_of
 from crypto.embedding import HASH_BYTES
 from crypto.errors import AnswerError, MisuseError
+from crypto.jit import kernel
 from crypto.limits import MAX_CHUNKS
 from crypto.parameters import SEALMATCH_1
+from crypto.prepared import A_BITS, B_BITS, answer_order
 from crypto.probe import Probe, SearchKey
-from crypto.ring import U32, N
+from crypto.ring import INVERSE_N, INVERSE_ROOTS, INVERSE_ROOTS_SHOUP, LANES, ROOTS, ROOTS_SHOUP, U32, N, reduce_word
 from crypto.workers import split
 
 Y_BITS: Final = SEALMATCH_1.opened_bits
+_Q: Final = np.uint64(ring.Q)
 MAX_OPENED_BYTES: Final = 64 + 2 * MAX_CHUNKS * N
 
 
@@ -50,7 +53,9 @@ class Y16:
 
     def writer(self) -> Writer:
         """The same bytes, made when they are asked for."""
-        return Writer(Kind.OPENED_SCORES).fixed(self.answer_digest, HASH_BYTES).integer(self.values.size // N, 4).halves(self.values)
+        return (
+            Writer(Kind.OPENED_SCORES).fixed(self.answer_digest, HASH_BYTES).integer(self.values.size // N, 4).shorts(self.values, Y_BITS)
+        )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Y16:
@@ -62,7 +67,7 @@ class Y16:
         """Inverse of `writer`, to the end of the reader's frame."""
         digest = reader.fixed(HASH_BYTES)
         chunks = reader.integer(4, low=2, high=MAX_CHUNKS)
-        values = reader.halves(chunks * N)
+        values = reader.shorts(chunks * N, Y_BITS)
         reader.finish()
         return cls(digest, values)
 
@@ -84,12 +89,22 @@ def open_answer(answer: Answer, order: OrderSeed, probe: Probe, key: SearchKey) 
         raise AnswerError("the answer is to another probe")
     if order.answer_digest != answer.digest:
         raise AnswerError("the order's seed belongs to another answer")
-    a, b = (middle(words, bits).reshape(-1, N) for words, bits in ((answer.a_rounded, A_BITS), (answer.b_rounded, B_BITS)))
+    values, kept = np.empty(answer.slots, np.uint16), np.empty(answer.slots, np.uint16)
     with ThreadPoolExecutor(1, thread_name_prefix="sealmatch-order") as beside:
         drawing = beside.submit(answer_order, order.seed, answer.slots)
-        kept = (_open_exact(a, b, key) >> np.uint32(SEALMATCH_1.dropped_bits(Y_BITS))).astype(np.uint16).reshape(-1)
-    values = np.empty_like(kept)
-    values[drawing.result()] = kept
+
+        def open_range(first: int, last: int) -> None:
+            part = slice(first * N, last * N)  # small enough to stay in a cache from the first step to the last
+            a, b = (middle(words[part], bits).reshape(-1, N) for words, bits in ((answer.a_rounded, A_BITS), (answer.b_rounded, B_BITS)))
+            kept[part] = _open_exact(a, b, key).reshape(-1) >> np.uint32(SEALMATCH_1.dropped_bits(Y_BITS))
+
+        split(answer.slots // N, open_range)
+        places = drawing.result()
+
+    def place_range(first: int, last: int) -> None:
+        values[places[first:last]] = kept[first:last]
+
+    split(answer.slots, place_range)
     return Y16(answer.digest, values)
 
 
@@ -99,18 +114,56 @@ def middle(rounded: npt.NDArray[np.unsignedinteger], bits: int) -> U32:
     The topmost interval of `sealmatch-1` is cut short by 2,047; its middle is brought below q.
     """
     dropped = SEALMATCH_1.dropped_bits(bits)
-    residues: U32 = (rounded.astype(np.uint32) << np.uint32(dropped)) + np.uint32(1 << (dropped - 1))
-    return np.asarray(np.minimum(residues, np.uint32(ring.Q - 1)))
+    residues = np.array(rounded, np.uint32, order="C")
+    _to_middle(residues.reshape(-1), np.uint32(dropped))
+    return residues
 
 
 def _open_exact(a_coeff: U32, b_coeff: U32, key: SearchKey) -> U32:
     """b + a s mod q, exact, in coeff form; uint32[chunks, N]. **With a this is the secret key**: it stays inside this process."""
-    out = np.empty(a_coeff.shape, np.uint32)
-
-    def open_range(first: int, last: int) -> None:
-        part = slice(first, last)
-        a_eval = ring.forward(a_coeff[part])
-        out[part] = ring.add(ring.inverse(ring.multiply_add(a_eval, key.secret_eval(), np.zeros_like(a_eval))), b_coeff[part])
-
-    split(len(out), open_range)
+    for residues in (a_coeff, b_coeff):
+        ring.check_residues(residues)
+    if a_coeff.shape != b_coeff.shape or a_coeff.ndim != 2 or a_coeff.shape[1] != N:
+        raise MisuseError("both parts of an answer are polynomials of as many chunks")
+    out, block = np.empty(a_coeff.shape, np.uint32), np.zeros((N, LANES), np.uint32)
+    roots = (ROOTS, ROOTS_SHOUP, INVERSE_ROOTS, INVERSE_ROOTS_SHOUP)
+    _open_rows(np.ascontiguousarray(a_coeff), np.ascontiguousarray(b_coeff), key.secret_eval(), *roots, INVERSE_N, block, out)
+    block.fill(0)
     return out
+
+
+@kernel
+def _to_middle(words: U32, dropped: np.uint32) -> None:
+    """Each word's interval's middle, below q, in its place."""
+    half, highest = np.uint32(1) << (dropped - np.uint32(1)), np.uint32(_Q - np.uint64(1))
+    for i in range(words.size):
+        words[i] = min((words[i] << dropped) + half, highest)
+
+
+@kernel
+def _open_rows(
+    a: U32,
+    b: U32,
+    secret: U32,
+    roots: U32,
+    roots_shoup: U32,
+    inverse_roots: U32,
+    inverse_roots_shoup: U32,
+    inverse_n: np.uint64,
+    block: U32,
+    out: U32,
+) -> None:
+    """out = b + a * secret, row by row; a, b, out uint32[M, N] in coeff form, secret uint32[N] in eval form, block uint32[N, LANES]."""
+    degree, lanes = block.shape
+    for first in range(0, a.shape[0], lanes):
+        ring.gather_lanes(a, first, block)
+        ring.forward_block(block, roots, roots_shoup)
+        for i in range(degree):
+            word = np.uint64(secret[i])
+            for lane in range(lanes):
+                block[i, lane] = np.uint32(reduce_word(np.uint64(block[i, lane]) * word))
+        ring.inverse_block(block, inverse_roots, inverse_roots_shoup, inverse_n)
+        for lane in range(min(lanes, a.shape[0] - first)):
+            for i in range(degree):
+                total = np.uint64(block[i, lane]) + np.uint64(b[first + lane, i])
+                out[first + lane, i] = np.uint32(total - _Q if total >= _Q else total)

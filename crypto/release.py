@@ -22,7 +22,7 @@ import numpy as np
 
 from crypto import ring
 from crypto.alarms import Alarms
-from crypto.answer import GRANT_DIGEST_BYTES, MaskShare, mask_total
+from crypto.answer import MaskShare
 from crypto.binary import Kind, Reader, Writer
 from crypto.canonical import AgencyId
 from crypto.errors import AnswerError, FieldError, KeyDestroyedError, MisuseError, NotCanonicalError, ReleaseError
@@ -31,9 +31,11 @@ from crypto.impostors import ImpostorTable
 from crypto.limits import MAX_CAP, MAX_CHUNKS, MAX_HOLDERS, MAX_RULE
 from crypto.opening import Y16, Y_BITS, middle
 from crypto.parameters import Scales
+from crypto.prepared import GRANT_DIGEST_BYTES, mask_total
 from crypto.ring import F64, N
 from crypto.seed import Seed, permutation
 from crypto.wire import MAX_NAME_BYTES, read_member, read_padded_name, write_padded_name
+from crypto.workers import split
 
 EMPTY: Final = 0xFFFF
 MAX_MILLI: Final = 2000
@@ -150,8 +152,14 @@ def unmask(holder: AgencyId, records: int, chunks: int, scales: Scales, opened: 
         raise AnswerError("custodians were told different calibration places")
     if opened.values.size != (chunks + 1) * N or not 1 <= records <= chunks * N:
         raise AnswerError("the answer's size is not that of the manifest's gallery")
-    masked = middle(opened.values, Y_BITS)
-    cosines = ring.centred(ring.subtract(masked, mask_total([share.seed for share in shares], masked.size))) / scales.unit
+    masks = mask_total([share.seed for share in shares], opened.values.size)
+    cosines = np.empty(masks.size, np.float64)
+
+    def unmask_range(start: int, end: int) -> None:
+        part = slice(start, end)  # small enough to stay in a cache from the first step to the last
+        np.divide(ring.centred(ring.subtract(middle(opened.values[part], Y_BITS), masks[part])), scales.unit, out=cosines[part])
+
+    split(masks.size, unmask_range)
     first.check(cosines)
     is_record = np.ones(cosines.size, np.bool_)
     is_record[first.basis] = False

@@ -28,6 +28,7 @@ from crypto.parameters import SEALMATCH_1
 U8: TypeAlias = npt.NDArray[np.uint8]
 I8: TypeAlias = npt.NDArray[np.int8]
 I32: TypeAlias = npt.NDArray[np.int32]
+U16: TypeAlias = npt.NDArray[np.uint16]
 U32: TypeAlias = npt.NDArray[np.uint32]
 U64: TypeAlias = npt.NDArray[np.uint64]
 I64: TypeAlias = npt.NDArray[np.int64]
@@ -196,6 +197,15 @@ def _subtract(left: U32, right: U32, out: U32) -> None:
 
 
 @kernel
+def _centre(residues: U32, out: I32) -> None:
+    """out = the integers of smallest magnitude, over equal lengths."""
+    half = np.uint32(_Q >> np.uint64(1))
+    for i in range(residues.size):
+        signed = np.int32(residues[i])
+        out[i] = signed - np.int32(_Q) if residues[i] > half else signed
+
+
+@kernel
 def _multiply_add_rows(rows: U32, row: U32, added: U32, out: U32) -> None:
     """out[m] = rows[m] * row + added[m] mod q, pointwise; rows, added, out uint32[M, N], row uint32[N]."""
     for m in range(rows.shape[0]):
@@ -256,9 +266,9 @@ def subtract(left: U32, right: U32) -> U32:
 def centred(residues: U32) -> I32:
     """Residues as the integers of smallest magnitude, -(q-1)/2 .. (q-1)/2; int32 of the same shape."""
     check_residues(residues)
-    signed = residues.astype(np.int32)
-    np.subtract(signed, np.int32(Q), out=signed, where=signed > Q // 2)
-    return signed
+    out = np.empty(residues.shape, np.int32)
+    _centre(np.ascontiguousarray(residues).reshape(-1), out.reshape(-1))
+    return out
 
 
 def from_signed(integers: npt.NDArray[np.signedinteger]) -> U32:

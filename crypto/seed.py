@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections.abc import Iterator
 from typing import Final, NoReturn, Self
 
 import numpy as np
@@ -26,8 +27,11 @@ SEED_BYTES: Final = 32
 _ALL_ONES = np.uint64((1 << 64) - 1)
 _BUCKETS: Final = 256
 """Of a shuffle; a bucket of 2.5 million places takes 40 kB."""
+_PIECE_BYTES: Final = 3 << 16
+"""Of a stream that is sampled as it comes: stays in a second-level cache; a multiple of the samplers' 1, 3 and 4 bytes."""
 _SPARE: Final = 64
 """Draws beyond the expected number; exact samplers reject words, and each states how rarely."""
+_ZEROS: Final = memoryview(bytes(_PIECE_BYTES))
 
 
 class Seed:
@@ -74,15 +78,28 @@ def stream_bytes(seed: Seed, label: str, count: int) -> U8:
     return np.frombuffer(cipher.update(bytes(count)) + cipher.finalize(), np.uint8)
 
 
+def _stream_pieces(seed: Seed, label: str, count: int) -> Iterator[U8]:
+    """`stream_bytes` piece by piece; each is overwritten by the next."""
+    cipher = Cipher(algorithms.AES256(seed.child(label).export_secret()), modes.CTR(bytes(16))).encryptor()
+    room = bytearray(_PIECE_BYTES + 15)  # what the cipher asks for beyond what it writes
+    for at in range(0, count, _PIECE_BYTES):
+        size = min(_PIECE_BYTES, count - at)
+        cipher.update_into(_ZEROS[:size], room)
+        yield np.frombuffer(room, np.uint8, size)
+    room[:] = bytes(len(room))
+
+
 def uniform_residues(seed: Seed, label: str, count: int) -> U32:
     """`count` independent residues, exactly uniform below q; uint32[count].
 
     The low 27 bits of each 32-bit word, words not below q rejected: one in 65,568, so the spare (64 words and one in 4,096) runs short with
     probability below 2^-100.
     """
-    words = stream_bytes(seed, label, 4 * (count + count // 4096 + _SPARE)).view("<u4") & np.uint32((1 << 27) - 1)
     out = np.empty(count, np.uint32)
-    _check_filled(_take_below(words, np.uint32(Q), out), count)
+    found = 0
+    for piece in _stream_pieces(seed, label, 4 * (count + count // 4096 + _SPARE)):
+        found += _take_below(piece.view("<u4"), np.uint32((1 << 27) - 1), np.uint32(Q), out[found:])
+    _check_filled(found, count)
     return out
 
 
@@ -91,9 +108,11 @@ def ternary(seed: Seed, label: str, count: int) -> U32:
 
     Each byte below 255 modulo 3; the byte 255 is rejected.
     """
-    data = stream_bytes(seed, label, count + count // 64 + 8 * _SPARE)
     out = np.empty(count, np.uint32)
-    _check_filled(_take_ternary(data, np.uint32(Q), out), count)
+    found = 0
+    for piece in _stream_pieces(seed, label, count + count // 64 + 8 * _SPARE):
+        found += _take_ternary(piece, np.uint32(Q), out[found:])
+    _check_filled(found, count)
     return out
 
 
@@ -104,7 +123,8 @@ def blinding_errors(seed: Seed, label: str, count: int) -> U32:
     `parameters.SECURITY_TABLE` depends on the standard deviation, and 1,024 samples a secret are far too few to use the bounded support.
     """
     out = np.empty(count, np.uint32)
-    _sum_errors(stream_bytes(seed, label, 3 * count), np.uint32(Q), out)
+    for number, piece in enumerate(_stream_pieces(seed, label, 3 * count)):
+        _sum_errors(piece, np.uint32(Q), out[number * (_PIECE_BYTES // 3) :][: piece.size // 3])
     return out
 
 
@@ -135,12 +155,15 @@ def gaussians(seed: Seed, label: str, count: int) -> F64:
 
 
 @kernel
-def _take_below(words: U32, bound: np.uint32, out: U32) -> int:
-    """Copy the words below `bound` until `out` is full; how many were found."""
+def _take_below(words: U32, mask: np.uint32, bound: np.uint32, out: U32) -> int:
+    """Copy the masked words below `bound` until `out` is full; how many were found."""
     found = 0
     for word in words:
-        if word < bound and found < out.size:
-            out[found] = word
+        if found == out.size:
+            break
+        masked = word & mask
+        if masked < bound:
+            out[found] = masked
             found += 1
     return found
 

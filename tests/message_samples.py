@@ -153,7 +153,7 @@ def probes(draw: st.DrawFn) -> Probe:
 def answers(draw: st.DrawFn) -> Answer:
     """Two or three chunks of uniform words."""
     rng, slots = draw(rngs), N * draw(st.integers(2, 3))
-    a, b = (rng.integers(0, 1 << bits, slots, dtype=np.uint32) for bits in (16, 11))
+    a, b = (rng.integers(0, 1 << bits, slots, dtype=np.uint16) for bits in (16, 11))
     return Answer(EPOCH, draw(digests), draw(digests), 8, a, b)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from crypto import ring
-from crypto.answer import Answer, AnswerRequest, AnswerSecrets, MaskShare, OrderSeed, answer, mask_total
+from crypto.answer import Answer, AnswerRequest, MaskShare, OrderSeed, answer
+from crypto.blinding import Blinding, Chunks
 from crypto.canonical import AgencyId
 from crypto.codes import Codes
 from crypto.embedding import EmbeddingModel
@@ -16,9 +17,11 @@ from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
 from crypto.layout import FILLER, Layout
 from crypto.opening import Y16, middle, open_answer
+from crypto.prepared import AnswerSecrets, mask_total
 from crypto.probe import Probe, SearchKey, make_probe
 from crypto.release import HolderScores, unmask
-from crypto.ring import F64, I32, I64, N
+from crypto.ring import F64, I32, I64, U32, N
+from crypto.seed import Seed
 
 EPOCH = Epoch("2026-11")
 GRANT_DIGEST = bytes(range(32))
@@ -99,3 +102,11 @@ def answered(gallery: PackedGallery, probe: Probe, key: SearchKey, *, custodians
     """The holder plays by the rules with whatever probe it is given."""
     ((made, secrets),) = answer(gallery, [AnswerRequest(probe, grant_digest, custodians)])
     return Search(gallery.model, probe, key, made, secrets, open_answer(made, OrderSeed(made.digest, secrets.order_seed), probe, key))
+
+
+def blind(fixed_eval: U32, scanned_eval: U32, zero_base_eval: U32, zero_probe_eval: U32, seed: Seed, mask: U32) -> tuple[U32, U32]:
+    """Exact a'' and b'' in coeff form, before rounding, without a calibration chunk; all uint32[chunks, N], the two of zero uint32[N]."""
+    blinding = Blinding(seed, len(fixed_eval))
+    a, b = blinding.first(Chunks(fixed_eval), zero_base_eval), mask.reshape(-1).copy()
+    blinding.second(Chunks(scanned_eval), zero_probe_eval, b)
+    return a.reshape(fixed_eval.shape), b.reshape(fixed_eval.shape)

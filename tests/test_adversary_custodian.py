@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from crypto import ring
-from crypto.answer import A_BITS, B_BITS, answer_order
 from crypto.opening import _open_exact, middle
+from crypto.prepared import A_BITS, B_BITS, answer_order
 from crypto.ring import F64, N
 from tests.simulation import Search, at_cosine, directions, gallery_of, isotropic_model, search
 

@@ -10,9 +10,9 @@ import math
 import numpy as np
 import pytest
 
-from crypto.answer import answer_order
 from crypto.embedding import EmbeddingModel
 from crypto.layout import LAYOUT_USES
+from crypto.prepared import answer_order
 from crypto.probe import make_probe
 from crypto.ring import F64, N
 from tests.simulation import EPOCH, answered, directions, gallery_of, isotropic_model

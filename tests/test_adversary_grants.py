@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -542,3 +543,29 @@ async def test_the_log_is_asked_again_before_the_act(world: World, party: Agency
         assert all(row.data is None for row in node.rows(custody_parts))
     assert node.rows(answers) == []
     assert {one.header.message_type for one in node.queued()} <= {MessageType.REFUSAL}
+
+
+async def test_opened_values_are_opened_once_when_they_complete_a_search_and_again_when_they_had_to_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, waiting = search_claims(false_positives_per_million=999_999), search_claims(1, false_positives_per_million=999_999)
+    for one in (content, waiting):
+        await asked(world, one, OVERSIGHT)
+        await world.requester_with_key(one)
+    opened_bodies, envelopes = [], world.nodes[OVERSIGHT].envelopes
+    open_one = envelopes.open
+
+    def counted(message: Any, body: Any, *rest: Any) -> Any:
+        opened_bodies.append(body)
+        return open_one(message, body, *rest)
+
+    monkeypatch.setattr(envelopes, "open", counted)
+    node = await hand_in_custody(world, content, *answered(content))
+    assert opened_bodies.count(OpenedBody) == 1
+
+    opened, share = answered(waiting, 1)
+    await world.hand_in(OVERSIGHT, world.message(MessageType.OPENED_SCORES, opened, waiting, NORTHPORT, OVERSIGHT))
+    assert node.releasing._at_hand is None  # sealed in the store, and nowhere else
+    await world.hand_in(OVERSIGHT, world.message(MessageType.MASK_SHARE, share, waiting, LAKESIDE, OVERSIGHT))
+    assert opened_bodies.count(OpenedBody) == 3
+    assert {row.search_id: row.state for row in node.rows(custody)} == {str(one.search_id): "released" for one in (content, waiting)}

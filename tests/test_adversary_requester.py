@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 
 from crypto import ring
-from crypto.answer import B_BITS, AnswerRequest, answer_order, blind, mask_total, replay_answer
+from crypto.answer import AnswerRequest, replay_answer
 from crypto.bases import public_bases
 from crypto.codes import values_of
 from crypto.errors import CalibrationError
 from crypto.gallery import PackedGallery, pack_templates
 from crypto.opening import _open_exact, middle
 from crypto.parameters import LARGEST_VALUE, SEALMATCH_1
+from crypto.prepared import B_BITS, answer_order, mask_total
 from crypto.probe import Probe, SearchKey, _encrypt
 from crypto.ring import I32, N, Q
 from crypto.scan import scan_words
 from crypto.seal import KeyPair
 from crypto.seed import Seed
-from tests.simulation import EPOCH, GRANT_DIGEST, answered, directions, gallery_of, isotropic_model
+from tests.simulation import EPOCH, GRANT_DIGEST, answered, blind, directions, gallery_of, isotropic_model
 from tests.test_seed import chi_square
 
 MODEL = isotropic_model(64)

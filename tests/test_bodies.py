@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crypto.answer import Answer
+from crypto.binary import sha256
 from crypto.bodies import GRANT_BODY_BYTES, MAX_ANSWER_BODY_BYTES, MAX_OPENED_BODY_BYTES, AnswerBody, AnswerStatement, GrantBody, OpenedBody
 from crypto.canonical import AgencyId, SearchId
 from crypto.disclosure import (
@@ -380,7 +381,7 @@ def test_only_y16_is_opened_scores() -> None:
 
 def test_the_largest_answer_fits_one_envelope_and_a_larger_one_cannot_be_built() -> None:
     assert MAX_OPENED_BODY_BYTES < MAX_ANSWER_BODY_BYTES <= MAX_PLAINTEXT_BYTES
-    words = np.zeros((MAX_CHUNKS + 1) * N, np.uint32)  # never touched, so it takes no memory
+    words = np.zeros((MAX_CHUNKS + 1) * N, np.uint16)  # never touched, so it takes no memory
     with pytest.raises(MisuseError):
         Answer(EPOCH, bytes(32), bytes(32), 8, words, words)
     with pytest.raises(MisuseError):
@@ -452,3 +453,16 @@ def test_repr_redacts(data: st.DataObject) -> None:
     assert repr(DisclosureRequest(HANDLE)) == "DisclosureRequest()"
     assert repr(Disclosure(DisclosureOutcome.NOT_ASKED)) == "Disclosure()"
     assert "A-1" not in repr(DisclosedRecord("A-1", Media.JPEG, b"jpeg"))
+
+
+@settings(max_examples=5)
+@given(answer_bodies())
+def test_an_answer_that_was_read_has_the_digest_of_its_own_bytes(body: AnswerBody) -> None:
+    """The digest is taken of the bytes on their way in; it is the one that who writes it takes."""
+    data = body.to_bytes()
+    for read in (
+        AnswerBody.from_bytes(data),
+        AnswerBody.from_chunks((data[at : at + 1000] for at in range(0, len(data), 1000)), len(data)),
+    ):
+        assert "digest" in vars(read.answer)
+        assert read.answer.digest == sha256(read.answer.to_bytes()) == body.answer.digest

@@ -12,14 +12,14 @@ import pytest
 from numba.core.registry import CPUDispatcher
 
 import crypto
-from crypto import binary, gallery, packed_words, ring, scan, seed
+from crypto import binary, blinding, gallery, opening, packed_words, ring, scan, seed
 from crypto.jit import compiled_signatures
 from tests.simulation import directions, gallery_of, isotropic_model, search
 
 SOURCES = sorted(Path(crypto.__file__).parent.glob("**/*.py"))
 KERNELS = {
     f"{module.__name__}.{name}": kernel
-    for module in (binary, gallery, packed_words, ring, scan, seed)
+    for module in (binary, blinding, gallery, opening, packed_words, ring, scan, seed)
     for name, kernel in vars(module).items()
     if isinstance(kernel, CPUDispatcher) and kernel.py_func.__module__ == module.__name__
 }
@@ -56,8 +56,13 @@ def test_entry_kernels_are_compiled_and_inner_ones_inlined() -> None:
     assert compiled >= {
         "binary._pack",
         "binary._unpack",
+        "blinding._first_tiles",
+        "blinding._second_tiles",
         "gallery._pack_chunk",
+        "opening._open_rows",
+        "opening._to_middle",
         "ring._add",
+        "ring._centre",
         "ring._multiply",
         "ring._multiply_add_rows",
         "ring._subtract",

@@ -16,12 +16,13 @@ from agency_node.courier import DONE
 from agency_node.outbox import READY, Conversation, SealTo, message_of
 from agency_node.pieces import IN, IN_PIECES, MessageGoneError, received, write_pieces
 from agency_node.tables import custody_parts, inbox, message_pieces, outbox
-from crypto.answer import A_BITS, B_BITS, Answer, OrderSeed
+from crypto.answer import Answer, OrderSeed
 from crypto.bodies import AnswerBody, AnswerStatement, OpenedBody
 from crypto.grant_claims import GrantClaims
 from crypto.message_types import MessageType
 from crypto.messages import Message, MessageInPieces
 from crypto.opening import Y16
+from crypto.prepared import A_BITS, B_BITS
 from crypto.ring import N
 from crypto.seed import Seed
 from crypto.wire import MessageId
@@ -43,7 +44,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 def answer_body(content: GrantClaims, slots: int = SLOTS) -> AnswerBody:
     """An answer of uniform words, with the holder's statement."""
     rng = np.random.default_rng(slots)
-    a, b = (rng.integers(0, 1 << bits, slots, dtype=np.uint32) for bits in (A_BITS, B_BITS))
+    a, b = (rng.integers(0, 1 << bits, slots, dtype=np.uint16) for bits in (A_BITS, B_BITS))
     made = Answer(EPOCH, MODEL.model_hash, content.probe_digest, D, a, b)
     statement = AnswerStatement.sign(content.search_id, content.digest, LAKESIDE, made.digest, node_key(LAKESIDE))
     return AnswerBody(statement, OrderSeed(made.digest, Seed.fresh()), made)

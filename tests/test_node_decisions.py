@@ -10,17 +10,21 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
 
+from agency_node.courier import NotYetError
 from agency_node.errors import RequestError
+from agency_node.grants import GrantDesk
 from agency_node.holder.decision import PENDING, decide_disclosure
+from agency_node.holder.disclosing import Disclosing
 from agency_node.legal.persons import PersonKey
 from agency_node.legal.review import grant_draft, refuse_draft
 from agency_node.requester.drafting import STILL as SEALED_STILL
 from agency_node.requester.leads import ask_for, list_disclosed, list_leads
-from agency_node.tables import custody, disclosure_requests, outbox, searches
+from agency_node.tables import custody, disclosure_requests, leads, outbox, searches
 from crypto.canonical import AgencyId, PersonId, SearchId
 from crypto.disclosure import Disclosure, DisclosureOutcome, DisclosureRequest
 from crypto.entries import EntryKind
@@ -317,3 +321,30 @@ async def test_a_draft_is_decided_once(world: World) -> None:
             refuse_draft(node.engine, node.vault, search_id, "again", world.clock())
     (row,) = node.rows(searches, search_id=str(refused_one))
     assert (row.state, row.sealed_search_key, row.probe) == ("refused", None, None)
+
+
+async def test_a_release_that_waits_for_the_log_finds_its_rows_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of an answer is drawn while the log is asked; a release that has to wait is handled again, and finds it drawn."""
+    drawn: list[object] = []
+    rows = Disclosing._rows
+
+    def counted(self: Disclosing, *given: Any) -> list[int]:
+        drawn.append(given)
+        return rows(self, *given)
+
+    monkeypatch.setattr(Disclosing, "_rows", counted)
+    refusing = 3
+
+    async def check_released(self: GrantDesk, claims: GrantClaims, digest: bytes) -> None:
+        nonlocal refusing
+        refusing -= 1
+        if refusing >= 0:
+            raise NotYetError("the release's log entry is not cosigned yet")
+
+    monkeypatch.setattr(GrantDesk, "check_released", check_released)
+    content = await world.granted()
+    await world.run(rounds=9)
+    assert refusing == -1
+    assert len(drawn) == 1
+    (lead,) = world.nodes[NORTHPORT].rows(leads, search_id=str(content.search_id))
+    assert lead.sealed_stub is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -400,3 +401,42 @@ async def test_a_manifest_cannot_go_back_under_a_new_node_key_either(parties: Pa
         await parties.manifest(LAKESIDE)
     broker.manifests[LAKESIDE] = signed_manifest("new node key")
     assert isinstance(await parties.manifest(LAKESIDE), GalleryManifest)
+
+
+# --- ahead ------------------------------------------------------------------------------------------------------------
+
+
+async def asked_ahead(parties: Parties) -> None:
+    parties.ask_ahead(NORTHPORT, SEARCH, [BOARD, OVERSIGHT])
+    await asyncio.gather(*parties._asking)
+
+
+async def test_keys_that_were_asked_for_ahead_are_here_when_they_are_needed(parties: Parties, broker: MemoryBroker) -> None:
+    broker.sealing_keys = {
+        (NORTHPORT, str(SEARCH)): sealing_key(NORTHPORT, SEARCH),
+        **{(agency, THIS_WEEK.text): sealing_key(agency) for agency in (BOARD, OVERSIGHT)},
+    }
+    await asked_ahead(parties)
+    assert len(broker.asked) == 3
+    for found in (parties.search_key(NORTHPORT, SEARCH), parties.week_key(BOARD), parties.week_key(OVERSIGHT)):
+        assert (await found).agency in (NORTHPORT, BOARD, OVERSIGHT)
+    assert len(broker.asked) == 3
+
+
+async def test_what_comes_to_nothing_ahead_is_no_ones_trouble_and_is_believed_no_more_than_else(
+    parties: Parties, broker: MemoryBroker, clock: Clock
+) -> None:
+    broker.sealing_keys = {
+        (NORTHPORT, str(SEARCH)): sealing_key(NORTHPORT, SEARCH, signer="broker's own"),
+        (OVERSIGHT, THIS_WEEK.text): sealing_key(OVERSIGHT),
+    }
+    await asked_ahead(parties)  # one is not its agency's, one is not there
+    assert len(broker.asked) == 3
+    with pytest.raises(AgencyStatementError):
+        await parties.search_key(NORTHPORT, SEARCH)
+    with pytest.raises(BrokerRefusedError):
+        await parties.week_key(BOARD)
+    assert (await parties.week_key(OVERSIGHT)).agency == OVERSIGHT
+    clock.now += timedelta(days=7)
+    with pytest.raises(BrokerRefusedError):
+        await parties.week_key(OVERSIGHT)  # what was fetched ahead is of a week that is over

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from crypto import ring
-from crypto.answer import A_BITS, B_BITS, Answer, AnswerRequest, MaskShare, OrderSeed, answer, replay_answer
+from crypto.answer import Answer, AnswerRequest, MaskShare, OrderSeed, answer, replay_answer
 from crypto.codes import values_of
 from crypto.embedding import EmbeddingModel
 from crypto.errors import AnswerError, EncodingError, FieldError, MisuseError, ModelError, NotCanonicalError, TruncatedError, VersionError
@@ -16,6 +16,7 @@ from crypto.impostors import ImpostorTable
 from crypto.layout import FILLER, Layout
 from crypto.opening import Y16, _open_exact, middle, open_answer
 from crypto.parameters import LARGEST_CODE, LARGEST_VALUE, TAIL_START, TAIL_STEP
+from crypto.prepared import A_BITS, B_BITS
 from crypto.probe import Probe, SearchKey, _encrypt, make_probe
 from crypto.release import ReleaseTerms, release
 from crypto.ring import N

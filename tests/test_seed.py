@@ -121,7 +121,7 @@ def test_a_long_order_is_uniform() -> None:
 def test_a_stream_that_runs_short_is_an_error() -> None:
     out = np.empty(10, np.uint32)
     with pytest.raises(LocalError):
-        _check_filled(_take_below(np.full(20, Q, np.uint32), np.uint32(Q), out), 10)
+        _check_filled(_take_below(np.full(20, Q, np.uint32), np.uint32((1 << 27) - 1), np.uint32(Q), out), 10)
 
 
 def test_seed_keeps_its_secret() -> None:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crypto.answer import A_BITS, B_BITS, Answer, OrderSeed
+from crypto.answer import Answer, OrderSeed
 from crypto.binary import sha256
 from crypto.bodies import AnswerBody
 from crypto.canonical import AgencyId
@@ -42,6 +42,7 @@ from crypto.frame import write_head
 from crypto.keys import SealingPrivateKey
 from crypto.message_types import MESSAGES, Body, MessageType
 from crypto.messages import Message, MessageInPieces, open_message, seal_in_pieces
+from crypto.prepared import A_BITS, B_BITS
 from crypto.ring import N
 from crypto.seed import Seed
 from crypto.segments import SEGMENT_BYTES, fresh_key, open_segments, plaintext_length, seal_segments, sealed_length
@@ -389,6 +390,6 @@ def test_only_a_streamed_type_is_in_pieces() -> None:
 @pytest.fixture(scope="module")
 def answer_message() -> Message:
     rng = np.random.default_rng(3)
-    a, b = (rng.integers(0, 1 << bits, 2 * N, dtype=np.uint32) for bits in (A_BITS, B_BITS))
+    a, b = (rng.integers(0, 1 << bits, 2 * N, dtype=np.uint16) for bits in (A_BITS, B_BITS))
     answer = Answer(EPOCH, sha256(b"model"), sha256(b"probe"), 8, a, b)
     return message_of(MessageType.ANSWER, AnswerBody(statement(answer.digest), OrderSeed(answer.digest, Seed.fresh()), answer))

@@ -17,7 +17,7 @@ from agency_node.bench.clear import Nearest
 from agency_node.bench.errors import WrongResultError
 from agency_node.bench.synthetic import BATCH, SyntheticRecords
 from crypto import ring
-from crypto.answer import Answer, AnswerRequest, AnswerSecrets, MaskShare, OrderSeed
+from crypto.answer import Answer, AnswerRequest, MaskShare, OrderSeed
 from crypto.canonical import AgencyId
 from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
@@ -25,6 +25,7 @@ from crypto.impostors import ImpostorTable
 from crypto.layout import FILLER
 from crypto.limits import DEFAULT_CAP
 from crypto.opening import open_answer
+from crypto.prepared import AnswerSecrets
 from crypto.probe import SearchKey
 from crypto.release import ReleaseTerms, release, unmask
 from crypto.ring import F64, I64, U32

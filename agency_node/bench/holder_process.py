@@ -35,12 +35,13 @@ from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
 from agency_node.holder.renewal import Renewal
 from agency_node.node import Node, open_node
 from agency_node.warming import warm
-from crypto.answer import Answer, AnswerRequest, AnswerSecrets, answer
+from crypto.answer import Answer, AnswerRequest, answer
 from crypto.codes import Codes
 from crypto.embedding import EmbeddingModel
 from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
 from crypto.layout import Layout
+from crypto.prepared import AnswerSecrets
 from crypto.probe import SearchKey, make_probe
 
 WAITING: Final = 8

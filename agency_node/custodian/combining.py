@@ -34,9 +34,11 @@ class Custody:
     shares: Mapping[AgencyId, Mapping[AgencyId, bytes]] = field(repr=False)
     opened: Mapping[AgencyId, Callable[[], AnyMessage]] = field(repr=False)
     refusals: Mapping[AgencyId, str]
+    at_hand: Mapping[AgencyId, OpenedBody] = field(default_factory=dict, repr=False)
+    """Opened values that need not be opened once more: their messages are among `opened`."""
 
     @classmethod
-    def of(cls, rows: Sequence[Any], fetch: Callable[[str, bytes], AnyMessage]) -> Self:
+    def of(cls, rows: Sequence[Any], fetch: Callable[[str, bytes], AnyMessage], at_hand: Mapping[AgencyId, OpenedBody]) -> Self:
         """From the rows of table `custody_parts`; `fetch` gives the message of an id and what stands in `data`."""
         shares: dict[AgencyId, dict[AgencyId, bytes]] = {}
         for row in rows:
@@ -44,7 +46,7 @@ class Custody:
                 shares.setdefault(AgencyId(row.holder), {})[AgencyId(row.custodian)] = row.data
         opened = {AgencyId(row.holder): partial(fetch, row.message_id, row.data) for row in rows if row.kind == "opened"}
         refusals = {AgencyId(row.holder): row.note for row in rows if row.kind == "refusal"}
-        return cls(shares, opened, refusals)
+        return cls(shares, opened, refusals, at_hand)
 
     def is_whole(self, holder: AgencyId, claims: GrantClaims) -> bool:
         """Whether everything of that holder's answer is here."""
@@ -135,7 +137,9 @@ def _unmasked(
     scales: Scales,
 ) -> HolderScores:
     claims, conversation = held.claims, held.conversation
-    opened = envelopes.open(taken.opened[holder](), OpenedBody, conversation, claims.requesting_agency)
+    opened = taken.at_hand.get(holder)
+    if opened is None:
+        opened = envelopes.open(taken.opened[holder](), OpenedBody, conversation, claims.requesting_agency)
     opened.statement.check(claims.search_id, held.digest, roster.node_key(holder))
     shares = []
     for custodian, data in sorted(taken.shares[holder].items()):

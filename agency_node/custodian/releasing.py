@@ -4,8 +4,9 @@ At its deadline, or as soon as every holder of the grant has answered or refused
 
 States of a search, in table `custody`: `open`; then `released`, `refused` (the probe failed the calibration) or `lapsed` (the grant ended).
 Invariants: grant and log are verified before anything is opened, and the log is asked again before the release; what came stays sealed
-until the release, and is deleted with it; scores exist in this process only between opening and release, and are overwritten; one search,
-one release (the table's key); what comes late is discarded, its sender told, and the log has an entry of it.
+until the release, and is deleted with it (opened values that complete a search, masked as they are, go to the release of the same round
+as they were opened); scores exist in this process only between opening and release, and are overwritten; one search, one release (the
+table's key); what comes late is discarded, its sender told, and the log has an entry of it.
 
 With several custodians each verifies for itself and hands its share, sealed, to the one that combines (PROTOCOL 6).
 """
@@ -34,7 +35,7 @@ from agency_node.refusals import RefusedByUsError
 from agency_node.tables import custody, custody_parts, inbox
 from crypto.answer import MaskShare
 from crypto.bodies import MaskHandover, OpenedBody
-from crypto.canonical import AgencyId
+from crypto.canonical import AgencyId, SearchId
 from crypto.embedding import EmbeddingModel
 from crypto.entries import EntryKind
 from crypto.errors import AgencyStatementError, GrantMismatchError, ModelError, PeerError
@@ -83,6 +84,7 @@ class Releasing:
         self._outbox = outbox
         self._models = {model.model_hash: model for model in models}
         self._clock = clock
+        self._at_hand: tuple[SearchId, OpenedBody] | None = None
 
     def handlers(self) -> Mapping[MessageType, Handler]:
         """Shares, hand-overs, opened values and holders' refusals come here."""
@@ -126,6 +128,7 @@ class Releasing:
                 "alarms": "",
             }
             connection.execute(insert(custody).values(**values))
+            self._parties.ask_ahead(claims.requesting_agency, claims.search_id, claims.holders)
 
         return commit
 
@@ -174,7 +177,11 @@ class Releasing:
         if holder not in claims.holders:
             raise GrantMismatchError("opened values are of a holder of the grant")
         opened.statement.check(claims.search_id, held.digest, self._parties.roster().node_key(holder))
-        return self._keep(message, held, holder, OPENED, claims.requesting_agency)
+
+        def on_kept() -> None:
+            self._at_hand = (claims.search_id, opened)
+
+        return self._keep(message, held, holder, OPENED, claims.requesting_agency, on_kept)
 
     async def receive_refusal(self, message: AnyMessage) -> Commit:
         """A holder of the grant will not answer, and says why: the release names it. Refusals of others change nothing."""
@@ -214,7 +221,16 @@ class Releasing:
             where = custody.c.search_id == str(held.claims.search_id)
             return connection.execute(select(custody.c.state).where(where)).scalar()
 
-    def _keep(self, message: AnyMessage, held: HeldGrant, holder: AgencyId, kind: str, custodian: AgencyId) -> Commit:
+    def _keep(
+        self,
+        message: AnyMessage,
+        held: HeldGrant,
+        holder: AgencyId,
+        kind: str,
+        custodian: AgencyId,
+        on_kept: Callable[[], None] = lambda: None,
+    ) -> Commit:
+        """Keep a part, unless there is one; `on_kept` is told, inside the transaction, that it was the first."""
         values = {
             "search_id": str(held.claims.search_id),
             "holder": str(holder),
@@ -226,9 +242,11 @@ class Releasing:
         }
 
         def commit(connection: Connection) -> None:
-            if _insert_part(connection, values) and not isinstance(message, Message):
-                return  # its pieces stay in the inbox, where the release finds them
-            connection.execute(update(inbox).where(inbox.c.message_id == str(message.message_id)).values(data=None))
+            is_kept = _insert_part(connection, values)
+            if is_kept:
+                on_kept()
+            if not is_kept or isinstance(message, Message):  # else its pieces stay in the inbox, where the release finds them
+                connection.execute(update(inbox).where(inbox.c.message_id == str(message.message_id)).values(data=None))
 
         return commit
 
@@ -236,6 +254,7 @@ class Releasing:
 
     async def tick(self) -> None:
         """Release what is complete or due."""
+        at_hand, self._at_hand = self._at_hand, None
         with self._engine.begin() as connection:
             waiting = connection.execute(select(custody.c.search_id).where(custody.c.state == OPEN)).scalars().all()
         troubles: list[Exception] = []
@@ -245,17 +264,18 @@ class Releasing:
                 continue
             if self._clock() >= held.claims.answer_deadline or self._taken(held, null().label("data")).is_complete(held.claims):
                 with apart(troubles):
-                    await self._release(held, self._taken(held, custody_parts.c.data))
+                    await self._release(held, self._taken(held, custody_parts.c.data, at_hand))
         if troubles:
             raise troubles[0]
 
-    def _taken(self, held: HeldGrant, data: ColumnElement[Any]) -> Custody:
+    def _taken(self, held: HeldGrant, data: ColumnElement[Any], at_hand: tuple[SearchId, OpenedBody] | None = None) -> Custody:
         """What came, with its bytes in the column `data`: some megabytes, which only a release needs."""
+        opened = {} if at_hand is None or at_hand[0] != held.claims.search_id else {at_hand[1].statement.holder: at_hand[1]}
         kept = custody_parts.c
         wanted = select(kept.holder, kept.kind, kept.custodian, kept.note, kept.message_id, data)
         with self._engine.begin() as connection:
             rows = connection.execute(wanted.where(kept.search_id == str(held.claims.search_id))).all()
-        return Custody.of(rows, partial(received, self._engine))
+        return Custody.of(rows, partial(received, self._engine), opened)
 
     async def _release(self, held: HeldGrant, taken: Custody) -> None:
         """Ask the log again, open, unmask, release, destroy: once."""

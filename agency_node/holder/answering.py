@@ -36,7 +36,7 @@ from agency_node.policy.engine import Decision, PolicyInputs, PolicyPack, decide
 from agency_node.refusals import RefusedByUsError, reason_of
 from agency_node.tables import answers, decisions, inbox
 from agency_node.vault import Vault
-from crypto.answer import AnswerSecrets, MaskShare, OrderSeed
+from crypto.answer import MaskShare, OrderSeed
 from crypto.bodies import AnswerBody, AnswerStatement
 from crypto.canonical import AgencyId
 from crypto.entries import EntryKind
@@ -49,6 +49,7 @@ from crypto.message_types import MessageType
 from crypto.messages import AnyMessage
 from crypto.moments import round_moment
 from crypto.notices import Deleted, DeletionReceipt, Refusal, RefusalReason
+from crypto.prepared import AnswerSecrets, AnswerTerms
 from crypto.probe import Probe
 from crypto.wire import MessageId
 
@@ -97,6 +98,7 @@ class Answering:
 
     async def tick(self) -> None:
         """Keep the packed gallery and its manifest what is enrolled, and scan for what waits."""
+        self._index.ahead.drop_overdue(self._clock())
         try:
             await self._index.prepare(self._link)
         finally:
@@ -123,6 +125,9 @@ class Answering:
 
         1. it has a gallery, of the grant's model, and trusts one of the grant's custodians (`check_trusted_by`)
         2. its own policy allows the search; a refusal names the rule, to the requester and to the custodian
+
+        The probe follows: what of its answer does not depend on it is prepared once the grant is kept (`GalleryIndex.expect`), and the keys
+        to seal it to are asked for.
         """
         now, claims = self._clock(), grant.claims
         if self._index.manifest is None:
@@ -138,6 +143,9 @@ class Answering:
 
         def commit(connection: Connection) -> None:
             self._keep_decision(connection, claims, decision)
+            terms = AnswerTerms(claims.epoch, claims.probe_digest, grant.digest, len(claims.custodians))
+            self._index.expect(terms, claims.answer_deadline)
+            self._parties.ask_ahead(claims.requesting_agency, claims.search_id, claims.custodians)
 
         return commit
 
@@ -145,6 +153,7 @@ class Answering:
         """The requester took the search back: what was not scanned is not, what is being scanned is not kept, the probe is deleted."""
         search_id = held.claims.search_id
         self._scanning.drop(str(search_id))
+        self._index.ahead.drop(held.digest)
         waiting = (inbox.c.search_id == str(search_id)) & (inbox.c.message_type == str(MessageType.PROBE)) & inbox.c.data.is_not(None)
         if connection.execute(update(inbox).where(waiting).values(state=DONE, data=None)).rowcount:
             receipt = DeletionReceipt((Deleted.PROBE,), round_moment(self._clock()))

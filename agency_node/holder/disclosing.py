@@ -31,7 +31,6 @@ from agency_node.parties import Parties
 from agency_node.refusals import RefusedByUsError
 from agency_node.tables import answers, disclosure_requests, inbox, outbox, stubs
 from agency_node.vault import Vault
-from crypto.answer import rows_at
 from crypto.canonical import AgencyId
 from crypto.disclosure import DisclosedRecord, Disclosure, DisclosureOutcome, DisclosureRequest, Stub, StubList, StubRecord
 from crypto.entries import EntryKind
@@ -43,8 +42,10 @@ from crypto.message_types import MessageType
 from crypto.messages import AnyMessage
 from crypto.moments import utc_day
 from crypto.notices import RefusalReason
+from crypto.prepared import rows_at
 from crypto.release import HolderRelease
 from crypto.seed import SEED_BYTES, Seed
+from crypto.wire import MessageId
 
 RELEASED: Final = "released"
 ENDED: Final = "ended"
@@ -76,6 +77,7 @@ class Disclosing:
         self._parties = parties
         self._outbox = outbox
         self._clock = clock
+        self._finding: tuple[MessageId, asyncio.Future[list[int]]] | None = None
 
     def handlers(self) -> Mapping[MessageType, Handler]:
         """Releases and requests come here."""
@@ -108,9 +110,10 @@ class Disclosing:
             raise ReleaseError("a release has the grant's cap, and leads only of a holder that answered")
         if before:  # 4
             raise RefusedByUsError(RefusalReason.REPLAYED, "this search was released before")
+        found = self._found(message.message_id, released, answered)  # while the log is asked
         await self._desk.check_released(claims, held.digest)  # 5
         to_requester = SealTo.statement(await self._parties.search_key(claims.requesting_agency, claims.search_id))
-        rows = await asyncio.to_thread(self._rows, released, answered)
+        rows = self._still_held(await found)
         listed = [self._stub(index, row) for (index, _), row in zip(released.leads, rows, strict=True)]
         listed.sort(key=lambda stub: stub.index)
         shown = {stub.index: stub for stub in listed}
@@ -125,6 +128,7 @@ class Disclosing:
             where = answers.c.search_id == str(claims.search_id)
             connection.execute(update(answers).where(where, answers.c.state == ANSWERED).values(state=RELEASED, sealed_release=sealed))
             record(connection, self._clock(), claims.search_id, "released", f"{len(rows)} of this holder's records")
+            self._finding = None
             self._outbox.sealed(connection, MessageType.STUBS, StubList(claims.cap, tuple(listed)), held.conversation, to_requester)
 
         return commit
@@ -135,6 +139,17 @@ class Disclosing:
         listed = (outbox.c.search_id == str(search_id)) & (outbox.c.name == str(MessageType.STUBS))
         return connection.execute(select(outbox.c.number).where(listed)).first() is not None
 
+    def _found(self, message_id: MessageId, released: HolderRelease, answered: object) -> asyncio.Future[list[int]]:
+        """The rows at a release's positions, looked for in another thread; once for a message that has to wait for the log."""
+        if self._finding is None or self._finding[0] != message_id:
+            finding = asyncio.ensure_future(asyncio.to_thread(self._rows, released, answered))
+            finding.add_done_callback(lambda done: done.cancelled() or done.exception())  # raised where it is awaited, if it is
+            self._finding = (message_id, finding)
+        return self._finding[1]
+
+    def _still_held(self, rows: list[int]) -> list[int]:
+        return [row if row != FILLER and self._index.records.holds(row) else FILLER for row in rows]
+
     def _rows(self, released: HolderRelease, answered: object) -> list[int]:
         if not released.leads:
             return []
@@ -142,8 +157,7 @@ class Disclosing:
         kept = self._vault.open(ROOT, sealed, search_id.encode("ascii"))
         order_seed, place = Seed(kept[SEED_BYTES : 2 * SEED_BYTES]), int.from_bytes(kept[2 * SEED_BYTES :], "big")
         positions = np.array([position for _, position in released.leads], np.uint32)
-        found = rows_at(order_seed, place, self._index.rows_of(layout_id), positions, still_held=self._index.records.rows())
-        return [int(row) for row in found]
+        return [int(row) for row in rows_at(order_seed, place, self._index.rows_of(layout_id), positions)]
 
     def _stub(self, index: int, row: int) -> Stub:
         if row == FILLER:

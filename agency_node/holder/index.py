@@ -5,7 +5,8 @@ serves at most `LAYOUT_USES` searches and never two of one case, also across res
 at a time scans or changes the gallery, so that a new layout and changed records come in between two scans; before each scan the gallery
 has followed what other processes enrolled and expunged; the manifest says what is really packed.
 
-Left to others: which searches may be answered, and when (`answering`); packing and following (`packed`); building aside (`renewal`).
+Left to others: which searches may be answered, and when (`answering`); packing and following (`packed`); building aside (`renewal`);
+preparing answers before their probes come (`ahead`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sqlalchemy import Engine
 
 from agency_node.config import NodeConfig
 from agency_node.facts import Fact, read_fact, write_fact
+from agency_node.holder.ahead import Ahead
 from agency_node.holder.packed import Packed, rows_of
 from agency_node.holder.records import RecordStore
 from agency_node.holder.renewal import Renewal
@@ -31,12 +33,13 @@ from agency_node.journal import record as record_event
 from agency_node.keyring import Keyring
 from agency_node.link import PublishLink
 from agency_node.vault import Vault
-from crypto.answer import Answer, AnswerRequest, AnswerSecrets, answer
+from crypto.answer import Answer, AnswerRequest, answer
 from crypto.embedding import EmbeddingModel
 from crypto.epoch import Epoch
 from crypto.errors import LayoutSpentError
 from crypto.manifest import GalleryManifest
 from crypto.moments import round_moment
+from crypto.prepared import AnswerSecrets, AnswerTerms
 from crypto.ring import I64
 
 RENEWED_AT: Final = 4
@@ -82,6 +85,7 @@ class GalleryIndex:
         self._last_rows: tuple[str, I64] = ("", np.empty(0, np.int64))
         self._alone = threading.Lock()
         self._renewal = Renewal(self._build)
+        self.ahead = Ahead()
         self._last_death = ""
         self._stated_changes = -1
         self.model = model
@@ -112,6 +116,20 @@ class GalleryIndex:
                 await link.put_manifest(manifest.sign(self._keyring.node_key))
                 self.manifest, self._stated_changes = manifest, changes
 
+    def expect(self, terms: AnswerTerms, until: datetime) -> None:
+        """Prepare the answer to a probe that is on its way and may come until then (`Ahead`).
+
+        Returns at once; does nothing while a pass or a change of the gallery is under way.
+        """
+        if not self._alone.acquire(blocking=False):
+            return
+        try:
+            gallery = None if self._packed is None else self._packed.gallery
+            if gallery is not None and gallery.layout.uses_left and gallery.has_fixed_part(terms.epoch):
+                self.ahead.begin(gallery, terms, until)
+        finally:
+            self._alone.release()
+
     def answer(self, asked: Sequence[Asked]) -> list[Given | None]:
         """Answer in one pass over the gallery what the present layout may answer, of one epoch; None for each that must wait.
 
@@ -140,7 +158,8 @@ class GalleryIndex:
                 packed.keep(self._engine, self._vault, self._clock())
                 if self._last_rows[0] != packed.layout_id:
                     self._last_rows = (packed.layout_id, packed.gallery.layout.rows.copy())
-                answers = answer(packed.gallery, [asked[place].request for place in chosen])
+                requests = [asked[place].request for place in chosen]
+                answers = answer(packed.gallery, requests, prepared=lambda request: self.ahead.take(request.terms))
                 for place, (made, kept) in zip(chosen, answers, strict=True):
                     given[place] = Given(made, kept, packed.layout_id)
             return given
@@ -151,8 +170,9 @@ class GalleryIndex:
         return rows if layout_id == last_id else rows_of(self._engine, self._vault, layout_id)
 
     def close(self) -> None:
-        """End a build that is under way; the packed gallery goes with the process."""
+        """End a build that is under way and drop what was prepared; the packed gallery goes with the process."""
         self._renewal.stop()
+        self.ahead.stop()
 
     def _is_behind(self) -> bool:
         """Whether there is something to do before the next scan: cheap enough to be asked all the time."""
