@@ -6,6 +6,7 @@ command needs them.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from datetime import timedelta
@@ -111,6 +112,8 @@ def serve(
 ) -> None:
     """Run the node until SIGTERM: it dials the broker and opens no port."""
     with sentences(as_json):
+        # Small matrices only, a dozen times slower where another search wants the second core; read when numpy is first imported.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.serving import serve as serve_node  # noqa: PLC0415
 
