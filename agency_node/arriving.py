@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from agency_node.link import Lease
 from agency_node.pieces import IN, IN_PIECES, drop_unclaimed, write_piece
 from agency_node.refusals import RefusedByUsError
+from agency_node.store import promising_nothing
 from crypto.canonical import AgencyId
 from crypto.frame import MessageHeader, read_header
 from crypto.message_check import MessageCheck
@@ -52,7 +53,7 @@ class Arrival:
             self._first += piece
             return
         self._first += piece[: MAX_FRAME_BYTES - len(self._first)]
-        with self.engine.begin() as connection:
+        with promising_nothing(self.engine).begin() as connection:  # the row of the inbox, which comes last, takes them along to the disk
             write_piece(connection, IN, str(self.lease.message_id), self._count, piece)
         self._count += 1
 

@@ -39,7 +39,7 @@ from broker.tables import messages, parts
 from crypto.canonical import AgencyId, b64url_encode
 from crypto.errors import CheckpointError, ConsistencyError, OversizedError, PeerError
 from crypto.frame import MessageHeader, read_header
-from crypto.keys import SigningKey, VerifyingKey
+from crypto.keys import SigningKey
 from crypto.mailbox_receipt import MailboxReceipt
 from crypto.message_check import MessageCheck
 from crypto.moments import format_moment, round_moment
@@ -51,8 +51,8 @@ QUEUED: Final = "queued"
 LEASED: Final = "leased"
 DELIVERED: Final = "delivered"
 _LEASE_ID_BYTES: Final = 16
-_HASHED_AT_ONCE: Final = 64 << 10
-"""Bytes that are hashed in less time than another thread takes to begin."""
+_CHECKS: Final = 32
+"""Messages that are checked as they come; each takes 130 kB at most."""
 _FOR_EVER: Final = 1 << 62
 
 
@@ -80,6 +80,8 @@ class Mailbox:
         self._log_key = log_key
         self._bell = bell
         self._limits = limits
+        self._checks: dict[str, MessageCheck] = {}
+        """Of messages that came last, what was checked as it came; whose is not here is read again."""
         self._nothing_until: dict[AgencyId, int] = {}
         """Before that moment, in milliseconds, no message becomes free for the agency, unless one is queued or given back."""
 
@@ -92,36 +94,24 @@ class Mailbox:
         2. a later one is of the same sender and says the same length; a repeat is the same bytes (`PartConflictError`)
         3. when no part is missing: the whole hashes to the id, parses, and is signed by the sender's node key (a `PeerError`); if not, all
            its parts are forgotten, because which one is at fault cannot be told
+
+        An incomplete message promises nothing, so its parts do not wait for the disk; that it is queued does, and takes them along.
         """
-        async with self._store.writing() as connection:
-            row = await self._find(connection, part.message_id)
-            if row is None:
-                if part.number != 0:  # 1
-                    raise PartOrderError("the message's first part has not arrived")
-                await self._admit(connection, caller, part)
-            else:  # 2
-                if row.sender != caller.agency:
-                    raise PartConflictError("the message is another sender's")
-                if row.total_bytes != part.total_bytes:
-                    raise PartConflictError("the message has another length")
-                if row.state != INCOMPLETE:
-                    return self._state(row, caller.now)
-                await self._check_repeat(connection, part)
-            missing = await self._add(connection, part)
-            if missing:
-                return MessageState(INCOMPLETE, missing)
-            refusal = await self._check_whole(connection, part, caller.roster.node_key(caller.agency))  # 3
-            if refusal is None:
-                last = (await connection.execute(select(func.max(messages.c.place)))).scalar() or 0
-                queued = update(messages).where(messages.c.message_id == part.message_id)
-                await connection.execute(queued.values(state=QUEUED, place=last + 1))
-            else:
-                await connection.execute(delete(messages).where(messages.c.message_id == part.message_id))
-            recipient = (await connection.execute(select(messages.c.recipient).where(messages.c.message_id == part.message_id))).scalar()
-        if refusal is not None:
-            raise refusal
-        self._nothing_until.pop(AgencyId(str(recipient)), None)
-        self._bell.ring()
+        for promises in (False, True) if part.count > 1 else (True,):
+            try:
+                async with self._store.writing(promises=promises) as connection:
+                    taken = await self._take(connection, caller, part)
+                    closed = await self._close(connection, caller, part, taken) if promises and isinstance(taken, MessageCheck) else None
+            except BaseException:
+                self._checks.pop(part.message_id, None)  # it may have seen what is not stored
+                raise
+            if isinstance(taken, MessageState):
+                return taken
+            if isinstance(closed, PeerError):
+                raise closed
+            if closed is not None:
+                self._nothing_until.pop(closed.recipient, None)
+                self._bell.ring()
         return MessageState(QUEUED)
 
     async def state(self, caller: Caller, message_id: MessageId) -> MessageState:
@@ -130,8 +120,11 @@ class Mailbox:
             row = await self._find(connection, message_id)
             if row is None or caller.agency not in (row.sender, row.recipient):
                 raise NotFoundError("no such message of this caller")
-            missing = await self._missing(connection, message_id, row.total_bytes) if row.state == INCOMPLETE else ()
-        return MessageState(INCOMPLETE, missing) if row.state == INCOMPLETE else self._state(row, caller.now)
+            if row.state != INCOMPLETE:
+                return self._state(row, caller.now)
+            missing = await self._missing(connection, message_id, row.total_bytes)
+        # Between its last part and the check of the whole a broker may be killed: any part that comes again brings the check about.
+        return MessageState(INCOMPLETE, missing or (_count(row.total_bytes) - 1,))
 
     # --- collecting ---
 
@@ -276,28 +269,55 @@ class Mailbox:
         if piece is not None and bytes(piece) != part.piece:
             raise PartConflictError("another part came under this number")
 
-    async def _add(self, connection: Transaction, part: Part) -> tuple[int, ...]:
-        """Store the part unless it is there; the numbers that are missing still."""
+    async def _take(self, connection: Transaction, caller: Caller, part: Part) -> MessageState | MessageCheck:
+        """Steps 1 and 2 of `put_part`: the state that the message has now, or what checks the whole when no part is missing."""
+        row = await self._find(connection, part.message_id)
+        if row is None:
+            if part.number != 0:  # 1
+                raise PartOrderError("the message's first part has not arrived")
+            await self._admit(connection, caller, part)
+            self._checks.pop(part.message_id, None)  # of parts that were forgotten
+        else:  # 2
+            if row.sender != caller.agency:
+                raise PartConflictError("the message is another sender's")
+            if row.total_bytes != part.total_bytes:
+                raise PartConflictError("the message has another length")
+            if row.state != INCOMPLETE:
+                return self._state(row, caller.now)
+            await self._check_repeat(connection, part)
         missing = await self._missing(connection, part.message_id, part.total_bytes)
         if part.number in missing:
             await connection.execute(insert(parts).values(message_id=part.message_id, number=part.number, piece=part.piece))
-        return tuple(number for number in missing if number != part.number)
+            missing = tuple(number for number in missing if number != part.number)
+        check = await self._check_so_far(connection, part, missing)
+        return MessageState(INCOMPLETE, missing) if missing else check
 
-    async def _check_whole(self, connection: Transaction, part: Part, node_key: VerifyingKey) -> PeerError | None:
-        """What is wrong with the whole; one piece of it is in memory at a time."""
-        check = MessageCheck(part.total_bytes)
-        for number in range(part.count):
+    async def _check_so_far(self, connection: Transaction, part: Part, missing: tuple[int, ...]) -> MessageCheck:
+        """Show the check of the message every part before the first that is missing, each once, `part` without reading it again."""
+        check = self._checks.setdefault(part.message_id, MessageCheck(part.total_bytes))
+        if len(self._checks) > _CHECKS:
+            del self._checks[next(iter(self._checks))]
+        for number in range(_count(check.added), missing[0] if missing else part.count):
+            if number == part.number:
+                check.add(part.piece)
+                continue
             wanted = select(parts.c.piece).where(parts.c.message_id == part.message_id, parts.c.number == number)
             piece = bytes((await connection.execute(wanted)).scalar_one())
-            if len(piece) < _HASHED_AT_ONCE:
-                check.add(piece)
-            else:  # hashing 60 MB must not hold up everybody
-                await asyncio.to_thread(check.add, piece)
+            await asyncio.to_thread(check.add, piece)  # there may be 60 MB of them, which must not hold up everybody
+        return check
+
+    async def _close(self, connection: Transaction, caller: Caller, part: Part, check: MessageCheck) -> MessageHeader | PeerError:
+        """Step 3 of `put_part`: the header of the message, which is queued now, or what is wrong with the whole, which is forgotten."""
+        self._checks.pop(part.message_id, None)
+        this = messages.c.message_id == part.message_id
         try:
-            check.finish(part.message_id, node_key)
+            header = check.finish(part.message_id, caller.roster.node_key(caller.agency))
         except PeerError as error:
+            await connection.execute(delete(messages).where(this))
             return error
-        return None
+        last = (await connection.execute(select(func.max(messages.c.place)))).scalar() or 0
+        await connection.execute(update(messages).where(this).values(state=QUEUED, place=last + 1))
+        return header
 
     # --- reading ---
 

@@ -1,13 +1,17 @@
 """The broker's database: opened, migrated, with the settings on which its promises rest.
 
-SQLite. Invariants: a transaction is on disk when it has ended (WAL, synchronous FULL), so `kill -9` at any point loses nothing that was
-promised; writers take turns (a lock here, BEGIN IMMEDIATE for other processes) and never fail half-way; what is deleted is overwritten
-(secure_delete), and after `forget_deleted` it is in the write-ahead log no more.
+SQLite. Invariants: a transaction is on disk when it has ended (WAL, synchronous FULL), so what was promised is never lost; one that
+promises nothing outlives `kill -9`, and is on disk when the next that promises something has ended. Writers take turns (a lock here, BEGIN
+IMMEDIATE for other processes) and never fail half-way; what is deleted is overwritten (secure_delete), and after `forget_deleted` it is in
+the write-ahead log no more.
 
 Statements and commits run in the event loop's own thread: each takes some tens of microseconds, a commit with its fsync a third of a
 millisecond, and handing one to another thread and waiting for the interpreter twice takes longer than that as soon as the loop is busy.
 What may last does not hold up the loop: a write lock that another process has is asked for again and again, and the write-ahead log is
 emptied beside it.
+
+Pages are large, because nearly all bytes here are parts of messages of up to 1 MiB: these take half the time of SQLite's usual pages, and
+small rows no more. A database that was made with other pages keeps them.
 
 Left to others: the tables (`tables`), what is read and written (the services).
 """
@@ -36,7 +40,8 @@ _BUSY_MS: Final = 50
 """How long the driver itself waits, and with it everybody."""
 _BUSY_FORGETTING_MS: Final = 2_000
 """How long emptying the write-ahead log waits for readers; everybody who writes waits meanwhile."""
-_PRAGMAS: Final = (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
+PAGE_BYTES: Final = 32 << 10
+_PRAGMAS: Final = (f"busy_timeout={_BUSY_MS}", f"page_size={PAGE_BYTES}", "journal_mode=WAL", "foreign_keys=ON", "secure_delete=ON")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ResultT = TypeVar("_ResultT")
 
@@ -110,15 +115,16 @@ class Store:
         return None if row is None else row[0]
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[Transaction]:
-        """A transaction that is committed at the end of the block, and undone when the block raises."""
-        async with self._written() as connection:
+    async def writing(self, *, promises: bool = True) -> AsyncIterator[Transaction]:
+        """A transaction that is committed at the end of the block, and undone when the block raises. One that promises nothing does not
+        wait for the disk."""
+        async with self._written(promises=promises) as connection:
             yield Transaction(connection)
 
     @asynccontextmanager
-    async def _written(self) -> AsyncIterator[Connection]:
+    async def _written(self, *, promises: bool = True) -> AsyncIterator[Connection]:
         async with self._turn:
-            with self._engine.connect().execution_options(writes=True) as connection:
+            with self._engine.connect().execution_options(writes="FULL" if promises else "NORMAL") as connection:
                 await _begun(connection)
                 yield connection  # what it raises undoes the transaction: the connection is given back without a commit
                 connection.commit()
@@ -184,7 +190,11 @@ def _apply_settings(connection: Any, _record: Any) -> None:  # noqa: ANN401  (th
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+    waits = connection.get_execution_options().get("writes")
+    if waits and connection.info.get("waits") != waits:  # NORMAL: the log's pages are synced with those of the next FULL commit
+        connection.exec_driver_sql(f"PRAGMA synchronous={waits}")
+        connection.info["waits"] = waits
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if waits else "BEGIN")
 
 
 def _migrate(connection: Connection) -> None:

@@ -38,6 +38,11 @@ class MessageCheck:
         self._tail = b""
         self._before_tail = hashlib.sha256()
 
+    @property
+    def added(self) -> int:
+        """Bytes that were added."""
+        return self._fed
+
     def add(self, piece: bytes) -> None:
         """Take the next bytes."""
         self._fed += len(piece)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -11,10 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy.exc import OperationalError
 
+from broker.authentication import Authentication
 from broker.config import Limits
 from broker.errors import RouteError
 from broker.parties import RoutedGrant, check_route
+from broker.tables import messages
+from broker.tables import parts as stored_parts
 from crypto.binary import sha256
 from crypto.bodies import GrantBody
 from crypto.canonical import AgencyId, SearchId
@@ -299,10 +305,14 @@ async def test_a_number_belongs_to_one_message(world: World) -> None:
 @pytest.fixture
 def long(world: World) -> Message:
     """Two parts: the probe of an embedding of 512 dimensions, its words random."""
-    words = np.random.default_rng(1).integers(0, Q // 2, (513, N), dtype=np.uint32)
-    message = world.message(CLAIMS, MessageType.PROBE, body=Probe(Epoch("2026-11"), digest("model"), words))
+    message = world.message(CLAIMS, MessageType.PROBE, body=long_probe())
     assert len(list(split_message(message))) == 2
     return message
+
+
+def long_probe() -> Probe:
+    words = np.random.default_rng(1).integers(0, Q // 2, (513, N), dtype=np.uint32)
+    return Probe(Epoch("2026-11"), digest("model"), words)
 
 
 async def test_parts_in_any_order_after_the_first(world: World, long: Message) -> None:
@@ -333,11 +343,82 @@ async def test_a_part_that_contradicts_what_is_stored(world: World, long: Messag
 
 async def test_a_whole_that_does_not_hash_to_its_id_is_forgotten(world: World, long: Message) -> None:
     parts = list(split_message(long))
-    spoiled = replace(parts[1], piece=parts[1].piece[:-1] + bytes([parts[1].piece[-1] ^ 1])).to_bytes()
     await world.put(long, numbers=[0])
-    assert problem(await world.put_part(long.message_id, 1, spoiled))[0] == 400
+    assert problem(await world.put_part(long.message_id, 1, spoil(parts[1]).to_bytes()))[0] == 400
     assert world.rows()["messages"] == world.rows()["parts"] == 0
     assert (await world.put(long)).json()["state"] == "queued"
+
+
+def spoil(part: Part) -> Part:
+    return replace(part, piece=part.piece[:-1] + bytes([part.piece[-1] ^ 1]))
+
+
+async def test_what_was_checked_of_forgotten_parts_counts_for_none_that_come_after_them(world: World, long: Message) -> None:
+    parts = list(split_message(long))
+    await world.put(long, numbers=[0])
+    async with world.services.store.writing() as connection:
+        await connection.execute(delete(messages))
+    assert (await world.put_part(long.message_id, 0, spoil(parts[0]).to_bytes())).status_code == 200
+    assert problem(await world.put_part(long.message_id, 1, parts[1].to_bytes()))[0] == 400
+    assert (await world.put(long)).json()["state"] == "queued"
+
+
+async def test_what_was_checked_of_a_part_that_was_not_stored_does_not_count(
+    world: World, long: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = list(split_message(long))
+    await world.put(long, numbers=[0])
+
+    def full_disk(*_: object) -> None:
+        raise OperationalError("COMMIT", None, sqlite3.OperationalError("database or disk is full"))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Connection, "commit", full_disk)
+        broken.setattr(Authentication, "_spend", _no_nonce)
+        assert (await world.put(long, numbers=[1])).status_code == 503
+    assert (await world.ask("GET", f"/v1/messages/{long.message_id}")).json() == {"state": "incomplete", "missing": [1]}
+    assert problem(await world.put_part(long.message_id, 1, spoil(parts[1]).to_bytes()))[0] == 400
+
+
+async def _no_nonce(*_: object) -> None:
+    """The nonce's own transaction is another one."""
+
+
+async def test_a_broker_that_died_before_the_check_of_the_whole_asks_for_a_part_again(tmp_path: Path) -> None:
+    """Every part is stored, and the process ends before the message is checked: any part that comes again brings the check about."""
+    for number in range(2):
+        folder = tmp_path / str(number)
+        async with open_world(folder) as world:
+            await world.grant()
+            message = world.message(CLAIMS, MessageType.PROBE, body=long_probe())
+            parts = list(split_message(message))
+            await world.put(message, numbers=[0])
+            async with world.services.store.writing() as connection:
+                await connection.execute(insert(stored_parts).values(message_id=message.message_id, number=1, piece=parts[1].piece))
+        async with open_world(folder, with_roster=False) as world:
+            assert await world.lease(LAKESIDE) == []
+            assert (await world.ask("GET", f"/v1/messages/{message.message_id}")).json() == {"state": "incomplete", "missing": [1]}
+            assert (await world.put(message, numbers=[number])).json() == {"state": "queued", "missing": []}
+            assert len(await world.lease(LAKESIDE)) == 1
+
+
+async def test_a_queued_message_waited_for_the_disk_and_its_parts_did_not(
+    world: World, long: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each commit of a message's way into the mailbox waits for, as the database itself says it."""
+    waited: list[tuple[str, int]] = []
+    commit = Connection.commit
+
+    def noting(connection: Connection) -> None:
+        state = connection.execute(select(messages.c.state).where(messages.c.message_id == long.message_id)).scalar()
+        waited.append((state or "", connection.exec_driver_sql("PRAGMA synchronous").scalar_one()))
+        commit(connection)
+
+    monkeypatch.setattr(Connection, "commit", noting)
+    monkeypatch.setattr(Authentication, "_spend", _no_nonce)
+    await world.put(long)
+    await world.put(long)
+    assert waited == [("incomplete", 1), ("incomplete", 1), ("queued", 2), ("queued", 1), ("queued", 1)]
 
 
 async def test_a_frame_that_its_sender_did_not_sign_is_forgotten(world: World) -> None:

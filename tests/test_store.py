@@ -11,7 +11,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
 from agency_node.journal import record, stamp
-from agency_node.store import DATABASE_FILE, open_store
+from agency_node.store import DATABASE_FILE, PAGE_BYTES, open_store, promising_nothing, reading
 from agency_node.tables import answers, journal, metadata
 from tests.sample_federation import NOW
 
@@ -31,6 +31,20 @@ def test_settings_on_which_the_invariants_rest(tmp_path: Path) -> None:
         names = ("journal_mode", "secure_delete", "synchronous")
         found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in names}
     assert found == {"journal_mode": "wal", "secure_delete": 1, "synchronous": 2}
+
+
+def test_what_promises_nothing_does_not_wait_for_the_disk_and_all_else_does(tmp_path: Path) -> None:
+    engine = open_store(tmp_path / DATABASE_FILE)
+    found = []
+    for one in (engine, promising_nothing(engine), reading(engine), engine):
+        with one.begin() as connection:
+            found.append(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
+    assert found == [2, 1, 1, 2]
+
+
+def test_pieces_fill_pages_of_their_kind(tmp_path: Path) -> None:
+    with open_store(tmp_path / DATABASE_FILE).connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA page_size").scalar_one() == PAGE_BYTES
 
 
 @pytest.mark.parametrize("same", ["search_id", "grant_id", "probe_digest", "face_commit"])
