@@ -432,7 +432,9 @@ def logged(secret: Secret) -> bytes:
         return json.dumps({"debug": secret[:20].tolist()}).encode()
     if isinstance(secret, bytes):
         return json.dumps({"debug": secret[:512].hex()}).encode()
-    return json.dumps({"score": secret} if isinstance(secret, float) else {"debug": secret}).encode()
+    if isinstance(secret, float):  # with its thousandths: 0.44 alone is too little to be taken for a score
+        return f'{{"score": {max(repr(secret), f"{secret:.3f}", key=len)}}}'.encode()
+    return json.dumps({"debug": secret}).encode()
 
 
 def places(parts: Mapping[str, bytes], secrets: Mapping[str, Secret]) -> list[tuple[str, str, str]]:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, insert, select
 from sqlalchemy.exc import OperationalError
 
-from broker.authentication import Authentication
 from broker.config import Limits
 from broker.errors import RouteError
 from broker.parties import RoutedGrant, check_route
@@ -374,14 +373,9 @@ async def test_what_was_checked_of_a_part_that_was_not_stored_does_not_count(
 
     with monkeypatch.context() as broken:
         broken.setattr(Connection, "commit", full_disk)
-        broken.setattr(Authentication, "_spend", _no_nonce)
         assert (await world.put(long, numbers=[1])).status_code == 503
     assert (await world.ask("GET", f"/v1/messages/{long.message_id}")).json() == {"state": "incomplete", "missing": [1]}
     assert problem(await world.put_part(long.message_id, 1, spoil(parts[1]).to_bytes()))[0] == 400
-
-
-async def _no_nonce(*_: object) -> None:
-    """The nonce's own transaction is another one."""
 
 
 async def test_a_broker_that_died_before_the_check_of_the_whole_asks_for_a_part_again(tmp_path: Path) -> None:
@@ -415,7 +409,6 @@ async def test_a_queued_message_waited_for_the_disk_and_its_parts_did_not(
         commit(connection)
 
     monkeypatch.setattr(Connection, "commit", noting)
-    monkeypatch.setattr(Authentication, "_spend", _no_nonce)
     await world.put(long)
     await world.put(long)
     assert waited == [("incomplete", 1), ("incomplete", 1), ("queued", 2), ("queued", 1), ("queued", 1)]
