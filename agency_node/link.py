@@ -216,18 +216,12 @@ class BrokerLink:
     async def send(self, message: Pieces) -> MessageState:
         """Hand in a whole message, or what is still missing of it; sending again what was sent does nothing.
 
-        Of a message in several parts the broker is asked first what it has. `BrokerRefusedError` also when it forgets parts again. No more
-        of it is here at once than the parts that are under way.
+        The first part goes first, before which the broker takes no other; the reply says what it lacks. `BrokerRefusedError` also when it
+        forgets parts again. No more of it is here at once than the parts that are under way.
         """
         if not 1 <= message.total_bytes <= MAX_MESSAGE_BYTES:
             raise OversizedError(f"a message has 1 to {MAX_MESSAGE_BYTES} bytes")
         message_id, count = message.message_id, message.count
-        state = MessageState("incomplete", tuple(range(count)))
-        if count > 1:
-            state = await self.message_state(message_id) or state
-        missing = state.missing
-        if any(number >= count for number in missing):
-            raise unreadable(200, "it asks for parts that the message does not have")
 
         async def put(number: int) -> MessageState:
             part = Part(message_id, number, message.total_bytes, message.piece(number))
@@ -238,9 +232,10 @@ class BrokerLink:
                 )
             )
 
-        if missing[:1] == (0,):  # before the first the broker takes no other
-            state, missing = await put(0), missing[1:]
-        states = [state, *await side_by_side(put, missing)]
+        first = await put(0)
+        if any(not 1 <= number < count for number in first.missing):
+            raise unreadable(200, "it asks for parts that the message does not have, or for one that it was sent")
+        states = [first, *await side_by_side(put, first.missing)]
         for state in states:
             if state.state != "incomplete":
                 return state

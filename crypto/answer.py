@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +44,8 @@ from crypto.ring import U16, U32, N
 from crypto.scan import scan_words
 from crypto.seed import SEED_BYTES, Seed
 
+_AT_ONCE: Final = 2
+"""Answers of one pass that are made side by side: each holds some 30 bytes a slot meanwhile."""
 MAX_ANSWER_BYTES: Final = 128 + packed_size(MAX_CHUNKS * N, A_BITS) + packed_size(MAX_CHUNKS * N, B_BITS)
 
 
@@ -153,7 +156,10 @@ def answer(
     if not requests:
         return []
     scanned = scan_words(gallery.words, np.stack([request.probe.words_eval[:-1] for request in requests]), threads=threads)
-    return [_answered(gallery, request, prepared(request), part) for request, part in zip(requests, scanned, strict=True)]
+    gallery.fixed_part(requests[0].probe.epoch)  # made once, before two answers ask for it at once
+    # An answer has stretches for one core: several take turns on them.
+    with ThreadPoolExecutor(min(len(requests), _AT_ONCE), thread_name_prefix="sealmatch-answer") as pool:
+        return list(pool.map(lambda request, part: _answered(gallery, request, prepared(request), part), requests, scanned))
 
 
 def replay_answer(gallery: PackedGallery, request: AnswerRequest, root: Seed) -> tuple[Answer, AnswerSecrets]:
