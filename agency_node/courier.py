@@ -242,7 +242,9 @@ class Courier:
         except HaltedError:
             await pause(stop, HALTED_S)
             handled = False
-        forget_deleted(self.engine)  # what was destroyed in this round, a probe or a mask share, is in the write-ahead log until now
+        # What was destroyed in this round, a probe or a mask share, is in the write-ahead log until now. Beside the loop: what was queued
+        # leaves meanwhile.
+        await asyncio.to_thread(forget_deleted, self.engine)
         if not handled:
             await others.idle(stop, self._woken)
 
