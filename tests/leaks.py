@@ -35,6 +35,8 @@ DEPTH: Final = 3
 MOST_INFLATED: Final = 1 << 22
 
 _NUMBER: Final = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_ALONE: Final = re.compile(rb"(?<![0-9A-Za-z])-?\d+(?:\.\d+)?(?![0-9A-Za-z])")
+"""A number that is no part of a word: an id in hexadecimal holds three digits that are a score's by chance."""
 _CHUNKED: Final = re.compile(rb"transfer-encoding:[ \t]*chunked", re.IGNORECASE)
 _CLOSED_ENCODING: Final = re.compile(rb"content-encoding:[ \t]*(?:zstd|br)\b", re.IGNORECASE)
 _SEAL_ZSTD: Final = re.compile(rb"\x5e\xa1\x10[\x03\x04].\x02\x00\x00", re.DOTALL)
@@ -237,7 +239,7 @@ def _scores_in(data: bytes, scores: Mapping[str, float]) -> Iterator[tuple[str, 
     lower = data.lower()
     for word in _SCORE_WORDS:
         for at in _all(lower, word):
-            for token in _NUMBER.findall(data[at : at + len(word) + 24])[:2]:
+            for token in _ALONE.findall(data[at : at + len(word) + 24])[:2]:
                 value, digits = float(token), len(token.lstrip(b"-0.").replace(b".", b""))
                 for name, score in scores.items():
                     if digits >= 3 and any(abs(value - form) <= slack for form, slack in ((score * 1000, 1.0), (score * 100, 0.1))):
