@@ -5,11 +5,11 @@ dimensions of a chunk take the room of 27: in each 64-bit word the bits 0..26 an
 hold a part of one of five further pairs. Bits between them of words 5e to 5e + 4 are bits 0..49 of pair e, four bits each of the last two
 words' twenty are its bits 50..53; the low 27 bits of a pair are one residue, the high 27 the other.
 
-Order, from the outermost: *tiles* of 16 chunks; *sections* of up to 128 dimensions; *blocks* of 16 coefficients; the tile's chunks; the
+Order, from the outermost: *tiles* of 16 chunks; *sections* of up to 64 dimensions; *blocks* of 16 coefficients; the tile's chunks; the
 section's groups of 32 dimensions; 27 vectors of 8 words. So a scan reads one linear stream (vectors of one group in order, and groups of
-one chunk after another), while the section of the probe that it multiplies with, 8 KiB, stays in a first-level cache, and sums stay in
-registers. Other orders measured up to three times slower: prefetching follows loads in order, and a whole block of a probe, 32 KiB, drives
-the stream out of the cache. Dimensions that are no multiple of 32 are filled up with zeros.
+one chunk after another), while the section of the probes that it multiplies with, 4 KiB of each, stays in a first-level cache, and sums
+stay in registers. Other orders measured up to three times slower: prefetching follows loads in order, and a whole block of a probe, 32 KiB,
+drives the stream out of the cache. Dimensions that are no multiple of 32 are filled up with zeros.
 
 Invariants: every residue is below q; words of dimensions that the gallery does not have are zero. What the polynomials stand for is left
 to `gallery`, the multiplication to `scan`.
@@ -36,8 +36,8 @@ GROUP: Final = 32
 """Dimensions of a group."""
 VECTORS: Final = 27
 """Vectors that hold a group."""
-SECTION_GROUPS: Final = 4
-"""Groups of a section: 128 dimensions, whose words of a probe take 8 KiB a block."""
+SECTION_GROUPS: Final = 2
+"""Groups of a section: 64 dimensions, whose words of four probes take 16 KiB a block."""
 TILE: Final = 16
 """Chunks of a tile."""
 GROUP_WORDS: Final = VECTORS * LANES

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from crypto.dot import add_products
+from crypto.dot import add_products, add_products_of_four, add_products_of_two
 from crypto.errors import MisuseError
 from crypto.jit import kernel
-from crypto.packed_words import BLOCK, BLOCKS, GROUP, GROUP_WORDS, SECTION_GROUPS, TILE, PackedWords
+from crypto.packed_words import BLOCK, BLOCKS, GROUP, GROUP_WORDS, LANES, SECTION_GROUPS, TILE, PackedWords
 from crypto.parameters import SEALMATCH_1
 from crypto.ring import U32, U64, N, reduce_word
 from crypto.workers import split
@@ -45,18 +45,25 @@ def scan_words(words: PackedWords, probes_eval: U32, *, threads: int | None = No
 
 @kernel
 def order_probes(probes_eval: U32, groups: int, out: U32) -> None:
-    """Each probe's words in the order in which they are needed: by section, then block, then dimension; uint32[K, D, N] in,
-    uint32[K, groups * 32 * N], zeros where the gallery has no dimension, out."""
+    """Each probe's words in the order in which they are needed: by section, then block, then dimension, then lane, whose two words stand
+    side by side; uint32[K, D, N] in, uint32[K, groups * 32 * N], zeros where the gallery has no dimension, out."""
     count, dimensions, degree = probes_eval.shape
     for probe in range(count):
         for section in range(0, groups, SECTION_GROUPS):
             used = min(SECTION_GROUPS, groups - section) * GROUP
             for place in range(used):
                 dimension = section * GROUP + place
+                at = section * GROUP * degree + place * BLOCK
                 for block in range(BLOCKS):
-                    at = section * GROUP * degree + (block * used + place) * BLOCK
-                    for i in range(BLOCK):
-                        out[probe, at + i] = probes_eval[probe, dimension, block * BLOCK + i] if dimension < dimensions else np.uint32(0)
+                    to = out[probe, at + block * used * BLOCK : at + block * used * BLOCK + BLOCK]
+                    if dimension < dimensions:
+                        words = probes_eval[probe, dimension, block * BLOCK : (block + 1) * BLOCK]
+                        for lane in range(LANES):
+                            to[2 * lane] = words[lane]
+                            to[2 * lane + 1] = words[LANES + lane]
+                    else:
+                        for i in range(BLOCK):
+                            to[i] = np.uint32(0)
 
 
 @kernel
@@ -64,8 +71,8 @@ def scan_tiles(flat: U64, laid_chunks: int, groups: int, probes: U32, first: int
     """Chunks `first` to `last` - 1 of every probe's scan; `first` begins a tile.
 
     `flat`, `laid_chunks`, `groups` of `PackedWords`; probes uint32[K, groups * 32 * N] by sections; `sums` scratch, uint64[blocks, tile,
-    K, 16]; out uint32[K, chunks, N]. A tile's words of one section and block, 108 KiB, are read by one probe after the other while they
-    are in a second-level cache.
+    K, 16]; out uint32[K, chunks, N]. A tile's words of one section and block, 54 KiB, are read by four probes after the other four while
+    they are in a second-level cache.
     """
     words_at, probes_at, sums_at = flat.ctypes.data, probes.ctypes.data, sums.ctypes.data
     count, probe_bytes, sum_bytes = probes.shape[0], 4 * probes.shape[1], 8 * BLOCK
@@ -78,10 +85,19 @@ def scan_tiles(flat: U64, laid_chunks: int, groups: int, probes: U32, first: int
             for block in range(BLOCKS):
                 factor = probes_at + 4 * (section * GROUP * N + block * used * GROUP * BLOCK)
                 target = sums_at + block * TILE * count * sum_bytes
-                for probe in range(count):
+                probe = 0
+                while probe < count:
+                    together = 4 if count - probe >= 4 else 2 if count - probe >= 2 else 1
                     for chunk in range(tile_chunks):
                         source = here + 8 * chunk * used * GROUP_WORDS
-                        add_products(source, used, factor + probe * probe_bytes, target + (chunk * count + probe) * sum_bytes)  # type: ignore[call-arg]
+                        beside, to = factor + probe * probe_bytes, target + (chunk * count + probe) * sum_bytes
+                        if together == 4:
+                            add_products_of_four(source, used, beside, probe_bytes, to)
+                        elif together == 2:
+                            add_products_of_two(source, used, beside, probe_bytes, to)
+                        else:
+                            add_products(source, used, beside, probe_bytes, to)
+                    probe += together
                 here += 8 * laid * used * GROUP_WORDS
         for chunk in range(tile_chunks):
             for probe in range(count):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -13,7 +14,7 @@ from numba.core.registry import CPUDispatcher
 
 import crypto
 from crypto import binary, blinding, gallery, opening, packed_words, ring, scan, seed
-from crypto.jit import compiled_signatures
+from crypto.jit import compiled_signatures, stamp
 from tests.simulation import directions, gallery_of, isotropic_model, search
 
 SOURCES = sorted(Path(crypto.__file__).parent.glob("**/*.py"))
@@ -102,6 +103,16 @@ def test_numba_is_used_in_one_place() -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "numba":
                 users.add(path.name)
     assert users == {"jit.py", "dot.py"}
+
+
+def test_machine_code_is_kept_until_a_source_of_kernels_changes() -> None:
+    """A packed gallery and a scan that were compiled with unlike orders of words would answer every search wrongly."""
+    files = {path.name: path.read_bytes() for path in Path(crypto.__file__).parent.glob("*.py")}
+    as_it_is = stamp(files.__getitem__)
+    assert {cast("Any", kernel)._cache._cache_file._source_stamp for kernel in KERNELS.values()} == {as_it_is}
+    counted = {name for name, text in files.items() if stamp({**files, name: text + b"# changed"}.__getitem__) != as_it_is}
+    asked = re.compile(rb"^from (crypto\.jit|numba\S*) import|^import numba", re.MULTILINE)
+    assert counted == {name for name, text in files.items() if asked.search(text)} | {"parameters.py"}
 
 
 def test_products_stay_unsigned() -> None:
