@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
@@ -21,7 +21,8 @@ import cedarpy
 
 from agency_node.errors import ConfigError
 from agency_node.policy.inputs import AgencyFacts, PolicyInputs
-from agency_node.policy.pack_folder import DEFAULT_PACK, SCHEMA_FILE, PackContent, find_pack, read_pack
+from agency_node.policy.pack_folder import DEFAULT_PACK, SCHEMA_FILE, PackClocks, PackContent, find_pack, read_pack
+from crypto.canonical import JsonValue
 from crypto.grant_basis import Offence
 
 __all__ = [
@@ -143,6 +144,11 @@ class PolicyPack:
         return self._content.facts.title
 
     @property
+    def alone(self) -> bool:
+        """Whether it says for which offences and on which legal basis; False for a pack that only adds to one that does."""
+        return self._content.facts.alone
+
+    @property
     def verified(self) -> bool:
         """Whether an agency's counsel has signed for it; False is shown to everybody."""
         return self._content.facts.verified
@@ -153,6 +159,11 @@ class PolicyPack:
         return self._content.facts.review_by
 
     @property
+    def clocks(self) -> PackClocks:
+        """How long what the pack allows holds without more."""
+        return self._content.facts.clocks
+
+    @property
     def sha256(self) -> bytes:
         """Over all files of the pack, 32 bytes."""
         return self._content.sha256
@@ -161,6 +172,18 @@ class PolicyPack:
     def policy_ids(self) -> tuple[str, ...]:
         """Every policy, in the order of the file."""
         return tuple(self._content.policy_ids.values())
+
+    def ground(self, policy_id: str) -> Ground:
+        """What people are told about one of its policies."""
+        return self._grounds[policy_id]
+
+    def without(self, policy_id: str) -> Self:
+        """The same pack less one policy: what an example that needs it notices. Not for deciding about searches."""
+        content = self._content
+        (left_out,) = (name for name, own in content.policy_ids.items() if own == policy_id)
+        parsed = json.loads(cedarpy.policies_to_json_str(content.policy_text))
+        del parsed["staticPolicies"][left_out]
+        return type(self)(replace(content, policies=cedarpy.PolicySet.from_json_str(json.dumps(parsed))))
 
     def decide(self, inputs: PolicyInputs) -> Decision:
         """Whether the pack allows the search; what cannot be evaluated is refused as `no-decision`."""
@@ -195,11 +218,17 @@ class PolicyPack:
 def load_packs(names: Sequence[str]) -> tuple[PolicyPack, ...]:
     """The packs of a node's configuration, in ascending order of hash; the strict default if none is named.
 
-    A name such as `strict-default` is a pack that was delivered, anything with a slash is a folder.
+    A name such as `strict-default` is a pack that was delivered, anything with a slash is a folder. `ConfigError` for one named twice, and
+    for packs of which none stands alone: such packs refuse some searches and let all others pass.
     """
     packs = sorted((PolicyPack.load(find_pack(name)) for name in names or (DEFAULT_PACK,)), key=lambda pack: pack.sha256)
     if len({pack.sha256 for pack in packs}) != len(packs):
         raise ConfigError("policy_packs in node.toml names one pack twice: take one of them out")
+    if not any(pack.alone for pack in packs):
+        raise ConfigError(
+            f"policy_packs in node.toml names only packs that add to others ({', '.join(pack.name for pack in packs)}), "
+            f"which say nothing of offences and legal bases: name your state's pack beside them, or {DEFAULT_PACK}"
+        )
     return tuple(packs)
 
 
@@ -228,8 +257,12 @@ def _request(inputs: PolicyInputs) -> dict[str, Any]:
         "probe_source": inputs.probe_source,
         "cap": inputs.cap,
         "reviewers": inputs.reviewers,
-        "now": {"__extn": {"fn": "datetime", "arg": inputs.instant}},
+        "false_positives_per_million": inputs.false_positives_per_million,
+        "place": inputs.place.value,
+        "now": _moment(inputs.instant),
     }
+    if inputs.order is not None:
+        context["order"] = {name: _moment(day) for name, day in inputs.order.to_json().items()}
     if inputs.offence is not None:
         context["offence"] = inputs.offence.to_json()
     return {
@@ -247,6 +280,11 @@ def _entities(inputs: PolicyInputs) -> list[dict[str, Any]]:
         {"uid": _uid(agency), "attrs": {"class": agency.agency_class, "jurisdiction": agency.jurisdiction}, "parents": []}
         for agency in sorted(agencies, key=lambda agency: (agency.agency_id, agency.agency_class, agency.jurisdiction))
     ]
+
+
+def _moment(text: JsonValue) -> dict[str, Any]:
+    """A moment or day as Cedar's extension type; a day is its first moment, in UTC."""
+    return {"__extn": {"fn": "datetime", "arg": text}}
 
 
 def _uid(agency: AgencyFacts) -> dict[str, str]:

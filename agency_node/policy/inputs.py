@@ -8,13 +8,14 @@ one string of bytes, so that `sha256` names them. Left to others: verifying the 
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Final, Self
 
 from crypto.canonical import AgencyId, JsonObject, canonical_json
-from crypto.grant_basis import Offence
+from crypto.grant_basis import CourtOrder, Offence
 from crypto.grant_claims import GrantClaims
 from crypto.moments import check_now
 from crypto.roster import Roster
@@ -41,11 +42,31 @@ class AgencyFacts:
         return {"id": self.agency_id, "class": self.agency_class, "jurisdiction": self.jurisdiction}
 
 
+class Place(enum.StrEnum):
+    """Where the agency stands whose pack is asked: the rules of all three hold, and the strictest wins (R6)."""
+
+    REQUESTING = "requesting"
+    ORIGINATING = "originating"
+    HOLDING = "holding"
+
+
+@dataclass(frozen=True)
+class OrderDays:
+    """The first and the last day of a warrant or court order."""
+
+    issued: date
+    expires: date
+
+    def to_json(self) -> JsonObject:
+        """Its part of the digest."""
+        return {"issued": self.issued.isoformat(), "expires": self.expires.isoformat()}
+
+
 @dataclass(frozen=True)
 class PolicyInputs:
-    """May `requesting` have this search made in the gallery of `holder`?
+    """May `requesting` have this search made in the gallery of `holder`? Asked of the packs of the agency at `place`.
 
-    `now` is an aware moment; `offence` is None where none is named.
+    `now` is an aware moment; `offence` is None where none is named, `order` where the basis is no court's.
     """
 
     requesting: AgencyFacts
@@ -59,32 +80,38 @@ class PolicyInputs:
     cap: int
     reviewers: int
     now: datetime
+    order: OrderDays | None = field(default=None, repr=False)
+    false_positives_per_million: int = 1
+    place: Place = Place.HOLDING
 
     def __post_init__(self) -> None:
         check_now(self.now)
 
     @classmethod
-    def from_grant(cls, claims: GrantClaims, roster: Roster, holder: AgencyId, now: datetime) -> Self:
+    def from_grant(cls, claims: GrantClaims, roster: Roster, holder: AgencyId, now: datetime, place: Place = Place.HOLDING) -> Self:
         """The facts of a grant that was verified against that roster; `UnknownAgencyError` for an agency that it does not list."""
+        basis = claims.basis
         return cls(
             requesting=AgencyFacts.of(roster, claims.requesting_agency),
             originating=AgencyFacts.of(roster, claims.originating_agency),
             holder=AgencyFacts.of(roster, holder),
             purpose=claims.purpose.value,
-            basis=claims.basis.kind.value,
+            basis=basis.kind.value,
             offence=claims.offence,
             event=claims.event.value,
             probe_source=claims.probe_source.value,
             cap=claims.cap,
             reviewers=len(claims.reviewers),
             now=now,
+            order=OrderDays(basis.issued, basis.expires) if isinstance(basis, CourtOrder) else None,
+            false_positives_per_million=claims.false_positives_per_million,
+            place=place,
         )
 
     @property
     def instant(self) -> str:
         """`now` in UTC to the millisecond, the finest that Cedar knows."""
-        utc = self.now.astimezone(UTC)
-        return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+        return instant(self.now)
 
     @property
     def sha256(self) -> bytes:
@@ -101,6 +128,15 @@ class PolicyInputs:
             "probe_source": self.probe_source,
             "cap": self.cap,
             "reviewers": self.reviewers,
+            "order": None if self.order is None else self.order.to_json(),
+            "false_positives_per_million": self.false_positives_per_million,
+            "place": self.place.value,
             "now": self.instant,
         }
         return hashlib.sha256(canonical_json(facts)).digest()
+
+
+def instant(moment: datetime) -> str:
+    """A moment in UTC to the millisecond, the finest that Cedar knows."""
+    utc = moment.astimezone(UTC)
+    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"

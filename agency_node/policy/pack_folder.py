@@ -61,13 +61,30 @@ class PolicyFacts(BaseModel):
     step: Line
 
 
+class PackClocks(BaseModel):
+    """How long what a pack allows holds without more; a pack that says nothing has the strict default's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    exigent_ratify_hours: int = Field(default=24, ge=1, le=168)
+    """Hours from an exigent grant's beginning to its ratification by a second reviewer (R4)."""
+    on_lapse: Literal["seal", "delete"] = "seal"
+    """What becomes of image, request and leads that were not ratified: kept under a seal, or deleted."""
+
+
 class PackFacts(BaseModel):
-    """`pack.toml`."""
+    """`pack.toml`.
+
+    `alone` is false for a pack that adds to others (a moratorium, a security policy, a discovery rule): it names no offences with the legal
+    basis that they need, so it would let every other search pass. `duties` are what the law asks beside a decision (reports, disclosure,
+    training): a sentence with section and evidence, by a short name.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: str = Field(pattern=f"^{_NAME.pattern}$")
     title: Line
+    alone: bool = True
     source: Line
     sections: list[Line] = Field(min_length=1)
     rules: list[Annotated[str, Field(pattern=r"^R[1-9][0-9]{0,2}$")]] = Field(min_length=1)
@@ -75,6 +92,8 @@ class PackFacts(BaseModel):
     evidence: list[EvidenceTag] = Field(min_length=1)
     verified: bool
     review_by: date
+    duties: dict[str, Line] = Field(default_factory=dict)
+    clocks: PackClocks = PackClocks()
     policies: dict[str, PolicyFacts] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -98,6 +117,7 @@ class PackContent:
     policies: cedarpy.PolicySet = field(repr=False)
     schema: cedarpy.Schema = field(repr=False)
     policy_ids: Mapping[str, str]
+    policy_text: str = field(repr=False)
     sha256: bytes
 
 
@@ -137,7 +157,7 @@ def read_pack(folder: Path) -> PackContent:
         raise _broken(folder / POLICIES_FILE, line, "; ".join(_words(one.error, policy_ids) for one in found.errors))
     digests: dict[str, JsonValue] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     digest = hashlib.sha256(canonical_json({"type": _TYPE, "files": digests})).digest()
-    return PackContent(facts, cedarpy.PolicySet.from_str(policy_text), schema, policy_ids, digest)
+    return PackContent(facts, cedarpy.PolicySet.from_str(policy_text), schema, policy_ids, policy_text, digest)
 
 
 def _read_files(folder: Path) -> dict[str, bytes]:
