@@ -16,6 +16,7 @@ from __future__ import annotations
 import enum
 import json
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Final, Self
 
@@ -24,6 +25,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from agency_node.errors import ConfigError
 from crypto.canonical import AgencyId
 from crypto.errors import CryptoError
+from crypto.grant_basis import Purpose
 
 CONFIG_FILE: Final = "node.toml"
 AT_REST_KEY_FILE: Final = "at-rest.key"
@@ -58,7 +60,90 @@ def _fingerprint(text: str) -> str:
     return text
 
 
+def _digest(text: str) -> str:
+    if text and (len(text) != 64 or set(text) - set("0123456789abcdef")):
+        raise ValueError("the table's SHA-256 is 64 hexadecimal digits, as `sealmatch calibration show` prints it where it was measured")
+    return text
+
+
 AgencyName = Annotated[str, AfterValidator(_agency)]
+_Count = Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+class _Table(BaseModel):
+    """A table of `node.toml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BudgetLimits(_Table):
+    """`[budgets]`: searches that this holder answers in one UTC day, at most (R57). 0 is nobody's; the holder's word is final (R60)."""
+
+    officer_per_day: _Count = 10
+    """For one investigator, whatever the case."""
+    case_per_day: _Count = 5
+    """For one case commitment, whoever asks."""
+    agency_per_day: _Count = 100
+    """For one agency, as the one that requests or the one for which it is done (R6)."""
+
+
+class NearDuplicateRules(_Table):
+    """`[near_duplicates]`: what a requester's node keeps of its own probes to tell a reviewer of the same picture (docs/adr/0021)."""
+
+    cosine: float = Field(default=0.9, ge=0.5, le=1.0)
+    """Two probes at or above this cosine are nearly the same picture."""
+    days: int = Field(default=90, ge=1, le=366)
+    """How long a probe's vector is kept, in days; then it is deleted."""
+
+
+class CalibrationFile(_Table):
+    """`[calibration]`: the custodian's table of impostors; both or neither. Without it the synthetic one, which production refuses."""
+
+    file: str = ""
+    """The table; a relative path begins at the node's folder."""
+    sha256: Annotated[str, AfterValidator(_digest)] = ""
+    """What its bytes hash to, told by whoever measured it, by another way than the file came."""
+
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in hexadecimal."""
+
+
+class FederalAccess(BaseModel):
+    """`[federal]`: for which purposes federal agencies may be answered at all (R9). The packs must allow as well."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    allow: tuple[Purpose, ...] = ()
+    """Purposes, such as `missing_person`. Empty: none."""
+
+
+class PostedPolicy(BaseModel):
+    """`[posted_policy]`: the agency's policy as the public reads it (R17)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(pattern=r"^https://[^\s/]+(/\S*)?$")
+    """Where it is posted."""
+    sha256: Digest
+    """Of the posted file."""
+    notice_given: date
+    """The day on which the public was told."""
+    first_search: date
+    """The day from which the node serves: thirty days after the notice or later."""
+
+
+class Approval(BaseModel):
+    """`[approval]`: what the body that decides over the agency approved (R18)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    body: str = Field(min_length=1, max_length=200)
+    """Who approved."""
+    sha256: Digest
+    """Of the approving document."""
+    expires: date
+    """The last day it holds."""
 
 
 class NodeConfig(BaseModel):
@@ -83,9 +168,24 @@ class NodeConfig(BaseModel):
     trusted_custodians: tuple[AgencyName, ...] = ()
     """Holder: the custodians of which a search must name at least one."""
     policy_packs: tuple[str, ...] = ()
-    """Holder: folders of Cedar packs; all must allow. Empty for the strict default."""
+    """Folders of Cedar packs; at a holder all must allow, and one at least stands alone; everywhere they set the clock of exigent grants.
+    Empty for the strict default."""
     manifest_days: int = Field(default=30, ge=1, le=366)
     """Holder: how long a manifest is valid, in days."""
+    budgets: BudgetLimits = BudgetLimits()
+    """Holder: how often it may be asked."""
+    near_duplicates: NearDuplicateRules = NearDuplicateRules()
+    """Requester: earlier probes of nearly the same picture."""
+    calibration: CalibrationFile = CalibrationFile()
+    """Custodian: what thresholds follow from."""
+    administrator: str = ""
+    """The roster's id of the person who administers this machine, or any id of that form for who is not in the roster."""
+    federal: FederalAccess = FederalAccess()
+    """Holder: `[federal]`, off if left out."""
+    posted_policy: PostedPolicy | None = None
+    """`[posted_policy]`; production asks for it."""
+    approval: Approval | None = None
+    """`[approval]`; production asks for it."""
 
     @property
     def agency_id(self) -> AgencyId:
@@ -125,13 +225,16 @@ class NodeConfig(BaseModel):
             raise ConfigError(f"{CONFIG_FILE}: synthetic records are for demo and test modes; in production set `embedder` to a face model")
         if Role.HOLDER in config.roles and not config.trusted_custodians:
             raise ConfigError(f"{CONFIG_FILE}: a holder names at least one custodian that it trusts (trusted_custodians)")
+        if bool(config.calibration.file) != bool(config.calibration.sha256):
+            raise ConfigError(f"{CONFIG_FILE}: [calibration] names a file and its sha256, both or neither")
         return config
 
     def to_toml(self) -> str:
-        """The file's text."""
-        lines = [
-            f"{name} = {json.dumps(value)}"
-            for name, value in self.model_dump(mode="json").items()
-            if name not in type(self).model_fields or value != type(self).model_fields[name].default or name == "mode"
-        ]
+        """The file's text: what differs from the defaults, and the mode; tables last."""
+        fields, values = type(self).model_fields, self.model_dump(mode="json", exclude_defaults=True) | {"mode": self.mode.value}
+        plain = {name: values[name] for name in fields if name in values and not isinstance(values[name], dict)}
+        tables = {name: values[name] for name in fields if isinstance(values.get(name), dict)}
+        lines = [f"{name} = {json.dumps(value)}" for name, value in plain.items()]
+        for name, table in tables.items():
+            lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
         return "\n".join(lines) + "\n"

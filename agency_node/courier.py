@@ -28,7 +28,7 @@ from sqlalchemy.exc import IntegrityError
 from agency_node.arriving import Arrival
 from agency_node.errors import BrokerError, BrokerRefusedError, HaltedError, NodeError
 from agency_node.follower import LogFollower
-from agency_node.journal import NO_SEARCH, record, stamp
+from agency_node.journal import NO_SEARCH, Told, record, stamp
 from agency_node.link import Lease, MailLink
 from agency_node.outbox import (
     ENTRY,
@@ -214,13 +214,15 @@ class Courier:
                     if own is not None:
                         take_own(connection, own.number, str(message_id))
             except IntegrityError:
-                record(connection, self.clock(), header.search_id or NO_SEARCH, "refused message", "its number was used by another")
+                said: Told = {"actor": str(header.sender), "source": f"message {message_id}", "outcome": REFUSED}
+                record(connection, self.clock(), header.search_id or NO_SEARCH, "refused message", "its number was used by another", **said)
                 drop_unclaimed(connection, message_id)
 
     def _note_bad(self, message_id: str, error: PeerError | RefusedByUsError | BrokerError) -> None:
         name = explain(error).name if isinstance(error, PeerError) else type(error).__name__
         with self.engine.begin() as connection:
-            record(connection, self.clock(), NO_SEARCH, "refused message", f"{message_id[:16]}: {name}")
+            said: Told = {"source": f"message {message_id}", "outcome": REFUSED}
+            record(connection, self.clock(), NO_SEARCH, "refused message", f"{message_id[:16]}: {name}", **said)
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -281,6 +283,7 @@ class Courier:
         """Whether something came of it; a message that must wait stays."""
         header = message.header
         try:
+            self.parties.roster().check_modes((self.agency, header.sender))
             if header.checkpoint is not None:
                 await self.follower.connect(header.checkpoint)
             handlers = self._handlers.get(header.message_type, [])
@@ -304,21 +307,25 @@ class Courier:
             for commit in commits:
                 commit(connection)
             connection.execute(update(inbox).where(inbox.c.message_id == message_id).values(state=DONE, note=""))
-            record(connection, self.clock(), header.search_id or NO_SEARCH, f"handled {header.message_type}", f"from {header.sender}")
+            said: Told = {"actor": str(header.sender), "source": f"message {message_id}"}
+            place = header.search_id or NO_SEARCH
+            record(connection, self.clock(), place, f"handled {header.message_type}", f"from {header.sender}", **said)
         return True
 
     def _refuse(self, message_id: str, message: AnyMessage, error: PeerError | RefusedByUsError) -> None:
         """Keep why and what may lawfully be done next, delete what was sent, and tell the sender a code and no more."""
         header = message.header
         if isinstance(error, RefusedByUsError):
-            reason, rule, said = error.reason, error.rule, explain_refusal(error.reason)
+            reason, rule, means = error.reason, error.rule, explain_refusal(error.reason)
         else:
-            reason, rule, said = reason_of(error), None, explain(error)
-        note = f"{error}. Next: {said.step}"
-        detail = said.name if rule is None else f"{said.name} R{rule}"
+            reason, rule, means = reason_of(error), None, explain(error)
+        note = f"{error}. Next: {means.step}"
+        detail = means.name if rule is None else f"{means.name} R{rule}"
         with self.engine.begin() as connection:
             connection.execute(update(inbox).where(inbox.c.message_id == message_id).values(state=REFUSED, note=note, data=None))
-            record(connection, self.clock(), header.search_id or NO_SEARCH, f"refused {header.message_type}", detail)
+            named = "" if header.grant_digest is None else f"grant {header.grant_digest.hex()}"  # as its sender says, verified or not
+            said: Told = {"actor": str(header.sender), "source": f"message {message_id}", "outcome": REFUSED, "subject": named}
+            record(connection, self.clock(), header.search_id or NO_SEARCH, f"refused {header.message_type}", detail, **said)
             if header.search_id is not None and header.spec.sealed:
                 self._send_refusal(connection, message, header, Refusal(message.message_id, reason, rule))
 
@@ -380,13 +387,14 @@ class Courier:
                 raise
             with self.engine.begin() as connection:
                 mark_refused(connection, row.number, str(error))
-                record(connection, self.clock(), row.search_id, f"broker refused {row.name}", error.problem)
+                record(connection, self.clock(), row.search_id, f"broker refused {row.name}", error.problem, outcome=REFUSED)
                 for role in self.roles:
                     role.refused(connection, row, str(error))
             return
         with self.engine.begin() as connection:
             mark_sent(connection, row.number)
-            record(connection, self.clock(), row.search_id, f"sent {row.name}", f"to {row.recipient}" if row.recipient else "to the log")
+            to = f"to {row.recipient}" if row.recipient else "to the log"
+            record(connection, self.clock(), row.search_id, f"sent {row.name}", to, recipient=row.recipient)
             for role in self.roles:
                 role.sent(connection, row)
         if row.kind != MESSAGE or row.recipient == self.agency:  # a search goes on, or there is a message for us

@@ -12,7 +12,7 @@ from agency_node.keyring import CreatedKeys
 from crypto.canonical import AgencyId, JsonObject, b64url_decode
 from crypto.errors import CryptoError
 from crypto.keys import SealingPublicKey
-from crypto.roster_entries import Agency, AgencyClass, AgencyRole, Jurisdiction
+from crypto.roster_entries import Agency, AgencyClass, AgencyMode, AgencyRole, Jurisdiction
 from crypto.witness import WitnessKey
 
 
@@ -27,6 +27,7 @@ def roster_entry(
     officer: str,
     legal_office: str,
     discovery_key: str,
+    mode: str,
 ) -> JsonObject:
     """The entry's JSON form; `RequestError` says what does not fit."""
     try:
@@ -45,6 +46,7 @@ def roster_entry(
             legal_office=office,
             discovery_key=SealingPublicKey(b64url_decode(discovery_key)) if discovery_key else None,
             witness=witness,
+            mode=AgencyMode(mode),
         ).to_json()
     except (CryptoError, ValueError) as error:
         raise RequestError(f"this entry does not fit the roster: {error}; `sealmatch node init --help` has an example") from error

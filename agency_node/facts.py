@@ -25,6 +25,7 @@ class Fact(enum.StrEnum):
     HALTED = "halted"
     EVIDENCE_HELD = "evidence-held"
     EVIDENCE_SHOWN = "evidence-shown"
+    EVALUATION = "evaluation"
 
 
 def read_fact(connection: Connection, name: Fact) -> bytes | None:

@@ -19,7 +19,7 @@ from agency_node.courier import REFUSED as MESSAGE_REFUSED
 from agency_node.courier import Commit, Handler, NotYetError
 from agency_node.envelopes import Envelopes
 from agency_node.follower import LogFollower
-from agency_node.journal import stamp
+from agency_node.journal import About, Told, record, stamp
 from agency_node.outbox import Conversation, Outgoing
 from agency_node.parties import Parties
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError
@@ -40,6 +40,7 @@ from crypto.notices import Refusal, RefusalReason
 STANDING: Final = "standing"
 REFUSED: Final = "refused"
 ENDED: Final = "ended"
+WITHDRAWN_BY_REQUESTER: Final = "withdrawn by its requester"
 TOKEN: Final = "grant-token"  # noqa: S105  # the name of a purpose
 
 
@@ -65,8 +66,15 @@ class Admitter(Protocol):
     async def admit(self, grant: VerifiedGrant, message: AnyMessage) -> Commit:
         """Check what this role checks and say what to store; raises to refuse."""
 
-    def withdraw(self, held: HeldGrant, connection: Connection) -> None:
-        """The requester took the grant back: drop what was begun, in the caller's transaction."""
+    def withdraw(self, held: HeldGrant, connection: Connection, why: str = WITHDRAWN_BY_REQUESTER) -> None:
+        """The requester took the grant back, or it lapsed: drop what was begun, in the caller's transaction."""
+
+
+class Condition(Protocol):
+    """What an act of a grant needs beside the log's word."""
+
+    def check(self, claims: GrantClaims, digest: bytes, checkpoint: Checkpoint) -> None:
+        """Raise unless an act of this grant is allowed now under this checkpoint."""
 
 
 class GrantDesk:
@@ -90,6 +98,7 @@ class GrantDesk:
         self._follower = follower
         self._clock = clock
         self.admitters: list[Admitter] = []
+        self.conditions: list[Condition] = []
 
     def handlers(self) -> Mapping[MessageType, Handler]:
         """Grants come here, and what concerns every node: notices, and what others have seen of the log."""
@@ -135,7 +144,7 @@ class GrantDesk:
 
         def commit(connection: Connection) -> None:
             where = (held_grants.c.grant_digest == held.digest) & (held_grants.c.state == STANDING)
-            connection.execute(update(held_grants).where(where).values(state=REFUSED, note="withdrawn by its requester"))
+            connection.execute(update(held_grants).where(where).values(state=REFUSED, note=WITHDRAWN_BY_REQUESTER))
             for admitter in concerned:
                 admitter.withdraw(held, connection)
 
@@ -181,6 +190,7 @@ class GrantDesk:
 
         def commit(connection: Connection) -> None:
             connection.execute(insert(held_grants).values(**stored))
+            self._tell(connection, grant, "grant taken", STANDING)
             for one in commits:
                 one(connection)
 
@@ -205,10 +215,11 @@ class GrantDesk:
         """The checkpoint under which an act of this search may happen now (`LogFollower.check_act`).
 
         A checkpoint that lacks fresh cosignatures, or is older than what this node has read, is waited for (`NotYetError`): witnesses may
-        be slow. The wait ends with the grant; a log that was read to its end and does not hold the grant is a refusal.
+        be slow. The wait ends with the grant; a log that was read to its end and does not hold the grant is a refusal. Every condition of
+        this node is asked as well (`Condition`).
         """
         try:
-            return await self._follower.check_act(claims, digest, entered)
+            checkpoint = await self._follower.check_act(claims, digest, entered)
         except (StaleCheckpointError, WitnessError, MirrorError) as error:
             raise NotYetError(f"the log is not ready: {error}") from error
         except InclusionError as error:
@@ -216,6 +227,9 @@ class GrantDesk:
             if latest is None or latest.checkpoint.size < self._follower.mirror.tree.size:
                 raise NotYetError("the log is not cosigned to its end yet") from error
             raise
+        for condition in self.conditions:
+            condition.check(claims, digest, checkpoint)
+        return checkpoint
 
     async def check_released(self, claims: GrantClaims, digest: bytes) -> None:
         """`check_act`, and the log holds the entry of the search's release: no log entry, no release."""
@@ -258,6 +272,14 @@ class GrantDesk:
     def _keep(self, token: bytes, grant: VerifiedGrant, state: str, note: str) -> None:
         with self._engine.begin() as connection:
             connection.execute(insert(held_grants).prefix_with("OR IGNORE").values(**self._row(token, grant, state, note)))
+            self._tell(connection, grant, "grant refused", state)
+
+    def _tell(self, connection: Connection, grant: VerifiedGrant, event: str, outcome: str) -> None:
+        """The row of the ledger from which all later rows of the search take what its grant says."""
+        claims = grant.claims
+        signers = ", ".join(f"{signer.role.value} {signer.person}" for signer in grant.signers)
+        said: Told = {"actor": str(claims.requesting_agency), "subject": f"grant {claims.grant_id}", "outcome": outcome}
+        record(connection, self._clock(), claims.search_id, event, signers, about=About.of(claims), **said)
 
     def _row(self, token: bytes, grant: VerifiedGrant, state: str, note: str) -> dict[str, object]:
         claims = grant.claims

@@ -6,6 +6,7 @@ given in, and is the system's only in `commands`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import ssl
 from collections.abc import Callable
@@ -13,19 +14,22 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from agency_node.config import AT_REST_KEY_FILE, CONFIG_FILE, NodeConfig
 from agency_node.errors import ConfigError
+from agency_node.journal import NO_SEARCH, record
 from agency_node.keyring import CreatedKeys, Keyring
 from agency_node.link import BrokerLink
 from agency_node.parties import Parties
 from agency_node.store import DATABASE_FILE, open_store
+from agency_node.tables import ledger
 from agency_node.transport import Transport
 from agency_node.vault import KEY_BYTES, Vault
 from crypto.canonical import AgencyId
 
 KEYS: str = "keys"
+STARTED: str = "started"
 
 
 @dataclass
@@ -58,6 +62,17 @@ def open_node(folder: Path, clock: Callable[[], datetime]) -> Node:
     link = BrokerLink(transport)
     parties = Parties(engine, link, config.fingerprint, clock)
     return Node(folder, config, clock, engine, vault, keyring, transport, link, parties)
+
+
+def note_start(node: Node) -> None:
+    """Write into the ledger that the node starts, with the digest of its settings, and whether they changed since it started last (R50)."""
+    subject = f"{CONFIG_FILE} {hashlib.sha256((node.folder / CONFIG_FILE).read_bytes()).hexdigest()}"
+    starts = select(ledger.c.subject).where(ledger.c.event == STARTED).order_by(ledger.c.sequence.desc()).limit(1)
+    with node.engine.begin() as connection:
+        before = connection.execute(starts).scalar()
+        if before not in (None, subject):
+            record(connection, node.clock(), NO_SEARCH, "configuration changed", f"it was {before}", subject=subject)
+        record(connection, node.clock(), NO_SEARCH, STARTED, f"{node.agency} in mode {node.config.mode.value}", subject=subject)
 
 
 def create_node(folder: Path, config: NodeConfig, *, witness: bool) -> CreatedKeys:

@@ -163,7 +163,10 @@ class Outbox:
         message_id = MessageId(digest.hexdigest())
         if second is not None:
             connection.execute(update(outbox).where(outbox.c.number == number).values(message_id=str(message_id)))
-        record(connection, self._clock(), search_id, f"queued {header.message_type}", f"to {header.recipient}")
+        to = str(header.recipient)
+        record(
+            connection, self._clock(), search_id, f"queued {header.message_type}", f"to {to}", recipient=to, subject=f"message {message_id}"
+        )
         return message_id
 
     def _leaf(

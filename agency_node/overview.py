@@ -5,8 +5,9 @@ Holds nothing that a terminal must not show: no case number, no score, no pictur
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import ColumnElement, Connection, Engine, Table, func, select
 
@@ -18,7 +19,7 @@ from agency_node.tables import (
     disclosure_requests,
     held_grants,
     inbox,
-    journal,
+    ledger,
     outbox,
     records,
     sealing_keys,
@@ -27,7 +28,10 @@ from agency_node.tables import (
 )
 from crypto.canonical import KeyId
 
-ENDED: Final = ("refused", "expired", "cancelled", "closed")
+if TYPE_CHECKING:
+    from agency_node.holder.budgets import Spent
+
+ENDED: Final = ("refused", "expired", "cancelled", "closed", "lapsed")
 """States of a search of this agency in which nothing more comes of it."""
 
 
@@ -53,10 +57,12 @@ class NodeStatus:
     custody: list[dict[str, str]]
     requests: list[dict[str, str]]
     counts: dict[str, int]
+    budgets: list[Spent] = field(default_factory=list)
+    """Holder: what was used of its budgets today."""
 
 
-def node_status(engine: Engine, agency: str) -> NodeStatus:
-    """Everything at once."""
+def node_status(engine: Engine, agency: str, spent: Sequence[Spent] = ()) -> NodeStatus:
+    """Everything at once; `spent` is what `Budgets.spent` says, at a holder."""
     reason = halted(engine)
     with engine.begin() as connection:
         own = connection.execute(select(searches.c.search_id).order_by(searches.c.created_at)).scalars().all()
@@ -73,6 +79,7 @@ def node_status(engine: Engine, agency: str) -> NodeStatus:
                 "waiting_messages": _count(connection, inbox, inbox.c.state.in_(["new", "waiting"])),
                 "unsent": _count(connection, outbox, outbox.c.state == "ready"),
             },
+            list(spent),
         )
 
 
@@ -105,8 +112,20 @@ def full_search_id(engine: Engine, text: str) -> str:
 def journal_of(engine: Engine, search_id: str) -> list[dict[str, str]]:
     """What this node did about a search, in order."""
     with engine.begin() as connection:
-        rows = connection.execute(select(journal).where(journal.c.search_id == search_id).order_by(journal.c.number)).all()
+        rows = connection.execute(select(ledger).where(ledger.c.search_id == search_id).order_by(ledger.c.sequence)).all()
     return [{"at": row.at, "event": row.event, "detail": row.detail} for row in rows]
+
+
+def ledger_rows(engine: Engine, search_id: str = "", day: str = "") -> list[dict[str, object]]:
+    """Rows of the ledger in order, with all that they hold: of one search, of one day such as `2026-11-23`, or all."""
+    wanted = select(ledger).order_by(ledger.c.sequence)
+    if search_id:
+        wanted = wanted.where(ledger.c.search_id == search_id)
+    if day:
+        wanted = wanted.where(ledger.c.at.startswith(day))
+    with engine.begin() as connection:
+        rows = connection.execute(wanted).mappings().all()
+    return [{**row, "previous": row["previous"].hex(), "hash": row["hash"].hex()} for row in rows]
 
 
 def holder_events(engine: Engine, search_id: str) -> list[dict[str, str]]:

@@ -30,6 +30,7 @@ _REASONS: Final[dict[type[errors.PeerError], RefusalReason]] = {
     errors.RevokedError: RefusalReason.REVOKED,
     errors.ConsistencyError: RefusalReason.FORK,
     errors.LogError: RefusalReason.CHECKPOINT,
+    errors.AgencyModeError: RefusalReason.MODE,
     errors.RosterError: RefusalReason.ROSTER,
     errors.GrantExpiredError: RefusalReason.GRANT_NOT_IN_FORCE,
     errors.GrantNotYetValidError: RefusalReason.GRANT_NOT_IN_FORCE,

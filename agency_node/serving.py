@@ -24,11 +24,15 @@ from agency_node.faces.embedder import load_embedder
 from agency_node.follower import LogFollower
 from agency_node.grants import GrantDesk
 from agency_node.holder.answering import Answering
+from agency_node.holder.budgets import Budgets
 from agency_node.holder.disclosing import Disclosing
 from agency_node.holder.index import GalleryIndex
-from agency_node.node import Node
+from agency_node.legal.lapsing import ExigentClocks
+from agency_node.legal.ratified import RatifiedGrants
+from agency_node.node import Node, note_start
 from agency_node.outbox import Outbox
 from agency_node.overview import ended_search_keys, has_open_searches
+from agency_node.policy.clocks import exigent_clock
 from agency_node.policy.engine import load_packs
 from agency_node.requester.leads import Leads
 from agency_node.requester.searching import Searching
@@ -37,6 +41,7 @@ from agency_node.warming import warm
 from agency_node.witness import Witness
 from crypto.epoch import Epoch
 from crypto.errors import PeerError
+from crypto.moments import utc_day
 from crypto.sealing_key import Week
 
 REFRESH_S: Final = 30.0
@@ -62,11 +67,16 @@ class Service:
             roles += self._requester(envelopes)
         if Role.CUSTODIAN in node.config.roles:
             from agency_node.custodian.releasing import Releasing  # noqa: PLC0415  # a node loads what its roles need
+            from agency_node.custodian.tables_in_use import load_tables  # noqa: PLC0415
 
-            model = load_embedder(node.config.embedder).model
-            releasing = Releasing(node.config, node.engine, desk, envelopes, node.parties, self.outbox, [model], node.clock)
+            models = [load_embedder(node.config.embedder).model]
+            tables = load_tables(node.folder, node.config, models, utc_day(node.clock()))
+            releasing = Releasing(node.config, node.engine, desk, envelopes, node.parties, self.outbox, models, tables, node.clock)
             desk.admitters.append(releasing)
             roles.append(releasing)
+        if {Role.HOLDER, Role.CUSTODIAN} & {*node.config.roles}:
+            rule = exigent_clock(load_packs(node.config.policy_packs))
+            roles.append(RatifiedGrants(node.agency, node.engine, rule, desk, envelopes, node.parties, self.follower, node.clock))
         self.courier = Courier(node.agency, node.engine, node.link, node.parties, self.follower, self.outbox, roles, node.clock)
 
     def _holder(self, desk: GrantDesk, envelopes: Envelopes) -> list[CourierRole]:
@@ -81,12 +91,14 @@ class Service:
             node.keyring.node_key,
             self.index,
             packs,
+            Budgets(node.config.budgets, node.vault),
             desk,
             envelopes,
             node.parties,
             node.link,
             self.outbox,
             node.clock,
+            node.config.federal.allow,
         )
         desk.admitters.append(answering)
         disclosing = Disclosing(node.agency, node.engine, node.vault, self.index, desk, envelopes, node.parties, self.outbox, node.clock)
@@ -104,9 +116,11 @@ class Service:
             self.follower,
             node.link,
             self.outbox,
+            node.config.near_duplicates,
             node.clock,
         )
-        return [searching, Leads(node.engine, node.vault, envelopes, node.parties, self.outbox, node.clock)]
+        exigent = ExigentClocks(node.folder, node.engine, node.vault, node.keyring, node.parties, self.outbox, node.clock)
+        return [exigent, searching, Leads(node.engine, node.vault, envelopes, node.parties, self.outbox, node.clock)]
 
     def _latest_checkpoint(self) -> bytes | None:
         latest = self.follower.latest
@@ -167,6 +181,11 @@ class Service:
             raise ConfigError(
                 "the roster lists another node key for this agency: send the roots the entry that `sealmatch node init` printed"
             )
+        if listed.mode.value != node.config.mode.value:
+            raise ConfigError(
+                f"the roster lists this agency in mode {listed.mode.value}, and node.toml says {node.config.mode.value}: change `mode` in "
+                "node.toml, or have the root holders list the agency anew"
+            )
         missing = [role.value for role in node.config.roles if role.value not in {str(one.value) for one in listed.roles}]
         if missing:
             raise ConfigError(
@@ -214,6 +233,7 @@ def serve(node: Node, on_ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT; `on_ready` is called once, when the node is."""
 
     quiet_transport()
+    note_start(node)
 
     async def main() -> None:
         stop = asyncio.Event()

@@ -126,17 +126,48 @@ held_grants = Table(
 """Grants that name this node as holder or custodian, kept past their expiry. State: `standing`, `refused`, `ended`. One grant, one probe,
 one face (PROTOCOL 5): each stands here once."""
 
-journal = Table(
-    "journal",
+exigent_held = Table(
+    "exigent_held",
     metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
+    _text("search_id", primary_key=True),
+    _text("state"),
+    _text("ratify_by"),
+    _bytes("ratification", nullable=True),
+)
+"""Exigent grants that name this node as holder or custodian: `running`, `ratified`, `lapsed`, `ended`. Each party keeps its own clock."""
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
     _text("at"),
     _text("search_id"),
     _text("event"),
+    _text("actor"),
+    _text("source"),
+    _text("subject"),
+    _text("recipient"),
+    _text("outcome"),
+    _text("requester"),
+    _text("secondary"),
+    _text("grant_digest"),
+    _text("case_commitment"),
     _text("detail"),
-    Index("journal_by_search", "search_id"),
+    _bytes("previous"),
+    _bytes("hash"),
+    Index("ledger_by_search", "search_id"),
 )
-"""The node's own ledger: what it did and why, to the hundredth of a second (R50 to R52); ids, codes and rule numbers only."""
+"""The node's audit ledger: what it did and was asked, and why, to the hundredth of a second (R50 to R54); ids, codes, digests and rule
+numbers only. Each row holds the hash of the one before. Triggers refuse all but a row that continues the chain (migration 0007)."""
+
+ledger_sign_offs = Table(
+    "ledger_sign_offs",
+    metadata,
+    _text("week", primary_key=True),
+    Column("sequence", Integer, nullable=False),
+    _bytes("document"),
+)
+"""Weekly reviews (R53): the last row of the week that was reviewed, and the document that a person signed over its hash."""
 
 # --- requester -------------------------------------------------------------------------------------------------------
 
@@ -163,6 +194,40 @@ searches = Table(
 )
 """A requester's searches. `escrow` is the search key sealed to the legal office for an audit, `discovery` the sealed scores: both open
 with the discovery key alone, which is not this node's."""
+
+exigent_grants = Table(
+    "exigent_grants",
+    metadata,
+    _text("search_id", primary_key=True),
+    _bytes("grant_digest", unique=True),
+    _bytes("case_commitment"),
+    _text("state"),
+    _text("started_at"),
+    _text("ratify_by"),
+    _text("on_lapse"),
+    Column("warned", Integer, nullable=False),
+    _text("ended_at", nullable=True),
+    Column("in_log", Integer, nullable=False),
+    _bytes("ratification", nullable=True),
+    _bytes("case_tag", nullable=True),
+    _bytes("sealed_salt", nullable=True),
+    _bytes("archive", nullable=True),
+    Index("lapsed_cases", "case_commitment"),
+)
+"""The clocks of a requester's exigent grants (R4): `running`, `ratified`, `lapsed`. `archive` is what was kept of a lapsed search, sealed
+to the legal office's discovery key. Of its case there stay commitment, salt and a tag, by which a later draft of the same case is known."""
+
+lapse_notices = Table(
+    "lapse_notices",
+    metadata,
+    _text("name", primary_key=True),
+    _text("search_id"),
+    _text("recipient"),
+    _bytes("document"),
+    _text("made_at"),
+    _text("written_at", nullable=True),
+)
+"""Signed notices of lapses, to be carried out of the node: each is written into the folder `notices` once."""
 
 search_holders = Table(
     "search_holders",
@@ -196,6 +261,10 @@ disclosures = Table(
     _text("asked_at"),
 )
 """What this node asked holders to disclose; `handle` is empty for the dummy, `outcome` empty until the answer came."""
+
+probe_faces = Table("probe_faces", metadata, _text("search_id", primary_key=True), _bytes("sealed_vector"), _text("created_at"))
+"""The face's integers of each probe with their model's hash, sealed: until the review they are compared with the still, for some days more
+with later drafts (docs/adr/0021); then the row is deleted."""
 
 # --- holder ----------------------------------------------------------------------------------------------------------
 
@@ -252,6 +321,17 @@ answers = Table(
 """One grant, one probe, one face: one answer. Claimed before the scan for the message that brought the probe, `answered` together with the
 outgoing messages, then `released`."""
 
+budget_uses = Table(
+    "budget_uses",
+    metadata,
+    _text("search_id", primary_key=True),
+    _text("scope", primary_key=True),
+    Column("tag", LargeBinary, primary_key=True),
+    _text("claimed_at"),
+)
+"""What a claimed search used of the holder's budgets: `officer`, `case`, `agency`, each under a keyed tag of its name."""
+Index("budget_uses_by_name", budget_uses.c.scope, budget_uses.c.tag, budget_uses.c.claimed_at)
+
 decisions = Table(
     "decisions",
     metadata,
@@ -263,8 +343,10 @@ decisions = Table(
     _text("rules"),
     _bytes("pack_sha256"),
     _bytes("inputs_sha256"),
+    _text("agency_class"),
 )
-"""Every decision of the policy: which pack, which policies decided, over which inputs."""
+"""Every decision of the policy: which pack, which policies decided, over which inputs; `agency_class` is `federal` if the agency that asks
+or the one whose case it is is one (R9), else the class of the one that asks; empty for what was decided before it was kept."""
 
 stubs = Table(
     "stubs",

@@ -83,25 +83,27 @@ def check_route(header: MessageHeader, grant: RoutedGrant | None, roster: Roster
 
 
 _AUTHORED: Final = (EntryKind.ANSWER, EntryKind.DISCLOSURE, EntryKind.REFUSAL, EntryKind.VIOLATION)
-_MAKERS: Final[Mapping[EntryKind, Party]] = MappingProxyType(
+_MAKERS: Final[Mapping[EntryKind, tuple[Party, ...]]] = MappingProxyType(
     {
-        EntryKind.ANSWER: Party.HOLDER,
-        EntryKind.OPENED_SCORES: Party.REQUESTER,
-        EntryKind.RELEASE: Party.COMBINING_CUSTODIAN,
-        EntryKind.DISCLOSURE: Party.HOLDER,
-        EntryKind.REFUSAL: Party.ANYBODY,
-        EntryKind.VIOLATION: Party.ANYBODY,
-        EntryKind.REVOCATION: Party.LEGAL_OFFICE,
-        EntryKind.LAPSE: Party.LEGAL_OFFICE,
+        EntryKind.ANSWER: (Party.HOLDER,),
+        EntryKind.OPENED_SCORES: (Party.REQUESTER,),
+        EntryKind.RELEASE: (Party.COMBINING_CUSTODIAN,),
+        EntryKind.DISCLOSURE: (Party.HOLDER,),
+        EntryKind.REFUSAL: (Party.ANYBODY,),
+        EntryKind.VIOLATION: (Party.ANYBODY,),
+        EntryKind.REVOCATION: (Party.LEGAL_OFFICE,),
+        EntryKind.LAPSE: (Party.REQUESTER, Party.LEGAL_OFFICE),
+        EntryKind.RATIFICATION: (Party.REQUESTER,),
     }
 )
-"""Who makes which entry about a grant. The grant's own entry comes with the grant; the other kinds are about no grant."""
+"""Who makes which entry about a grant: a lapse the requester's node, where the clock of an exigent grant runs (R4), or the office. The
+grant's own entry comes with the grant; the other kinds are about no grant."""
 
 
 def check_entry(entry: LogEntry, grant: RoutedGrant, author: AgencyId, roster: Roster) -> None:
     """Raise `EntryError` unless `author` makes entries of this kind about this grant, and the subject is the one that follows from both."""
-    maker = _MAKERS.get(entry.kind)
-    if maker is None or author not in grant.agencies_as(maker, roster):
+    makers = _MAKERS.get(entry.kind, ())
+    if not any(author in grant.agencies_as(maker, roster) for maker in makers):
         raise EntryError(f"this party makes no entry of kind {entry.kind.value} about this grant")
     if entry.kind in _AUTHORED:
         subjects = {entry_subject(entry.kind, grant.digest, author)}

@@ -11,8 +11,8 @@ a month
 *A search, in the order in which data flows*: `codes` what a template's byte stands for · `embedding` from embeddings to integers · `seal`
 the one door to SEAL · `probe` encrypted by the requester · `layout` the secret order of slots · `packed_words` 27 bits a word · `dot`
 vector code · `scan` the hot loop · `gallery` packed templates · `calibration` the chunk that shows a probe's norm · `blinding`
-re-randomised · `prepared` before the probe is here · `answer` masked, rounded · `opening` to `Y16` · `impostors` thresholds · `alarms`
-what looks wrong · `release` ranks, bands, positions · `audit` replaying all of it
+re-randomised · `prepared` before the probe is here · `answer` masked, rounded · `opening` to `Y16` · `impostors` thresholds ·
+`calibration_table` their file · `alarms` what looks wrong · `release` ranks, bands, positions · `audit` replaying all of it
 
 *The public log*: `ledger` Merkle tree and proofs (RFC 9162) · `checkpoint` signed notes · `cosign_request` what a log asks a witness ·
 `witness` which checkpoint counts · `entries` leaves as salted commitments · `mirror` reading to the end
@@ -20,9 +20,9 @@ what looks wrong · `release` ranks, bands, positions · `audit` replaying all o
 *Who may*: `signed` JSON with detached signatures · `assertion` WebAuthn signatures · `roster_entries`, `root_set`, `roster` agencies,
 persons and keys under a threshold of roots · `sealing_key` the custodian's key of the week · `mailbox_receipt` the broker's word that a
 message is gone · `request_signature` who sends an HTTP request · `grant_basis`, `grant_claims`, `grant_token`, `grant` the justified-use
-grant · `manifest` what a holder says of its gallery
+grant · `manifest` what a holder says of its gallery · `federal_statement` what federal agencies asked of it
 
-*The wire*: `segments` long plaintexts piece by piece · `envelope` sealed and signed · `bodies`, `disclosure`, `notices` what messages say ·
-`message_types` the table of all messages · `frame` a message's head · `messages` the whole of it · `message_check` checked without
-holding it · `parts` pieces of at most 1 MiB · `lawful_steps` what a refusal means and what to do next
+*The wire*: `segments` long plaintexts piece by piece · `envelope` sealed and signed · `bodies`, `disclosure`, `notices`,
+`ratification` what messages say · `message_types` the table of all messages · `frame` a message's head · `messages` the whole of it ·
+`message_check` checked without holding it · `parts` pieces of at most 1 MiB · `lawful_steps` what a refusal means and what to do next
 """

@@ -55,6 +55,7 @@ class Kind(enum.IntEnum):
     DELETION_RECEIPT = 20
     REVOCATION_QUERY = 21
     REVOCATION_STATEMENT = 22
+    RATIFICATION = 23
 
 
 class Writer:

@@ -60,6 +60,7 @@ class EntryKind(enum.StrEnum):
     REFUSAL = "refusal"
     REVOCATION = "revocation"
     LAPSE = "lapse"
+    RATIFICATION = "ratification"
     EXPUNCTION = "expunction"
     MANIFEST = "manifest"
     PACK_CHANGE = "pack-change"

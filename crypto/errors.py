@@ -55,6 +55,7 @@ Three branches answer the question "whose fault is it?", because that decides wh
     │       ├── RosterForkError        the trusted version with other content, duly signed: evidence of a fork
     │       ├── RosterExpiredError     read after its expiry
     │       ├── UnknownAgencyError     an agency that the roster does not hold, or not in that role
+    │       ├── AgencyModeError        an agency in production meets one in demo or test mode
     │       └── AgencyStatementError   a manifest or sealing key that its agency did not sign, or that has lapsed
     ├── MisuseError            our own caller broke a contract: a bug here, never bad data from outside
     │   ├── UnsupportedParametersError  any parameter set but `sealmatch-1`
@@ -305,6 +306,10 @@ class RosterExpiredError(RosterError):
 
 class UnknownAgencyError(RosterError):
     """An agency that the roster does not hold, or not in that role."""
+
+
+class AgencyModeError(RosterError):
+    """An agency in production meets one that the roster lists in demo or test mode."""
 
 
 class AgencyStatementError(RosterError):

@@ -131,7 +131,8 @@ def verify_grant(data: bytes, roster: TrustedRoster, now: datetime) -> VerifiedG
         (`FieldError`)
     10. every signer's training is valid (R14, `TrainingExpiredError`)
     11. agencies stand where the roster puts them; the investigator is the requesting agency's, the deciding reviewer its legal office's,
-        the originator the originating agency's legal office's (R6, `AgencyRoleError`)
+        the originator the originating agency's legal office's (R6, `AgencyRoleError`); all of them are in production or none
+        (`AgencyModeError`)
     12. no custodian is of the requester's or originator's own jurisdiction (PROTOCOL 1, `CustodianError`)
     13. `now` is within the grant's life (`GrantNotYetValidError`, `GrantExpiredError`)
     14. the reason is there, is the one that the terms commit to (`GrantReasonError`), and holds together (`EncodingError`)
@@ -277,6 +278,7 @@ def _check_agencies(terms: GrantTerms, signers: Mapping[GrantRole, Signatory], r
         _check_all(roster, terms.custodians, AgencyRole.CUSTODIAN)
     except UnknownAgencyError as error:
         raise AgencyRoleError("an agency of the grant has no such role in the roster") from error
+    roster.check_modes((requesting.agency_id, originating.agency_id, *terms.holders, *terms.custodians))
     agencies = {role: signatory.agency.agency_id for role, signatory in signers.items()}
     if agencies[GrantRole.INVESTIGATOR] != requesting.agency_id:
         raise AgencyRoleError("the investigator is not of the requesting agency")

@@ -258,6 +258,11 @@ _ERRORS: Final[Mapping[type[errors.PeerError], Explanation]] = MappingProxyType(
             "The roster does not list the agency in that role",
             "Name an agency that it lists, or have this one admitted by the root agencies.",
         ),
+        errors.AgencyModeError: Explanation(
+            "agency-not-in-production",
+            "An agency in production deals with none in demo or test mode",
+            "Have the agency in demo or test mode clear what its preflight lists and be listed in production, or leave it out.",
+        ),
         errors.AgencyStatementError: Explanation(
             "statement-invalid",
             "An agency's manifest, key or receipt is missing, lapsed or not its own",
@@ -271,7 +276,7 @@ _REFUSALS: Final[Mapping[RefusalReason, Explanation]] = MappingProxyType(
         RefusalReason.MALFORMED: Explanation(
             "malformed",
             "The message could not be read",
-            "Check that both nodes run current versions; its recipient's journal says what was wrong.",
+            "Check that both nodes run current versions; its recipient's ledger says what was wrong.",
         ),
         RefusalReason.ROSTER: Explanation(
             "roster", "The sender or the roster is not trusted there", "Compare roster versions with that party and install the newest."
@@ -319,7 +324,7 @@ _REFUSALS: Final[Mapping[RefusalReason, Explanation]] = MappingProxyType(
         RefusalReason.BUDGET: Explanation(
             "budget",
             "The holder's budget of searches is used up for now",
-            "Wait until the holder renews it; more searches on one layout would show its templates.",
+            "Wait until 00:00 UTC, when the holder's next day begins, and have the search granted for then: a grant is good for one try.",
         ),
         RefusalReason.CALIBRATION: Explanation(
             "calibration", "The probe is not one face of ordinary size", "Expect an audit; a new search needs a new probe and a new grant."
@@ -338,6 +343,11 @@ _REFUSALS: Final[Mapping[RefusalReason, Explanation]] = MappingProxyType(
         ),
         RefusalReason.UNAVAILABLE: Explanation(
             "unavailable", "That party cannot serve now", "Send the same message again later, while the grant is in force."
+        ),
+        RefusalReason.MODE: Explanation(
+            "mode",
+            "One of the two nodes is in production and the other is in demo or test mode",
+            "Clear what the preflight of the node lists, and ask the root holders to list the agency in production.",
         ),
     }
 )

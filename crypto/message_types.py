@@ -25,6 +25,7 @@ from crypto.envelope import MessageType as MessageTypeName
 from crypto.errors import VersionError
 from crypto.keys import SIGNATURE_BYTES
 from crypto.probe import MAX_PROBE_BYTES, Probe
+from crypto.ratification import RATIFICATION_BODY_BYTES, RatificationBody
 from crypto.release import MAX_RELEASE_BYTES, MAX_REQUESTER_RELEASE_BYTES, DiscoveryRelease, HolderRelease, RequesterRelease
 from crypto.wire import MAX_NAME_BYTES, MOMENT_BYTES
 
@@ -57,6 +58,7 @@ class MessageType(MessageTypeName, enum.ReprEnum):
     REVOCATION_QUERY = "revocation-query"
     REVOCATION_STATEMENT = "revocation-statement"
     CHECKPOINT_GOSSIP = "checkpoint-gossip"
+    RATIFICATION = "ratification"
 
 
 class Party(enum.StrEnum):
@@ -333,6 +335,18 @@ _ROWS: Final = (
         reveals="which tree of the log the sender has seen",
         lifetime="until a later checkpoint; for ever if it shows a fork",
         in_search=False,
+    ),
+    MessageSpec(
+        message_type=MessageType.RATIFICATION,
+        code=18,
+        body=RatificationBody,
+        sender=Party.REQUESTER,
+        recipients=(Party.HOLDER, Party.CUSTODIAN),
+        sealed=True,
+        max_body_bytes=RATIFICATION_BODY_BYTES,
+        seen_by="each holder and custodian of the grant",
+        reveals="which second reviewer ratified an exigent grant, and when; to the broker that the grant is an exigent one. One length",
+        lifetime="as long as the recipient's log of decisions",
     ),
 )
 

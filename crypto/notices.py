@@ -55,6 +55,8 @@ class RefusalReason(enum.IntEnum):
     WITHDRAWN = 18
     UNAVAILABLE = 19
     """This party cannot serve now; the same message may come again."""
+    MODE = 20
+    """A node in production and one in demo or test mode have nothing to do with one another."""
 
 
 class Deleted(enum.IntEnum):

@@ -26,6 +26,7 @@ from typing import Final, Self
 from crypto.canonical import AgencyId, JsonObject, JsonValue, KeyId, b64url_encode
 from crypto.checkpoint import LogKey
 from crypto.errors import (
+    AgencyModeError,
     BadSignatureError,
     FieldError,
     RosterExpiredError,
@@ -41,7 +42,7 @@ from crypto.fields import MAX_INTEGER, Fields, check_ascending, check_range
 from crypto.keys import SealingPublicKey, SigningKey, VerifyingKey
 from crypto.moments import check_moment, check_now, format_moment
 from crypto.root_set import MAX_ROOT_KEYS, RootKey, RootSet
-from crypto.roster_entries import Agency, AgencyRole, Credential, Person
+from crypto.roster_entries import Agency, AgencyMode, AgencyRole, Credential, Person
 from crypto.signed import DocumentKind, UnverifiedDocument, add_signature, key_id, read_document, sign_document
 from crypto.witness import CheckpointPolicy, WitnessKey
 
@@ -123,6 +124,11 @@ class Roster:
         if signatory is None:
             raise UnknownKeyError("key is no person's key in the roster")
         return signatory
+
+    def check_modes(self, agencies: Iterable[AgencyId]) -> None:
+        """Raise `AgencyModeError` if some of these agencies are in production and some in demo or test mode."""
+        if len({self.agency(one).mode is AgencyMode.PRODUCTION for one in agencies}) > 1:
+            raise AgencyModeError("an agency in production deals with no agency in demo or test mode")
 
     def witness_keys(self) -> tuple[WitnessKey, ...]:
         """Every witness, in order of agency."""

@@ -57,12 +57,22 @@ class AgencyRole(enum.StrEnum):
     DISCOVERY = "discovery"
 
 
+class AgencyMode(enum.StrEnum):
+    """What an agency's node may be used for; root holders list `production` when its preflight shows nothing that blocks."""
+
+    DEMO = "demo"
+    TEST = "test"
+    PRODUCTION = "production"
+
+
 class PersonRole(enum.StrEnum):
-    """What a person's key may sign. The responsible officer (R16) is a name of the agency, not a key."""
+    """What a person's key may sign. The responsible officer (R16) is published by name; with a key that person signs for the agency's own
+    duties, such as the weekly review of its ledger, and nothing of a search."""
 
     INVESTIGATOR = "investigator"
     REVIEWER = "reviewer"
     EXAMINER = "examiner"
+    OFFICER = "officer"
 
 
 class CredentialKind(enum.StrEnum):
@@ -146,7 +156,7 @@ class Agency:
 
     `node_key` signs the agency's envelopes, manifests and sealing keys. `legal_office` is the agency (often itself) whose reviewers
     decide for this one and to whose discovery key the scores go; requesters and holders must have one. `responsible_officer` is published
-    (R16).
+    (R16). Agencies in production deal with no agency whose `mode` is another.
     """
 
     agency_id: AgencyId
@@ -160,6 +170,7 @@ class Agency:
     discovery_key: SealingPublicKey | None = field(default=None, repr=False)
     witness: WitnessKey | None = field(default=None, repr=False)
     persons: tuple[Person, ...] = field(default=(), repr=False)
+    mode: AgencyMode = AgencyMode.TEST
 
     def __post_init__(self) -> None:
         check_text(self.display_name, _MAX_DISPLAY_CHARS, "agency.name")
@@ -190,6 +201,7 @@ class Agency:
             "name": self.display_name,
             "class": self.agency_class.value,
             "jurisdiction": str(self.jurisdiction),
+            "mode": self.mode.value,
             "roles": roles,
             "responsible_officer": self.responsible_officer,
             "node_key": b64url_encode(self.node_key.raw),
@@ -215,6 +227,7 @@ class Agency:
             discovery_key=None if fields.is_null("discovery_key") else SealingPublicKey(fields.data("discovery_key")),
             witness=None if fields.is_null("witness") else _witness(fields.child("witness"), agency_id),
             persons=tuple(Person.from_fields(child) for child in fields.children("persons")),
+            mode=fields.choice("mode", AgencyMode),
         )
         fields.close()
         return agency

@@ -89,14 +89,35 @@ def network_off() -> Iterator[None]:
         yield
 
 
+# --- rules ------------------------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `test_policy_coverage` asks for: the tests of one rule, with that rule taken out."""
+    parser.addoption("--rule-off", metavar="Rn", help="run only the tests that are marked with this rule, with its enforcement taken out")
+
+
+@pytest.fixture(autouse=True)
+def rule_taken_out(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing, unless a rule is to be taken out."""
+    rule = request.config.getoption("--rule-off")
+    if rule:
+        from tests.rule_switches import SWITCHES  # noqa: PLC0415 -- loads the whole program
+
+        SWITCHES[rule].off(monkeypatch)
+
+
 # --- order ------------------------------------------------------------------------------------------------------------
 
 LONG = ("test_walkthrough.py", "test_end_to_end.py", "test_leaks.py", "test_killed.py", "test_broker_process.py")
 """Files that start processes: first, so that the run does not end with one worker waiting for another."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, in the order of `LONG`; all others as they were found."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long files first, in the order of `LONG`; all others as they were found. With a rule taken out, its own tests only."""
+    rule = config.getoption("--rule-off")
+    if rule:
+        items[:] = [item for item in items if any(rule in mark.args for mark in item.iter_markers("rule"))]
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 

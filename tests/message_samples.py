@@ -38,6 +38,7 @@ from crypto.messages import Message, seal_message, sign_message
 from crypto.notices import Deleted, DeletionReceipt, Refusal, RefusalReason, RevocationQuery, RevocationStatement, Standing
 from crypto.opening import Y16
 from crypto.probe import Probe
+from crypto.ratification import MAX_RATIFICATION_BYTES, RatificationBody
 from crypto.release import Band, DiscoveryRelease, HolderOutcome, HolderRelease, Outcome, RequesterRelease
 from crypto.ring import N, Q
 from crypto.seed import Seed
@@ -269,4 +270,5 @@ BODIES: Final[Mapping[MessageType, st.SearchStrategy[Body]]] = {
     MessageType.REVOCATION_QUERY: st.builds(RevocationQuery, digests),
     MessageType.REVOCATION_STATEMENT: st.builds(RevocationStatement, digests, st.sampled_from(Standing), moments),
     MessageType.CHECKPOINT_GOSSIP: signed_checkpoints(),
+    MessageType.RATIFICATION: st.builds(RatificationBody, st.binary(min_size=1, max_size=300) | st.just(b"x" * MAX_RATIFICATION_BYTES)),
 }

@@ -20,31 +20,36 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy import Table, select
 
-from agency_node.config import Mode, NodeConfig
+from agency_node.config import BudgetLimits, Mode, NodeConfig
 from agency_node.config import Role as NodeRole
 from agency_node.courier import Courier
 from agency_node.courier import Role as CourierRole
 from agency_node.custodian.releasing import Releasing
+from agency_node.custodian.tables_in_use import load_tables
 from agency_node.envelopes import BodyT, Envelopes
 from agency_node.faces.embedder import Box, Face
 from agency_node.faces.image import Pixels, read_image
 from agency_node.follower import ActingParties, LogFollower
 from agency_node.grants import GrantDesk
 from agency_node.holder.answering import Answering
+from agency_node.holder.budgets import Budgets
 from agency_node.holder.disclosing import Disclosing
 from agency_node.holder.index import GalleryIndex
 from agency_node.holder.records import NewRecord
 from agency_node.keyring import NODE_KEY_FILE, Keyring
+from agency_node.legal.lapsing import ExigentClocks
 from agency_node.legal.persons import PersonKey
+from agency_node.legal.ratified import RatifiedGrants
 from agency_node.legal.review import grant_draft
 from agency_node.outbox import READY, Conversation, Outbox, message_of
 from agency_node.parties import Parties
+from agency_node.policy.clocks import STRICT_CLOCK, ExigentClock
 from agency_node.policy.engine import PolicyPack, load_packs
 from agency_node.requester.drafting import SearchRequest, draft_search
 from agency_node.requester.leads import Leads
 from agency_node.requester.searching import Searching
 from agency_node.store import DATABASE_FILE
-from agency_node.tables import answers, custody, custody_parts, inbox, journal, outbox
+from agency_node.tables import answers, custody, custody_parts, inbox, ledger, outbox
 from agency_node.vault import Vault
 from crypto.bodies import GrantBody
 from crypto.canonical import AgencyId, GrantId, KeyId, PersonId, SearchId
@@ -57,6 +62,7 @@ from crypto.gallery import PackedGallery
 from crypto.grant_claims import GrantClaims, GrantTerms
 from crypto.message_types import MESSAGES, Body, MessageType
 from crypto.messages import Message, seal_message, sign_message
+from crypto.moments import utc_day
 from crypto.notices import Refusal, RefusalReason
 from crypto.probe import Probe, SearchKey, make_probe
 from crypto.roster_entries import PersonRole
@@ -185,6 +191,8 @@ class WorldNode:
     broker: WorldBroker
     clock: Clock
     trusted_custodians: tuple[AgencyId, ...] = (BOARD, OVERSIGHT)
+    budgets: BudgetLimits = field(default_factory=BudgetLimits)
+    rule: ExigentClock = STRICT_CLOCK
     parts: list[CourierRole] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -212,9 +220,16 @@ class WorldNode:
         if NodeRole.HOLDER in self.roles:
             self._hold()
         if NodeRole.CUSTODIAN in self.roles:
-            self.releasing = Releasing(self.config, self.engine, self.desk, self.envelopes, self.parties, self.outbox, [MODEL], self.clock)
+            tables = load_tables(self.folder, self.config, [MODEL], utc_day(self.clock()))
+            self.releasing = Releasing(
+                self.config, self.engine, self.desk, self.envelopes, self.parties, self.outbox, [MODEL], tables, self.clock
+            )
             self.desk.admitters.append(self.releasing)
             self.parts.append(self.releasing)
+        if {NodeRole.HOLDER, NodeRole.CUSTODIAN} & {*self.roles}:
+            self.parts.append(
+                RatifiedGrants(self.agency, self.engine, self.rule, self.desk, self.envelopes, self.parties, self.follower, self.clock)
+            )
         if NodeRole.REQUESTER in self.roles:
             self._request()
         self.courier = Courier(self.agency, self.engine, self.mail, self.parties, self.follower, self.outbox, self.parts, self.clock)
@@ -239,6 +254,7 @@ class WorldNode:
             self.keyring.node_key,
             self.index,
             packs(),
+            Budgets(self.budgets, self.vault),
             self.desk,
             self.envelopes,
             self.parties,
@@ -263,9 +279,11 @@ class WorldNode:
             self.follower,
             self.broker,
             self.outbox,
+            self.config.near_duplicates,
             self.clock,
         )
-        self.parts += [searching, Leads(self.engine, self.vault, self.envelopes, self.parties, self.outbox, self.clock)]
+        exigent = ExigentClocks(self.folder, self.engine, self.vault, self.keyring, self.parties, self.outbox, self.clock)
+        self.parts += [exigent, searching, Leads(self.engine, self.vault, self.envelopes, self.parties, self.outbox, self.clock)]
 
     def _latest(self) -> bytes | None:
         latest = self.follower.latest
@@ -316,7 +334,7 @@ class WorldNode:
         return {row.name for row in self.rows(outbox, state=READY)}
 
     def journal(self) -> list[str]:
-        return [f"{row.event}: {row.detail}" for row in self.rows(journal)]
+        return [f"{row.event}: {row.detail}" for row in self.rows(ledger)]
 
     def state_of(self, message: Message) -> tuple[str, str]:
         (row,) = self.rows(inbox, message_id=str(message.message_id))
@@ -364,6 +382,7 @@ class World:
         self.folder = folder
         self.clock = Clock()
         self.broker = WorldBroker(self.clock)
+        self.exigent_rule = STRICT_CLOCK
         self.nodes: dict[AgencyId, WorldNode] = {}
         self._sequences: dict[tuple[str, AgencyId, AgencyId], int] = {}
 
@@ -462,8 +481,12 @@ class World:
         )
 
     async def granted(self, **changes: Any) -> GrantClaims:
-        node, search_id = await self.node(NORTHPORT), await self.drafted(**changes)
-        return grant_draft(node.engine, node.vault, PixelEmbedder(), node.parties.trusted, search_id, reviewer(), self.clock())
+        return await self.sign(await self.drafted(**changes))
+
+    async def sign(self, search_id: SearchId) -> GrantClaims:
+        """Northport's reviewer grants a draft."""
+        node, now, rule = await self.node(NORTHPORT), self.clock(), self.exigent_rule
+        return grant_draft(node.engine, node.vault, PixelEmbedder(), node.parties.trusted, search_id, reviewer(), now, rule)
 
     async def released(self, **changes: Any) -> GrantClaims:
         """A whole search of Northport at Lakeside, with one lead."""

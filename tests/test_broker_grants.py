@@ -217,7 +217,8 @@ MADE_BY: dict[EntryKind, tuple[AgencyId, ...]] = {
     EntryKind.REFUSAL: (NORTHPORT, NORTHPORT_LAW, EASTFIELD, LAKESIDE, BOARD, OVERSIGHT),
     EntryKind.VIOLATION: (NORTHPORT, NORTHPORT_LAW, EASTFIELD, LAKESIDE, BOARD, OVERSIGHT),
     EntryKind.REVOCATION: (NORTHPORT_LAW,),
-    EntryKind.LAPSE: (NORTHPORT_LAW,),
+    EntryKind.LAPSE: (NORTHPORT, NORTHPORT_LAW),
+    EntryKind.RATIFICATION: (NORTHPORT,),
 }
 AUTHORED = (EntryKind.ANSWER, EntryKind.DISCLOSURE, EntryKind.REFUSAL, EntryKind.VIOLATION)
 EVERYBODY = (NORTHPORT, NORTHPORT_LAW, EASTFIELD, EASTFIELD_LAW, LAKESIDE, OVERSIGHT, BOARD, NORTHPORT_BOARD)
@@ -249,7 +250,7 @@ async def test_an_entrys_subject_is_that_of_kind_grant_and_author(world: World, 
     author = MADE_BY[kind][0]
     before = world.rows()
     good = entry_by(kind, author).subject
-    other_author = BOARD if kind not in (EntryKind.REVOCATION, EntryKind.LAPSE) else None
+    other_author = BOARD if kind not in (EntryKind.REVOCATION, EntryKind.LAPSE, EntryKind.RATIFICATION) else None
     for wrong in (entry_of(kind, digest("another grant"), other_author), entry_of(kind, CLAIMS.digest, other_author)):
         if wrong.subject != good:
             assert problem(await world.post_entry(wrong, CLAIMS.digest, author)) == (403, "entry-not-yours")

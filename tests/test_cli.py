@@ -19,7 +19,7 @@ from sqlalchemy import insert
 from typer.testing import CliRunner
 
 from agency_node.cli import FIGURE_NAMES, app, parameter_figures
-from agency_node.commands.node_search import check_listed
+from agency_node.commands.listed import check_listed
 from agency_node.errors import RequestError
 from agency_node.overview import full_search_id
 from agency_node.store import open_store
@@ -93,9 +93,12 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
         "demo",
         *(f"bench {name}" for name in ("scan", "answer", "growth", "peers", "holder", "plot", "search")),
         "plan",
+        *(f"calibration {name}" for name in ("show", "check", "synthetic")),
         *(f"broker {name}" for name in ("init", "roster", "serve", "status")),
         "log verify",
         *(f"node {name}" for name in ("init", "serve", "enrol", "expunge", "status", "search", "review", "release", "cancel", "disclose")),
+        *(f"node {name}" for name in ("ledger", "preflight", "statement", "evaluated")),
+        *(f"node {name}" for name in ("ratify", "unseal")),
         *(f"person {name}" for name in ("init", "discovery")),
         *(f"roster {name}" for name in ("root-key", "root-set", "draft", "sign", "show")),
     }
@@ -137,11 +140,17 @@ def test_an_error_is_one_sentence_on_standard_error(name: str, as_json: bool, tm
         "node enrol": "node enrol nowhere --folder . --table there",
         "node expunge": "node expunge nowhere L-1 --reason error",
         "node cancel": "node cancel nowhere 12",
+        "node ledger": "node ledger nowhere",
+        "node preflight": "node preflight nowhere",
+        "node statement": "node statement nowhere --month 2026-10 --save new",
+        "node evaluated": "node evaluated nowhere there --on 2026-11-20 --person there",
         "node status": "node status nowhere",
         "node search": "node search nowhere --case 1 --image there --basis warrant --reviewer a:b --holder c --custodian d --person there",
         "node review": "node review nowhere --search 12",
         "node release": "node release nowhere --search 12",
         "node disclose": "node disclose nowhere --search 12",
+        "node ratify": "node ratify nowhere 12 --person there",
+        "node unseal": "node unseal nowhere 12 --discovery there --order there --save new",
         "person init": "person init there --id a-pd:one --role reviewer --trained-until 2027-06-30",
         "person discovery": "person discovery there --agency a-pd",
         "roster root-key": "roster root-key there --holder a-pd",

@@ -24,7 +24,7 @@ from agency_node.holder.enrol import BOOKING, COLUMNS, DEMONSTRATION, EnrolmentR
 from agency_node.holder.progress import NoProgress
 from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
 from agency_node.store import open_store
-from agency_node.tables import facts, journal, records, template_blocks
+from agency_node.tables import facts, ledger, records, template_blocks
 from agency_node.vault import Vault
 from crypto.codes import values_of
 from crypto.disclosure import MAX_PHOTOGRAPH_BYTES, Media
@@ -267,7 +267,7 @@ def test_nothing_shows_a_record_in_words(store: RecordStore, engine: Engine) -> 
     for secret in ("SECRET", "photograph=", "template=", str(DAY.year)):
         assert secret not in shown
     with engine.begin() as connection:
-        events = connection.execute(select(journal.c.at, journal.c.event, journal.c.detail)).all()
+        events = connection.execute(select(ledger.c.at, ledger.c.event, ledger.c.detail)).all()
     assert [tuple(event) for event in events] == [("2026-11-23T16:12:00.00Z", "enrolled", "1 records")]
 
 

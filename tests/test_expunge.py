@@ -23,7 +23,7 @@ from agency_node.errors import KnownRecordError, RequestError
 from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
 from agency_node.node import open_node
 from agency_node.store import DATABASE_FILE, forget_deleted, open_store
-from agency_node.tables import block_keys, journal, records, template_blocks
+from agency_node.tables import block_keys, ledger, records, template_blocks
 from agency_node.vault import Vault
 from crypto.codes import Codes, values_of
 from crypto.disclosure import Media
@@ -173,7 +173,7 @@ def test_an_expunging_says_what_it_destroyed_and_happens_once(store: RecordStore
         with pytest.raises(RequestError, match=said):
             store.expunge(number, ExpungeReason.ERROR, NOW)
     with store._engine.begin() as connection:
-        lines = [f"{one.event}: {one.detail}" for one in connection.execute(select(journal))]
+        lines = [f"{one.event}: {one.detail}" for one in connection.execute(select(ledger))]
     assert lines[1:] == [f"expunged: row {ROW}: non-conviction"]
     assert EXPUNGED not in repr(gone)
 

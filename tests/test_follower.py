@@ -360,6 +360,7 @@ async def test_an_old_head_does_not_hide_a_revocation_that_was_seen(follower: Lo
     assert follower.latest == head_of(broker.log)
 
 
+@pytest.mark.rule("R78")
 @pytest.mark.parametrize("by", [(), (BOARD,), (NORTHPORT_BOARD,)])
 async def test_a_missing_witness_stops_the_act(follower: LogFollower, broker: MemoryBroker, by: tuple[AgencyId, ...]) -> None:
     broker.cosigned_by(*by)

@@ -100,14 +100,14 @@ def test_every_message_that_the_protocol_names_has_a_row() -> None:
     named = {
         "probe", "answer", "mask-share", "opened-scores", "mask-handover", "holder-release", "requester-release", "discovery-release",
         "stubs", "disclosure-request", "disclosure", "refusal", "deletion-receipt", "revocation-query", "revocation-statement",
-        "checkpoint-gossip", "grant",
+        "checkpoint-gossip", "grant", "ratification",
     }  # fmt: skip
     assert {str(message_type) for message_type in MessageType} == named
 
 
 def test_codes_are_one_number_for_ever() -> None:
     assert [spec.code for spec in MESSAGES.values()] == list(range(1, len(MESSAGES) + 1))
-    pinned = {"grant": 1, "probe": 2, "answer": 3, "stubs": 10, "refusal": 13, "checkpoint-gossip": 17}
+    pinned = {"grant": 1, "probe": 2, "answer": 3, "stubs": 10, "refusal": 13, "checkpoint-gossip": 17, "ratification": 18}
     assert {name: MESSAGES[MessageType(name)].code for name in pinned} == pinned
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from agency_node.journal import record, stamp
 from agency_node.store import DATABASE_FILE, PAGE_BYTES, open_store, promising_nothing, reading
-from agency_node.tables import answers, journal, metadata
+from agency_node.tables import answers, ledger, metadata
 from tests.sample_federation import NOW
 
 CLAIM = {"search_id": "a", "grant_id": "g", "probe_digest": b"p", "face_commit": b"f", "state": "claimed", "claimed_at": stamp(NOW)}
@@ -70,11 +70,11 @@ def test_a_transaction_that_breaks_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         break_half_way()
     with engine.begin() as connection:
-        assert connection.execute(select(journal)).all() == []
+        assert connection.execute(select(ledger)).all() == []
 
 
 def test_an_older_store_is_opened_again(tmp_path: Path) -> None:
     with open_store(tmp_path / DATABASE_FILE).begin() as connection:
         record(connection, NOW, "a", "kept")
     with open_store(tmp_path / DATABASE_FILE).begin() as connection:
-        assert connection.execute(select(journal.c.event)).scalars().all() == ["kept"]
+        assert connection.execute(select(ledger.c.event)).scalars().all() == ["kept"]

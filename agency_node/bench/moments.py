@@ -1,6 +1,6 @@
 """When each step of a search ended, and how many bytes it moved, read from the parties' own stores after the search.
 
-Every party writes moments for itself: journal and inbox of a node to the hundredth of a second, the broker to the millisecond. All parties
+Every party writes moments for itself: ledger and inbox of a node to the hundredth of a second, the broker to the millisecond. All parties
 of a benchmark run on one machine, so their clocks are one. Invariants: the stores are opened for reading only and in no transaction that
 keeps a writer waiting; nothing is read but moments, ids, kinds and lengths; where several holders answer, a step ends with the last of
 them.
@@ -31,21 +31,21 @@ class Step:
     messages: tuple[str, ...] = ()
 
 
-_JOURNAL = "SELECT max(at) FROM journal WHERE search_id = :search AND event = '{}'"
+_LEDGER = "SELECT max(at) FROM ledger WHERE search_id = :search AND event = '{}'"
 _RECEIVED = "SELECT max(received_at) FROM inbox WHERE search_id = :search AND message_type = '{}'"
 
 STEPS = (
-    Step("grant into the log and cosigned", "requester", _JOURNAL.format("sent")),
+    Step("grant into the log and cosigned", "requester", _LEDGER.format("sent")),
     Step("probe and grant to the holder", "holder", "SELECT max(claimed_at) FROM answers WHERE search_id = :search", ("grant", "probe")),
-    Step("holder's scan and answer", "holder", _JOURNAL.format("queued answer")),
+    Step("holder's scan and answer", "holder", _LEDGER.format("queued answer")),
     Step("answer to the requester", "requester", _RECEIVED.format("answer"), ("answer", "mask-share", "deletion-receipt")),
-    Step("opening", "requester", _JOURNAL.format("queued opened-scores")),
+    Step("opening", "requester", _LEDGER.format("queued opened-scores")),
     Step("opened values to the custodian", "custodian", _RECEIVED.format("opened-scores"), ("opened-scores",)),
-    Step("release", "custodian", _JOURNAL.format("released")),
+    Step("release", "custodian", _LEDGER.format("released")),
     Step(
         "release cosigned, and to the holder",
         "holder",
-        _JOURNAL.format("handled holder-release"),
+        _LEDGER.format("handled holder-release"),
         ("holder-release", "requester-release", "discovery-release"),
     ),
     Step("stubs and leads", "requester", "", ("stubs",)),
@@ -80,7 +80,7 @@ def step_seconds(stores: Mapping[str, Sequence[Path]], search_id: str, started: 
             raise WrongResultError(f"no {step.ends_at} has noted when '{step.name}' ended: please report this as a bug")
         moments.append(max(datetime.fromisoformat(str(one)).timestamp() for one in found))
     moments.append(ended)
-    for place in range(1, len(moments)):  # a journal cuts moments to the hundredth, so that a step may seem to end before it began
+    for place in range(1, len(moments)):  # a ledger cuts moments to the hundredth, so that a step may seem to end before it began
         moments[place] = max(moments[place], moments[place - 1])
     return tuple(later - earlier for earlier, later in itertools.pairwise(moments))
 

@@ -12,12 +12,15 @@ import time
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from agency_node.commands.output import AsJson, Folder, clock, member, plain, print_json, print_table, sentences
 from agency_node.errors import RequestError
+
+if TYPE_CHECKING:
+    from agency_node.legal.exigent import ExigentStatus
 
 PATIENCE_S: Final = 15.0
 LOOKS, BETWEEN_LOOKS_S = 20, 0.05
@@ -53,7 +56,7 @@ def init(
     agency_class: Annotated[str, typer.Option("--class", help="state, local, tribal, federal, foreign or private.")] = "local",
     trust: Annotated[list[str] | None, typer.Option(help="Holder: a custodian that it trusts; repeat for several.")] = None,
     discovery_key: Annotated[str, typer.Option(help="Public discovery key of the legal office, from `sealmatch person discovery`.")] = "",
-    policy_pack: Annotated[list[str] | None, typer.Option(help="Holder: folder of a Cedar pack; the strict default if left out.")] = None,
+    policy_pack: Annotated[list[str] | None, typer.Option(help="Folder of a Cedar pack; the strict default if left out.")] = None,
     embedder: Annotated[str, typer.Option(help="The face model.")] = "dlib",
     mode: Annotated[str, typer.Option(help="demo, test or production.")] = "production",
     as_json: AsJson = False,
@@ -90,6 +93,7 @@ def init(
             officer=officer,
             legal_office=legal_office,
             discovery_key=discovery_key,
+            mode=config.mode.value,
         )
         stand_in = SigningKey.generate().verifying_key
         entry_of(CreatedKeys(stand_in, stand_in if "witness" in listed else None))  # what does not fit is said before a folder is made
@@ -115,8 +119,10 @@ def serve(
         # Small matrices only, a dozen times slower where another search wants the second core; read when numpy is first imported.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from agency_node.node import open_node  # noqa: PLC0415
+        from agency_node.preflight import check_production  # noqa: PLC0415
         from agency_node.serving import serve as serve_node  # noqa: PLC0415
 
+        check_production(folder, clock)
         node = open_node(folder, clock)
         waiting = threading.Timer(PATIENCE_S, lambda: typer.echo(f"not ready yet: {STILL_WAITING.format(node.config.broker)}", err=True))
         waiting.daemon = True
@@ -148,6 +154,7 @@ def enrol(
 ) -> None:
     """Enrol photographs, with a table that says whose booking each is; a run that was stopped goes on where it was."""
     with sentences(as_json):
+        from agency_node.commands.acting import acting  # noqa: PLC0415
         from agency_node.config import Mode, Role  # noqa: PLC0415
         from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
         from agency_node.holder.enrol import enrol_embeddings, enrol_folder  # noqa: PLC0415
@@ -162,20 +169,24 @@ def enrol(
         store = RecordStore(node.engine, node.vault, embedder.model)
         demonstration = node.config.mode is not Mode.PRODUCTION
         reports = []
-        if embeddings is not None:
-            if not demonstration:
-                raise RequestError("synthetic records are for demonstration and test modes; in production enrol photographs with --folder")
-            with TerminalProgress() as progress:
-                reports.append(enrol_embeddings(store, embeddings, progress, clock()))
-        if photographs is not None and table is not None:
-            with TerminalProgress() as progress:
-                reports.append(
-                    enrol_folder(
-                        store, embedder, photographs, table, progress, clock(), refused_csv=refused, allow_demonstration=demonstration
+        with acting(node, "node enrol") as act:
+            if embeddings is not None:
+                if not demonstration:
+                    raise RequestError(
+                        "synthetic records are for demonstration and test modes; in production enrol photographs with --folder"
                     )
-                )
-        if not reports:
-            raise RequestError("nothing to enrol: name --folder and --table")
+                with TerminalProgress() as progress:
+                    reports.append(enrol_embeddings(store, embeddings, progress, clock()))
+            if photographs is not None and table is not None:
+                with TerminalProgress() as progress:
+                    reports.append(
+                        enrol_folder(
+                            store, embedder, photographs, table, progress, clock(), refused_csv=refused, allow_demonstration=demonstration
+                        )
+                    )
+            if not reports:
+                raise RequestError("nothing to enrol: name --folder and --table")
+            act.detail = f"{sum(one.enrolled for one in reports)} records"
     if as_json:
         print_json({"enrolled": sum(one.enrolled for one in reports), "reports": plain(reports)})
         return
@@ -192,6 +203,7 @@ def expunge(
 ) -> None:
     """Destroy one record for good: template, photograph, number and day. The serving node searches it no more."""
     with sentences(as_json):
+        from agency_node.commands.acting import acting  # noqa: PLC0415
         from agency_node.config import Role  # noqa: PLC0415
         from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
         from agency_node.holder.records import ExpungeReason, RecordStore  # noqa: PLC0415
@@ -202,7 +214,9 @@ def expunge(
         node = open_node(folder, clock)
         if Role.HOLDER not in node.config.roles:
             raise RequestError("this node is no holder: expunge records at the node whose gallery they belong to")
-        gone = RecordStore(node.engine, node.vault, load_embedder(node.config.embedder).model).expunge(record_number, given, clock())
+        with acting(node, "node expunge") as act:
+            gone = RecordStore(node.engine, node.vault, load_embedder(node.config.embedder).model).expunge(record_number, given, clock())
+            act.subject = f"row {gone.row}"
         for _ in range(LOOKS):
             if files_clean := forget_deleted(node.engine):
                 break
@@ -221,27 +235,37 @@ def expunge(
 @app.command(epilog="Example: sealmatch node status ./northport")
 def status(
     folder: Folder,
-    search: Annotated[str, typer.Option(help="One search with its journal; the first digits of its id will do.")] = "",
+    search: Annotated[str, typer.Option(help="One search with its ledger; the first digits of its id will do.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show searches with progress per holder, grants, custody, waiting requests and queues."""
+    """Show searches with progress per holder, grants, custody, waiting requests, queues, and what was used of today's budgets."""
     with sentences(as_json):
+        from agency_node.commands.acting import acting  # noqa: PLC0415
+        from agency_node.config import Role  # noqa: PLC0415
+        from agency_node.holder.budgets import Budgets  # noqa: PLC0415
+        from agency_node.ledger_review import weeks_to_review  # noqa: PLC0415
+        from agency_node.legal.exigent import exigent_status  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.overview import full_search_id, holder_events, journal_of, node_status  # noqa: PLC0415
 
         node = open_node(folder, clock)
-        found = node_status(node.engine, str(node.agency))
+        spent = Budgets(node.config.budgets, node.vault).spent(node.engine, clock()) if Role.HOLDER in node.config.roles else []
+        found, weeks = node_status(node.engine, str(node.agency), spent), weeks_to_review(node.engine, clock())
+        exigent = exigent_status(node.engine, clock())
         if search:
-            search_id = full_search_id(node.engine, search)
+            with acting(node, "node status") as act:
+                act.search_id = search_id = full_search_id(node.engine, search)
             journal, events = journal_of(node.engine, search_id), holder_events(node.engine, search_id)
             own = next((one for one in found.searches if one.search_id == search_id), None)  # none at a holder or custodian
             if as_json:
-                print_json({"search_id": search_id, **({} if own is None else plain(own)), "events": events, "journal": journal})
+                print_json({"search_id": search_id, **({} if own is None else plain(own)), "events": events, "ledger": journal})
             else:
-                print_table(f"journal of {search_id}", dict.fromkeys(["at", "event", "detail"], False), [one.values() for one in journal])
+                if own is not None and own.state == "lapsed":
+                    typer.echo(own.note)
+                print_table(f"ledger of {search_id}", dict.fromkeys(["at", "event", "detail"], False), [one.values() for one in journal])
             return
     if as_json:
-        print_json(found)
+        print_json({**plain(found), "weeks_to_review": plain(weeks), "exigent": plain(exigent)})
         return
     if found.halted:
         typer.echo(f"HALTED: {found.halted}")
@@ -253,7 +277,25 @@ def status(
         if rows:
             headings = {name.replace("_", " "): name == ("handle" if "handle" in rows[0] else "search_id") for name in rows[0]}
             print_table(title, headings, [row.values() for row in rows])
+    if found.budgets:
+        used = [[one.scope, one.who, one.used, one.limit] for one in found.budgets]
+        print_table("searches claimed this UTC day", {"budget": False, "of": True, "used": False, "limit": False}, used)
+    for week in weeks:
+        typer.echo(f"ledger of {week.week}: {week.rows} rows, nobody has signed for it{', and the review is overdue' * week.overdue} (R53)")
+    _show_exigent(exigent)
     typer.echo(f"{found.agency}: " + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found.counts.items()))
+
+
+def _show_exigent(exigent: ExigentStatus) -> None:
+    for clocked in exigent.clocks:
+        left = "" if clocked.hours_left is None else f", {clocked.hours_left:.1f} hours left"
+        typer.echo(f"exigent search {clocked.search_id}: {clocked.state}, to be ratified before {clocked.ratify_by}{left}")
+        if clocked.warning:
+            typer.echo(f"  {'WARNING: ' if clocked.state == 'running' else ''}{clocked.warning}")
+    if exigent.clocks:
+        typer.echo("exigent grants: " + ", ".join(f"{count} {state}" for state, count in exigent.counts.items()))
+    for notice in exigent.notices:
+        typer.echo(f"notice for the {notice['to']}: notices/{notice['name']}{'' if notice['written_at'] else ' (not written yet)'}")
 
 
 def duration(text: str) -> timedelta:

@@ -1,36 +1,32 @@
 """`sealmatch node search|review|release|cancel|disclose`: what investigators and legal staff type.
 
-Each command writes a decision into the node's store; the serving process carries it out. A person's key is a file of the person's own; its
-passphrase comes from SEALMATCH_PASSPHRASE or a prompt.
+Each command writes a decision into the node's store, which the serving process carries out. A person's key is a file of the person's own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-import time
-from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agency_node.commands.listed import check_listed
 from agency_node.commands.node import app, duration
+from agency_node.commands.node_exigent import rule_of
 from agency_node.commands.output import AsJson, Folder, clock, member, plain, print_json, print_table, sentences
+from agency_node.commands.waiting import wait_for_release
 from agency_node.errors import RequestError
 
 if TYPE_CHECKING:
-    from agency_node.node import Node
     from agency_node.requester.leads import DisclosedLead
-    from crypto.canonical import AgencyId
     from crypto.grant_basis import LegalBasis
     from crypto.grant_claims import GrantClaims
-    from crypto.roster import Roster
 
 Person = Annotated[Path, typer.Option(help="Your key file, made with `sealmatch person init`.")]
 SearchOption = Annotated[str, typer.Option("--search", help="The search's id, as `node search` printed it; its first digits will do.")]
-POLL_S = 0.3
 
 
 @app.command(
@@ -66,8 +62,8 @@ def search(
 ) -> None:
     """Draft a search for one still and sign it as its investigator; nothing is searched before a legal reviewer grants it."""
     with sentences(as_json):
+        from agency_node.commands.acting import acting, person_key  # noqa: PLC0415
         from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
-        from agency_node.legal.persons import read_person_key  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.policy.engine import load_packs  # noqa: PLC0415
         from agency_node.requester.drafting import SearchRequest, draft_search  # noqa: PLC0415
@@ -98,12 +94,13 @@ def search(
             facts=facts,
             facts_salt=facts_salt,
         )
-        discovery = node.parties.roster().discovery_key(node.agency)
-        investigator = read_person_key(person)
-        check_listed(node.parties.roster(), node.agency, holder, custodian, reviewer, investigator.person_id)
-        search_id = draft_search(
-            node.engine, node.vault, load_embedder(node.config.embedder), node.agency, discovery, request, investigator, clock()
-        )
+        with acting(node, "node search") as act:
+            discovery = node.parties.roster().discovery_key(node.agency)
+            investigator = person_key(node, act, person)
+            check_listed(node.parties.roster(), node.agency, holder, custodian, reviewer, investigator.person_id)
+            act.search_id = search_id = draft_search(
+                node.engine, node.vault, load_embedder(node.config.embedder), node.agency, discovery, request, investigator, clock()
+            )
     if as_json:
         print_json({"search_id": str(search_id), "state": "drafted"})
     else:
@@ -120,39 +117,50 @@ def review(
     save_still: Annotated[Path | None, typer.Option(help="Write the still into this file, to look at it before you decide.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a draft to its legal reviewer; with --grant sign it, with --refuse REASON refuse it."""
+    """Show a draft to its legal reviewer, with searches for nearly the same picture; --grant signs it, --refuse REASON refuses it."""
     with sentences(as_json):
+        from agency_node.commands.acting import acting, person_key  # noqa: PLC0415
         from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
-        from agency_node.legal.persons import read_person_key  # noqa: PLC0415
         from agency_node.legal.review import grant_draft, read_case, read_draft, refuse_draft  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.overview import full_search_id  # noqa: PLC0415
+        from agency_node.requester.near_duplicates import near_duplicates  # noqa: PLC0415
 
         node = open_node(folder, clock)
         search = full_search_id(node.engine, search)
+        alike = near_duplicates(node.engine, node.vault, node.config.near_duplicates, search, clock())
         if grant and refuse:
             raise RequestError("decide one way: --grant or --refuse")
         if grant:
             if person is None:
                 raise RequestError("name your key file with --person: a grant bears its reviewer's signature")
-            key = read_person_key(person)
-            claims = grant_draft(node.engine, node.vault, load_embedder(node.config.embedder), node.parties.trusted, search, key, clock())
-            print_json({"search_id": search, "state": "granted", "grant_id": str(claims.grant_id)}) if as_json else typer.echo(
-                f"granted: the serving node enters it into the log and asks {', '.join(claims.holders)}"
-            )
+            with acting(node, "node review", search_id=search) as act:
+                key = person_key(node, act, person)
+                embedder = load_embedder(node.config.embedder)
+                claims = grant_draft(node.engine, node.vault, embedder, node.parties.trusted, search, key, clock(), rule_of(node))
+            if as_json:
+                print_json({"search_id": search, "state": "granted", "grant_id": str(claims.grant_id), "near_duplicates": alike})
+                return
+            for one in alike:
+                typer.echo(f"note: {one.sentence}")
+            typer.echo(f"granted: the serving node enters it into the log and asks {', '.join(claims.holders)}")
             return
         if refuse:
-            refuse_draft(node.engine, node.vault, search, refuse, clock())
+            with acting(node, "node review", search_id=search) as act:
+                if person is not None:
+                    person_key(node, act, person)
+                refuse_draft(node.engine, node.vault, search, refuse, clock())
             print_json({"search_id": search, "state": "refused"}) if as_json else typer.echo("refused; its search key is destroyed")
             return
-        claims, _ = read_draft(node.engine, node.vault, search)
-        case = read_case(node.engine, node.vault, search)
+        with acting(node, "node review", search_id=search):
+            claims, _ = read_draft(node.engine, node.vault, search)
+            case = read_case(node.engine, node.vault, search)
         if save_still is not None:
             _write(save_still, case.still)
     shown = {
         "case": case.case_number,
         **_reason(claims),
-        "facts": case.facts or "-",
+        **case.told,
         "holders": ", ".join(claims.holders),
         "custodians": ", ".join(claims.custodians),
         "most leads": claims.cap,
@@ -161,10 +169,13 @@ def review(
         "grant ends": f"{claims.expires:%Y-%m-%d %H:%M:%S} UTC",
     }
     if as_json:
-        print_json({"search_id": search, "state": "drafted", **{name.replace(" ", "_"): value for name, value in shown.items()}})
+        described = {name.replace(" ", "_"): value for name, value in shown.items()}
+        print_json({"search_id": search, "state": "drafted", **described, "near_duplicates": alike})
         return
     typer.echo(f"draft {search}")
     _show(shown)
+    for one in alike:
+        typer.echo(f"note: {one.sentence}")
     typer.echo("decide with --grant --person KEY, or with --refuse REASON")
 
 
@@ -177,6 +188,7 @@ def release(
 ) -> None:
     """Show what was released: leads at the requester, outcomes and alarms at the custodian. A lead is no identification."""
     with sentences(as_json):
+        from agency_node.commands.acting import acting  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.overview import full_search_id, holder_events, node_status, search_status  # noqa: PLC0415
         from agency_node.requester.leads import LEAD_NOTICE, list_leads  # noqa: PLC0415
@@ -188,8 +200,9 @@ def release(
             print_json(found[0]) if as_json else typer.echo("\n".join(f"{name}: {value}" for name, value in found[0].items()))
             return
         if wait:
-            _wait_for_release(node, search, duration(wait).total_seconds(), quiet=as_json)
-        leads = list_leads(node.engine, node.vault, search)
+            wait_for_release(node, search, duration(wait).total_seconds(), quiet=as_json)
+        with acting(node, "node release", search_id=search):
+            leads = list_leads(node.engine, node.vault, search, clock())
         with node.engine.begin() as connection:
             holders = search_status(connection, search).holders
         events = holder_events(node.engine, search)
@@ -214,6 +227,7 @@ def cancel(
 ) -> None:
     """Take a search back: its key and probe are destroyed now, holders and custodians are told, and nothing more is sent."""
     with sentences(as_json):
+        from agency_node.commands.acting import acting  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.overview import full_search_id  # noqa: PLC0415
         from agency_node.requester.cancelling import cancel_search  # noqa: PLC0415
@@ -221,7 +235,8 @@ def cancel(
 
         node = open_node(folder, clock)
         search = full_search_id(node.engine, search)
-        left = cancel_search(node.engine, search, clock())
+        with acting(node, "node cancel", search_id=search):
+            left = cancel_search(node.engine, search, clock())
         forget_deleted(node.engine)
     if as_json:
         print_json({"search_id": search, "state": "cancelled", "notices_follow": left})
@@ -244,15 +259,16 @@ def disclose(
 ) -> None:
     """Ask for a lead's photograph (requester), show what was disclosed, or decide about a request (holder's legal staff)."""
     with sentences(as_json):
+        from agency_node.commands.acting import acting, person_key  # noqa: PLC0415
         from agency_node.holder.decision import decide_disclosure, read_request  # noqa: PLC0415
-        from agency_node.legal.persons import read_person_key  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.overview import full_search_id  # noqa: PLC0415
         from agency_node.requester.leads import ask_for, list_disclosed  # noqa: PLC0415
 
         node = open_node(folder, clock)
         if handle and not grant and not withhold:
-            state, claims = read_request(node.engine, node.vault, handle)
+            with acting(node, "node disclose", subject=f"handle {handle}"):
+                state, claims = read_request(node.engine, node.vault, handle)
             shown = {"handle": handle, "state": state, "requesting agency": claims.requesting_agency, **_reason(claims)}
             if as_json:
                 print_json({name.replace(" ", "_"): value for name, value in shown.items()})
@@ -263,7 +279,9 @@ def disclose(
         if handle:
             if person is None or grant is withhold:
                 raise RequestError("a decision needs --person KEY and one of --grant and --withhold")
-            decide_disclosure(node.engine, node.parties, node.agency, handle, read_person_key(person), clock(), grant=grant)
+            with acting(node, "node disclose", subject=f"handle {handle}") as act:
+                key = person_key(node, act, person)
+                decide_disclosure(node.engine, node.parties, node.agency, handle, key, clock(), grant=grant)
             print_json({"handle": handle, "decided": "granted" if grant else "withheld"}) if as_json else typer.echo(
                 "decided; it will be sent"
             )
@@ -272,12 +290,14 @@ def disclose(
             raise RequestError("name a --search to ask or look for, or a --handle to decide about")
         search = full_search_id(node.engine, search)
         if rank:
-            lead = ask_for(node.engine, node.vault, search, rank, clock())
+            with acting(node, "node disclose", search_id=search):
+                lead = ask_for(node.engine, node.vault, search, rank, clock())
             print_json({"search_id": search, "asked": lead.handle, "agency": lead.agency}) if as_json else typer.echo(
                 f"asked {lead.agency}"
             )
             return
-        disclosed = list_disclosed(node.engine, node.vault, search)
+        with acting(node, "node disclose", search_id=search):
+            disclosed = list_disclosed(node.engine, node.vault, search, clock())
         files = {} if save is None else {one.handle: _save(save, one) for one in disclosed if one.photograph}
     rows = [
         {
@@ -296,54 +316,6 @@ def disclose(
         typer.echo(f"{row['agency']} {row['handle']}: {row['outcome']} {row['record_number']} {row['photograph']}".rstrip())
     if not rows:
         typer.echo("nothing was disclosed: ask for a lead with --rank, and wait for the holder's legal staff")
-
-
-def _wait_for_release(node: Node, search: str, seconds: float, *, quiet: bool) -> None:
-    """Until the search has ended one way or another; a line for each step of the search and of each holder, as it comes."""
-    from agency_node.overview import ENDED, holder_events, search_status  # noqa: PLC0415
-    from agency_node.requester.leads import list_leads  # noqa: PLC0415
-
-    until, state, shown = time.monotonic() + seconds, "", 0
-    while time.monotonic() < until:
-        with node.engine.begin() as connection:
-            found = search_status(connection, search)
-        events = holder_events(node.engine, search)
-        if not quiet:
-            for one in events[shown:]:
-                typer.echo(f"{one['at']} {one['holder']}: {one['state']}", err=True)
-            if found.state != state:
-                typer.echo(f"{found.state}: " + ", ".join(f"{name} {one['state']}" for name, one in found.holders.items()), err=True)
-        state, shown = found.state, len(events)
-        if found.state in ENDED and found.state != "closed":
-            raise RequestError(f"the search is {found.state}: {found.note}")
-        if found.state == "released" and all(one.handle or one.agency for one in list_leads(node.engine, node.vault, search)):
-            return
-        time.sleep(POLL_S)
-    raise RequestError("the release has not come in this time; the node goes on: look again with `node release`")
-
-
-def check_listed(
-    roster: Roster, agency: AgencyId, holders: Iterable[str], custodians: Iterable[str], reviewer: str, investigator: str
-) -> None:
-    """What the reviewer's signature would be refused for is said before anybody is asked for it; `RequestError` lists whom to take.
-
-    A reviewer who is the investigator is left to the grant's own check (R5).
-    """
-    from crypto.roster_entries import AgencyRole, PersonRole  # noqa: PLC0415
-
-    for role, named in ((AgencyRole.HOLDER, holders), (AgencyRole.CUSTODIAN, custodians)):
-        listed = [str(one.agency_id) for one in roster.agencies if role in one.roles]
-        for unknown in sorted(set(named) - set(listed)):
-            raise RequestError(f"{unknown} is no {role.value} in the roster: take {_one_of(listed)}")
-    office = roster.agency(agency).legal_office
-    persons = () if office is None else roster.agency(office).persons
-    reviewers = [str(one.person_id) for one in persons if PersonRole.REVIEWER in {credential.role for credential in one.credentials}]
-    if reviewer not in (*reviewers, investigator):
-        raise RequestError(f"{reviewer} is no reviewer of your legal office: take {_one_of(reviewers)}")
-
-
-def _one_of(names: list[str]) -> str:
-    return " or ".join(names) if names else "one that the root holders have listed first"
 
 
 def _reason(claims: GrantClaims) -> dict[str, object]:

@@ -82,16 +82,16 @@ def combine(
     taken: Custody,
     manifests: Mapping[AgencyId, GalleryManifest],
     model: EmbeddingModel,
+    table: ImpostorTable,
     envelopes: Envelopes,
     roster: Roster,
 ) -> Outcomes:
-    """Open, unmask and release a search.
+    """Open, unmask and release a search, with the threshold that `table` gives for the sum of the galleries that answered (R33).
 
     A holder whose parts do not fit together is `REJECTED`, one that sent nothing in time `SILENT`, one that said no `REFUSED`. When every
     holder's calibration chunk shows a probe that is not one unit vector, nothing is released and the search is refused.
     """
     claims = held.claims
-    table = ImpostorTable.isotropic(claims.model_hash, model.dimensions)
     scores: list[HolderScores] = []
     missing: dict[AgencyId, HolderOutcome] = {}
     uncalibrated = 0

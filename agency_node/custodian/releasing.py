@@ -21,12 +21,13 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Engine, insert, null, select, update
 
-from agency_node.config import Mode, NodeConfig
+from agency_node.config import NodeConfig
 from agency_node.courier import Commit, Handler, NotYetError, apart
 from agency_node.custodian.combining import Custody, Outcomes, combine
+from agency_node.custodian.tables_in_use import check_table
 from agency_node.envelopes import Envelopes
-from agency_node.errors import BrokerRefusedError, ConfigError
-from agency_node.grants import GrantDesk, HeldGrant
+from agency_node.errors import BrokerRefusedError
+from agency_node.grants import WITHDRAWN_BY_REQUESTER, GrantDesk, HeldGrant
 from agency_node.journal import record, stamp
 from agency_node.outbox import Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
@@ -35,6 +36,7 @@ from agency_node.refusals import RefusedByUsError
 from agency_node.tables import custody, custody_parts, inbox
 from crypto.answer import MaskShare
 from crypto.bodies import MaskHandover, OpenedBody
+from crypto.calibration_table import CalibrationTable
 from crypto.canonical import AgencyId, SearchId
 from crypto.embedding import EmbeddingModel
 from crypto.entries import EntryKind
@@ -44,6 +46,7 @@ from crypto.grant_claims import GrantClaims
 from crypto.manifest import GalleryManifest, check_custodians
 from crypto.message_types import MessageType
 from crypto.messages import AnyMessage, Message, read_message
+from crypto.moments import utc_day
 from crypto.notices import Refusal, RefusalReason
 from crypto.signed import key_id
 
@@ -70,12 +73,12 @@ class Releasing:
         parties: Parties,
         outbox: Outbox,
         models: Sequence[EmbeddingModel],
+        tables: Mapping[bytes, CalibrationTable],
         clock: Callable[[], datetime],
     ) -> None:
-        if config.mode is Mode.PRODUCTION:
-            raise ConfigError(
-                "no measured calibration table is installed; the synthetic one is refused in production: use mode test or demo"
-            )
+        for table in tables.values():
+            check_table(table, models, config.mode, utc_day(clock()))
+        self._tables = {model_hash: (table, table.impostors()) for model_hash, table in tables.items()}
         self._agency = config.agency_id
         self._engine = engine
         self._desk = desk
@@ -110,13 +113,15 @@ class Releasing:
     async def admit(self, grant: VerifiedGrant, message: AnyMessage) -> Commit:
         """What a custodian asks beside:
 
-        1. it has a calibration table of the grant's model (`ModelError`)
+        1. it has a calibration table of the grant's model, which holds until the grant ends (`ModelError`, R33)
         2. each holder's manifest is valid, of that model, and trusts one of the custodians (`check_custodians`)
         """
         del message
         claims = grant.claims
-        if claims.model_hash not in self._models:
+        if claims.model_hash not in self._models or claims.model_hash not in self._tables:
             raise ModelError("this custodian has no calibration table of the grant's embedding model")
+        if not self._tables[claims.model_hash][0].holds_on(utc_day(claims.expires)):
+            raise ModelError("this custodian's calibration table of the grant's embedding model ends before the grant")
         check_custodians(claims, self._parties.roster(), await self._manifests(claims), self._clock())
 
         def commit(connection: Connection) -> None:
@@ -296,8 +301,9 @@ class Releasing:
         office = self._parties.roster().agency(claims.requesting_agency).legal_office or claims.requesting_agency
         discovery_key = self._parties.roster().discovery_key(claims.requesting_agency)
         discovery = SealTo(office, discovery_key, key_id(discovery_key.raw))
-        model = self._models[claims.model_hash]
-        outcomes = await asyncio.to_thread(combine, held, taken, manifests, model, self._envelopes, self._parties.roster())
+        model, (table, impostors) = self._models[claims.model_hash], self._tables[claims.model_hash]
+        roster = self._parties.roster()
+        outcomes = await asyncio.to_thread(combine, held, taken, manifests, model, impostors, self._envelopes, roster)
         with self._engine.begin() as connection:
             self._queue(connection, held, outcomes, keys, requester, discovery)
             self._forget(connection, claims)
@@ -305,6 +311,7 @@ class Releasing:
             values = {"state": state, "note": outcomes.note, "released_at": stamp(self._clock()), "alarms": outcomes.alarms_text}
             connection.execute(update(custody).where(custody.c.search_id == str(claims.search_id)).values(**values))
             record(connection, self._clock(), claims.search_id, state, outcomes.note)
+            record(connection, self._clock(), claims.search_id, "threshold from", f"{table.kind} table {table.digest.hex()}")
 
     async def _holder_keys(self, claims: GrantClaims, taken: Custody) -> dict[AgencyId, SealTo]:
         """The holders' keys of this week. One that answered is waited for; one that did not, and is away, gets no empty part."""
@@ -346,9 +353,9 @@ class Releasing:
         connection.execute(update(inbox).where(inbox.c.message_id.in_(in_pieces)).values(data=None))
         connection.execute(update(custody_parts).where(where).values(data=None))
 
-    def withdraw(self, held: HeldGrant, connection: Connection) -> None:
-        """The requester took the search back: it is closed without a release, its shares and values are gone."""
-        self._close_in(connection, held, LAPSED, "withdrawn by its requester")
+    def withdraw(self, held: HeldGrant, connection: Connection, why: str = WITHDRAWN_BY_REQUESTER) -> None:
+        """The requester took the search back, or it lapsed: it is closed without a release, its shares and values are gone."""
+        self._close_in(connection, held, LAPSED, why)
 
     def _close(self, held: HeldGrant, state: str, note: str) -> None:
         with self._engine.begin() as connection:

@@ -49,6 +49,8 @@ COUNSEL: Final = PersonId("northport-pd:counsel-1")
 EASTFIELD_COUNSEL: Final = PersonId("eastfield-pd:counsel-1")
 LAKESIDE_COUNSEL: Final = PersonId("lakeside-sheriff:counsel-1")
 ORIGIN: Final = "log.demo.example/2026"
+BUDGETS: Final = {"officer_per_day": 100_000, "case_per_day": 100_000, "agency_per_day": 100_000}
+"""One detective makes every search here, in demonstrations, benchmarks and tests."""
 START_S: Final = 120.0
 STOP_S: Final = 15.0
 
@@ -165,6 +167,7 @@ class Federation:
                 "embedder": self.embedder,
                 "root_fingerprint": self.fingerprint.hex(),
                 "trusted_custodians": [str(BOARD)] if "holder" in cast.roles else [],
+                "budgets": BUDGETS if "holder" in cast.roles else {},
             }
         )
         created = create_node(self.folder / agency, config, witness="witness" in cast.roles)
@@ -178,6 +181,7 @@ class Federation:
             officer="A. Officer, compliance desk",
             legal_office="",
             discovery_key=b64url_encode(self.discovery_key.public_key.raw) if "discovery" in cast.roles else "",
+            mode=config.mode.value,
         )
         agency_entry = Agency.from_fields(Fields(entry, "agency"))
         return _with_persons(agency_entry, [self._make_person(person, role) for person, role in sorted(cast.persons.items())])

@@ -6,7 +6,8 @@ process that dies while `claimed` has sent nothing, and its seed died with it: t
 a fresh seed. One that dies after `answered` sends the stored bytes.
 
 Invariants: grant id, probe digest and face commitment are unique in the store before a scan begins (PROTOCOL 3, step 7); the policy's
-decision is stored with pack and inputs (R60: the holder's own policy is final); the probe is deleted with a receipt once the answer is
+decision is stored with pack and inputs (R60: the holder's own policy is final), and a budget that is used up is a refusal before a scan
+(`budgets`, R57); the probe is deleted with a receipt once the answer is
 stored (R22). The holder never sees a score: what it learns is which of its records were released.
 
 Left to others: the packed gallery (`index`), passes over it (`scanning`), stubs and photographs (`disclosing`), what a grant must be
@@ -15,7 +16,7 @@ Left to others: the packed gallery (`index`), passes over it (`scanning`), stubs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -25,14 +26,16 @@ from sqlalchemy.exc import IntegrityError
 from agency_node.courier import DONE, NEW, Commit, Handler, NotYetError
 from agency_node.envelopes import Envelopes
 from agency_node.errors import BrokerError
-from agency_node.grants import GrantDesk, HeldGrant
+from agency_node.grants import WITHDRAWN_BY_REQUESTER, GrantDesk, HeldGrant
+from agency_node.holder.budgets import Budgets
+from agency_node.holder.federal import federal_gate, is_federal
 from agency_node.holder.index import GalleryIndex, Given
 from agency_node.holder.scanning import Claimed, ScanningDesk
-from agency_node.journal import record, stamp
+from agency_node.journal import REFUSED, About, Told, record, stamp
 from agency_node.link import PublishLink
 from agency_node.outbox import Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
-from agency_node.policy.engine import Decision, PolicyInputs, PolicyPack, decide_all
+from agency_node.policy.engine import Decision, PolicyEngine, PolicyInputs, decide_all
 from agency_node.refusals import RefusedByUsError, reason_of
 from agency_node.tables import answers, decisions, inbox
 from agency_node.vault import Vault
@@ -42,6 +45,7 @@ from crypto.canonical import AgencyId
 from crypto.entries import EntryKind
 from crypto.errors import GrantMismatchError, PeerError
 from crypto.grant import VerifiedGrant, check_names
+from crypto.grant_basis import Purpose
 from crypto.grant_claims import GrantClaims
 from crypto.keys import SigningKey
 from crypto.manifest import check_trusted_by
@@ -69,13 +73,15 @@ class Answering:
         vault: Vault,
         node_key: SigningKey,
         index: GalleryIndex,
-        packs: tuple[PolicyPack, ...],
+        packs: tuple[PolicyEngine, ...],
+        budgets: Budgets,
         desk: GrantDesk,
         envelopes: Envelopes,
         parties: Parties,
         link: PublishLink,
         outbox: Outbox,
         clock: Callable[[], datetime],
+        federal_allow: Collection[Purpose] = (),
     ) -> None:
         self._agency = agency
         self._engine = engine
@@ -83,6 +89,8 @@ class Answering:
         self._node_key = node_key
         self._index = index
         self._packs = packs
+        self._budgets = budgets
+        self._federal_allow = frozenset(federal_allow)
         self._desk = desk
         self._envelopes = envelopes
         self._parties = parties
@@ -124,7 +132,8 @@ class Answering:
         """What a holder asks of a verified grant beside what everybody asks:
 
         1. it has a gallery, of the grant's model, and trusts one of the grant's custodians (`check_trusted_by`)
-        2. its own policy allows the search; a refusal names the rule, to the requester and to the custodian
+        2. its own policy allows the search, and for a federal agency this node's own list too (R9); a refusal names the rule, to the
+            requester and to the custodian
 
         The probe follows: what of its answer does not depend on it is prepared once the grant is kept (`GalleryIndex.expect`), and the keys
         to seal it to are asked for.
@@ -136,21 +145,23 @@ class Answering:
             raise NotYetError("this holder has no gallery yet")
         check_trusted_by(self._index.manifest, claims, now)  # 1
         inputs = PolicyInputs.from_grant(claims, self._parties.roster(), self._agency, now)
-        decision = decide_all(self._packs, inputs)  # 2
+        decision = decide_all((*self._packs, *federal_gate(inputs, self._federal_allow)), inputs)  # 2
+        agency_class = "federal" if is_federal(inputs) else inputs.requesting.agency_class
         if not decision.allowed:
-            self._refuse_by_policy(grant, decision, message)
+            self._refuse_by_policy(grant, decision, agency_class, message)
             raise RefusedByUsError(RefusalReason.POLICY, " ".join(decision.sentences), decision.rules[0])
 
         def commit(connection: Connection) -> None:
-            self._keep_decision(connection, claims, decision)
+            self._keep_decision(connection, claims, decision, agency_class)
             terms = AnswerTerms(claims.epoch, claims.probe_digest, grant.digest, len(claims.custodians))
             self._index.expect(terms, claims.answer_deadline)
             self._parties.ask_ahead(claims.requesting_agency, claims.search_id, claims.custodians)
 
         return commit
 
-    def withdraw(self, held: HeldGrant, connection: Connection) -> None:
-        """The requester took the search back: what was not scanned is not, what is being scanned is not kept, the probe is deleted."""
+    def withdraw(self, held: HeldGrant, connection: Connection, why: str = WITHDRAWN_BY_REQUESTER) -> None:
+        """The search was taken back or lapsed: what was not scanned is not, what is being scanned is not kept, the probe is deleted."""
+        del why
         search_id = held.claims.search_id
         self._scanning.drop(str(search_id))
         self._index.ahead.drop(held.digest)
@@ -161,19 +172,23 @@ class Answering:
         claimed = (answers.c.search_id == str(search_id)) & (answers.c.state == CLAIMED)
         connection.execute(update(answers).where(claimed).values(state=WITHDRAWN))
 
-    def _refuse_by_policy(self, grant: VerifiedGrant, decision: Decision, message: AnyMessage) -> None:
-        """Store the decision, enter it into the log, and tell the combining custodian, whose release will say why this holder is
-        missing."""
-        claims = grant.claims
-        conversation = Conversation.of(claims)
-        refusal = Refusal(message.message_id, RefusalReason.POLICY, decision.rules[0])
+    def _refuse_by_policy(self, grant: VerifiedGrant, decision: Decision, agency_class: str, message: AnyMessage) -> None:
+        """Store the decision, enter it into the log, and tell the combining custodian."""
         with self._engine.begin() as connection:
-            self._keep_decision(connection, claims, decision)
-            rule = [("refusal-rule", str(decision.rules[0]).encode("ascii"))]
-            self._outbox.entry(connection, EntryKind.REFUSAL, conversation, rule, author=self._agency)
-            self._outbox.open(connection, MessageType.REFUSAL, refusal, conversation, claims.combiner)
+            self._keep_decision(connection, grant.claims, decision, agency_class)
+            self._tell_combiner(connection, grant.claims, Refusal(message.message_id, RefusalReason.POLICY, decision.rules[0]))
 
-    def _keep_decision(self, connection: Connection, claims: GrantClaims, decision: Decision) -> None:
+    def _tell_combiner(self, connection: Connection, claims: GrantClaims, refusal: Refusal) -> None:
+        """A refusal enters the log and goes to the combining custodian, whose release will say why this holder is missing."""
+        conversation = Conversation.of(claims)
+        rule = [("refusal-rule", str(refusal.rule).encode("ascii"))]
+        self._outbox.entry(connection, EntryKind.REFUSAL, conversation, rule, author=self._agency)
+        self._outbox.open(connection, MessageType.REFUSAL, refusal, conversation, claims.combiner)
+
+    def _keep_decision(self, connection: Connection, claims: GrantClaims, decision: Decision, agency_class: str) -> None:
+        rules = " ".join(f"{policy} R{rule}" for policy, rule in zip(decision.policies, decision.rules, strict=True))
+        said: Told = {"subject": f"packs {decision.pack_sha256.hex()}", "outcome": "allowed" if decision.allowed else REFUSED}
+        record(connection, self._clock(), claims.search_id, "policy", rules, about=About.of(claims), **said)
         connection.execute(
             insert(decisions).values(
                 search_id=str(claims.search_id),
@@ -183,6 +198,7 @@ class Answering:
                 rules=",".join(map(str, decision.rules)),
                 pack_sha256=decision.pack_sha256,
                 inputs_sha256=decision.inputs_sha256,
+                agency_class=agency_class,
             )
         )
 
@@ -197,6 +213,7 @@ class Answering:
         4. the answer deadline has not passed (refused as late)
         5. the log, read to its end under a fresh cosigned checkpoint, holds the grant and no end of it (`LogError`)
         6. nothing was answered to this grant, probe or face before (refused as replayed)
+        7. the budgets of officer, case and agency are not used up (refused by budget, R57)
         """
         now = self._clock()
         held = self._desk.held(message)  # 1
@@ -211,7 +228,7 @@ class Answering:
         await self._desk.check_act(claims, held.digest)  # 5
         to_requester = SealTo.statement(await self._parties.search_key(claims.requesting_agency, claims.search_id))
         to_custodians = [SealTo.statement(await self._parties.week_key(custodian)) for custodian in claims.custodians]
-        self._claim(claims, message)  # 6
+        self._claim_in_budget(held, message)  # 6, 7
         claimed = Claimed(message.message_id, held, probe, to_requester, to_custodians)
         return lambda connection: self._scanning.put(claimed)
 
@@ -230,7 +247,7 @@ class Answering:
                 refusal = Refusal(claimed.message_id, reason)
                 self._outbox.open(connection, MessageType.REFUSAL, refusal, claimed.held.conversation, claims.requesting_agency)
                 self._forget_probe(connection, claimed.message_id)
-                record(connection, self._clock(), claims.search_id, "not scanned", reason.name.lower())
+                record(connection, self._clock(), claims.search_id, "not scanned", reason.name.lower(), outcome=REFUSED)
             return False
         return True
 
@@ -240,7 +257,9 @@ class Answering:
             if self._store(connection, claimed.held, given):
                 self._queue(connection, claimed, given)
                 self._forget_probe(connection, claimed.message_id)
-                record(connection, self._clock(), claimed.held.claims.search_id, ANSWERED)
+                claims = claimed.held.claims
+                said: Told = {"recipient": str(claims.requesting_agency), "subject": f"answer {given.made.digest.hex()}"}
+                record(connection, self._clock(), claims.search_id, ANSWERED, **said)
 
     @staticmethod
     def _forget_probe(connection: Connection, message_id: MessageId) -> None:
@@ -253,8 +272,20 @@ class Answering:
         with self._engine.begin() as connection:
             connection.execute(update(inbox).where(lost, inbox.c.data.is_not(None)).values(state=NEW))
 
+    def _claim_in_budget(self, held: HeldGrant, message: AnyMessage) -> None:
+        """`_claim`; when a budget is used up the log and the combining custodian are told, and what was prepared is dropped."""
+        try:
+            self._claim(held.claims, message)
+        except RefusedByUsError as error:
+            if error.reason is RefusalReason.BUDGET:
+                self._index.ahead.drop(held.digest)
+                with self._engine.begin() as connection:
+                    self._tell_combiner(connection, held.claims, Refusal(message.message_id, error.reason, error.rule))
+            raise
+
     def _claim(self, claims: GrantClaims, message: AnyMessage) -> None:
-        """Take the one answer of this grant, probe and face; the same message takes again what nothing was sent for."""
+        """Take the one answer of this grant, probe and face, and count it; the same message takes again what nothing was sent for, and is
+        not counted again."""
         values = {
             "search_id": str(claims.search_id),
             "grant_id": str(claims.grant_id),
@@ -274,6 +305,7 @@ class Answering:
                     connection.execute(insert(answers).values(**values, message_id=str(message.message_id)))
             except IntegrityError as error:
                 raise RefusedByUsError(RefusalReason.REPLAYED, "this grant, probe or face was answered before") from error
+            self._budgets.spend(connection, claims, self._clock())
 
     def _store(self, connection: Connection, held: HeldGrant, given: Given) -> bool:
         """Whether it is the answer of a search that was still claimed."""

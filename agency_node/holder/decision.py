@@ -7,12 +7,14 @@ disclosure. Left to others: sending what was decided (`disclosing`), the persons
 from __future__ import annotations
 
 from datetime import datetime
+from hashlib import sha256
 from typing import Final
 
 from sqlalchemy import Engine, select, update
 
 from agency_node.errors import RequestError
 from agency_node.grants import TOKEN
+from agency_node.journal import Told, record
 from agency_node.legal.persons import PersonKey
 from agency_node.parties import Parties
 from agency_node.tables import disclosure_requests, held_grants
@@ -71,3 +73,7 @@ def decide_disclosure(
         changed = connection.execute(update(disclosure_requests).where(pending).values(state=state, decision=decision))
         if changed.rowcount == 0:  # 3; asked twice for one handle, both are decided
             raise RequestError("no request for this handle is waiting: `sealmatch node status` lists those that are")
+        of_handle = select(disclosure_requests.c.search_id).where(disclosure_requests.c.handle == handle)
+        search_id = str(connection.execute(of_handle).scalars().first())
+        said: Told = {"actor": str(signatory.person.person_id), "subject": f"handle {handle}"}
+        record(connection, now, search_id, f"disclosure {content['outcome']}", f"decision {sha256(decision).hexdigest()}", **said)

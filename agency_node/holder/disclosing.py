@@ -25,7 +25,7 @@ from agency_node.grants import GrantDesk, HeldGrant
 from agency_node.holder.answering import ANSWERED, ROOT
 from agency_node.holder.decision import GRANTED, PENDING, WITHHOLDING
 from agency_node.holder.index import GalleryIndex
-from agency_node.journal import record, stamp
+from agency_node.journal import Told, record, stamp
 from agency_node.outbox import Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.refusals import RefusedByUsError
@@ -230,7 +230,8 @@ class Disclosing:
             state = disclosure.outcome.name.lower()
             connection.execute(update(disclosure_requests).where(where).values(state=state))
             self._send(connection, held, disclosure, SealTo.statement(key))
-            record(connection, self._clock(), row.search_id, "disclosure", state)
+            said: Told = {"recipient": str(held.claims.requesting_agency), "subject": f"handle {row.handle}"}
+            record(connection, self._clock(), row.search_id, "disclosure", state, **said)
 
     def _decided(self, handle: str, decision: bytes, *, granted: bool) -> Disclosure:
         digest, raw = hashlib.sha256(decision).digest(), bytes.fromhex(handle)

@@ -189,6 +189,17 @@ def read_root_key(path: Path, passphrase: str | None = None) -> RootSigningKey:
     return RootSigningKey(AgencyId(head.owner), _signing_key(path, head, secret))
 
 
+def has_passphrase(path: Path) -> bool | None:
+    """Whether the secret in this key file is under a passphrase; None for anything that is no key file. Opens nothing."""
+    try:
+        with path.open("rb") as file:
+            return _read_head(
+                Fields(parse_canonical_json(file.read(MAX_FILE_BYTES + 1), max_bytes=MAX_FILE_BYTES), "key file")
+            ).protection is (_Protection.SOME)
+    except (OSError, EncodingError):
+        return None
+
+
 def ask_passphrase(what: str, *, new: bool = False, prompt: Callable[[str], str] = getpass) -> str:
     """The passphrase from SEALMATCH_PASSPHRASE, else from the terminal, a new one twice; `RequestError` where there is neither."""
     given = os.environ.get(PASSPHRASE_VARIABLE, "")

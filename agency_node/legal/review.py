@@ -19,8 +19,11 @@ from agency_node.errors import RequestError
 from agency_node.faces.embedder import Embedder, the_one_face
 from agency_node.faces.image import read_image
 from agency_node.journal import record
+from agency_node.legal.exigent import lapses_of_case, start_clock
 from agency_node.legal.persons import PersonKey
+from agency_node.policy.clocks import STRICT_CLOCK, ExigentClock
 from agency_node.requester.drafting import CASE, DRAFTED, STILL, TOKEN, CaseFile
+from agency_node.requester.near_duplicates import read_face
 from agency_node.tables import searches
 from agency_node.vault import Vault
 from crypto.embedding import face_commitment
@@ -54,22 +57,38 @@ class ReviewedCase:
     case_number: str = field(repr=False)
     facts: str = field(repr=False)
     still: bytes = field(repr=False)
+    lapsed: tuple[str, ...] = ()
+    """The moments at which earlier exigent searches of this case lapsed (R4)."""
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What is shown beside the claims."""
+        marks = {"exigent searches of this case that lapsed": ", ".join(self.lapsed)} if self.lapsed else {}
+        return {"facts": self.facts or "-", **marks}
 
 
 def read_case(engine: Engine, vault: Vault, search_id: str) -> ReviewedCase:
     """Case number, statement of facts and still of a draft; `RequestError` when there is none that waits for a reviewer."""
-    read_draft(engine, vault, search_id)
+    claims, _ = read_draft(engine, vault, search_id)
     bound = search_id.encode("ascii")
     with engine.begin() as connection:
         row = connection.execute(select(searches.c.sealed_still, searches.c.sealed_case).where(searches.c.search_id == search_id)).one()
     case = CaseFile.from_bytes(vault.open(CASE, row.sealed_case, bound))
-    return ReviewedCase(case.case_number, case.facts, vault.open(STILL, row.sealed_still, bound))
+    lapsed = lapses_of_case(engine, claims.case_commitment)
+    return ReviewedCase(case.case_number, case.facts, vault.open(STILL, row.sealed_still, bound), lapsed)
 
 
 def grant_draft(
-    engine: Engine, vault: Vault, embedder: Embedder, roster: TrustedRoster, search_id: str, reviewer: PersonKey, now: datetime
+    engine: Engine,
+    vault: Vault,
+    embedder: Embedder,
+    roster: TrustedRoster,
+    search_id: str,
+    reviewer: PersonKey,
+    now: datetime,
+    clock: ExigentClock = STRICT_CLOCK,
 ) -> GrantClaims:
-    """Sign a draft as its reviewer, after these checks in this order:
+    """Sign a draft as its reviewer, after these checks in this order; an exigent grant's clock starts with it (R4):
 
     1. it waits for a reviewer (`RequestError`)
     2. the still gives the face that the investigator committed to (`RequestError`)
@@ -85,7 +104,8 @@ def grant_draft(
         changed = connection.execute(update(searches).where(where).values(state=GRANTED, sealed_token=vault.seal(TOKEN, signed, bound)))
         if changed.rowcount != 1:
             raise RequestError("somebody else has decided about this draft meanwhile")
-        record(connection, now, search_id, "granted", "by its reviewer")
+        start_clock(connection, claims, clock, now)
+        record(connection, now, search_id, "granted", "by its reviewer", actor=str(reviewer.person_id), subject=f"grant {claims.grant_id}")
     return claims
 
 
@@ -95,7 +115,7 @@ def refuse_draft(engine: Engine, vault: Vault, search_id: str, reason: str, now:
     with engine.begin() as connection:
         values = {"state": REFUSED, "note": reason, "sealed_search_key": None, "probe": None}
         connection.execute(update(searches).where(searches.c.search_id == search_id).values(**values))
-        record(connection, now, search_id, "refused", "by its reviewer")
+        record(connection, now, search_id, "refused", "by its reviewer", outcome=REFUSED)
 
 
 def _check_face(engine: Engine, vault: Vault, embedder: Embedder, search_id: str, claims: GrantClaims) -> None:
@@ -104,7 +124,10 @@ def _check_face(engine: Engine, vault: Vault, embedder: Embedder, search_id: str
         row = connection.execute(select(searches.c.sealed_still, searches.c.sealed_case).where(searches.c.search_id == search_id)).one()
     case = CaseFile.from_bytes(vault.open(CASE, row.sealed_case, bound))
     image = read_image(vault.open(STILL, row.sealed_still, bound))
-    committed = np.frombuffer(case.vector, "<i4").astype(np.int32)
+    face = read_face(engine, vault, search_id)
+    if face is None:
+        raise RequestError("the face of this draft was deleted, its time was over: have it drafted anew")
+    committed = face.vector
     if face_commitment(case.face_salt, image.sha256, embedder.model.model_hash, committed) != claims.face_commit:
         raise RequestError("the grant is not bound to this still: have it drafted anew")
     seen = embedder.model.probe_vector(the_one_face(embedder, image).embedding)

@@ -19,9 +19,10 @@ from sqlalchemy import Connection, Engine, insert, select
 
 from agency_node.faces.embedder import Embedder, the_one_face
 from agency_node.faces.image import read_image
-from agency_node.journal import record, stamp
+from agency_node.journal import About, Told, record, stamp
 from agency_node.legal.persons import PersonKey
-from agency_node.tables import search_holders, searches
+from agency_node.requester.near_duplicates import keep_face
+from agency_node.tables import exigent_grants, search_holders, searches
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId, GrantId, PersonId, SearchId
 from crypto.embedding import face_commitment
@@ -40,7 +41,8 @@ SEARCH_KEY: Final = "search-key"
 TOKEN: Final = "grant-token"  # noqa: S105  # the name of a purpose
 ESCROW_LABEL: Final = b"sealmatch-1/audit-escrow|"
 DRAFTED: Final = "drafted"
-_HEX: Final = ("case_salt", "face_salt", "image_sha256", "vector", "facts_salt")
+_CASE_SALT: Final = "case-salt"
+_HEX: Final = ("case_salt", "face_salt", "image_sha256", "facts_salt")
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,12 @@ class SearchRequest:
 
 @dataclass(frozen=True)
 class CaseFile:
-    """What opens the commitments of a grant; kept sealed."""
+    """What opens the commitments of a grant, but for the face's own integers (`near_duplicates`); kept sealed."""
 
     case_number: str = field(repr=False)
     case_salt: bytes = field(repr=False)
     face_salt: bytes = field(repr=False)
     image_sha256: bytes = field(repr=False)
-    vector: bytes = field(repr=False)
-    """The probe's integers m as little-endian int32: what the face commitment binds."""
     facts: str = field(default="", repr=False)
     facts_salt: bytes = field(default=b"", repr=False)
 
@@ -121,7 +121,6 @@ def draft_search(
         case_salt=case_salt,
         face_salt=secrets.token_bytes(32),
         image_sha256=image.sha256,
-        vector=vector.astype("<i4").tobytes(),
         facts=request.facts,
         facts_salt=request.facts_salt,
     )
@@ -181,14 +180,29 @@ def draft_search(
             connection.execute(
                 insert(search_holders).values(search_id=str(search_id), holder=str(holder), state="waiting", note="", at=stamp(now))
             )
-        record(connection, now, search_id, "drafted", f"{len(claims.holders)} holders")
+        keep_face(connection, vault, search_id, model, vector, now)
+        said: Told = {"actor": str(investigator.person_id), "subject": f"grant {claims.grant_id}"}
+        record(connection, now, search_id, "drafted", f"{len(claims.holders)} holders", about=About.of(claims), **said)
     return search_id
+
+
+def case_tag(vault: Vault, case_number: str) -> bytes:
+    """By which a case is known again whose lapsed search was destroyed here."""
+    return vault.tag(_CASE_SALT, case_number.encode("utf-8", "surrogatepass"))
+
+
+def seal_salt(vault: Vault, case: CaseFile) -> bytes:
+    """The salt of such a case: a later draft of it shows the same commitment, to reviewer and holders (R54, R57)."""
+    return vault.seal(_CASE_SALT, case.case_salt, case_tag(vault, case.case_number))
 
 
 def _case_salt(connection: Connection, vault: Vault, case_number: str) -> bytes:
     """One salt for one case, so that a holder can keep two searches of it off one layout (`grant_basis.commit_case`)."""
-    for row in connection.execute(select(searches.c.search_id, searches.c.sealed_case)):
+    kept = select(searches.c.search_id, searches.c.sealed_case).where(searches.c.sealed_case != b"")  # empty once it was destroyed
+    for row in connection.execute(kept):
         earlier = CaseFile.from_bytes(vault.open(CASE, row.sealed_case, row.search_id.encode("ascii")))
         if earlier.case_number == case_number:
             return earlier.case_salt
-    return secrets.token_bytes(32)
+    tag = case_tag(vault, case_number)
+    marked = connection.execute(select(exigent_grants.c.sealed_salt).where(exigent_grants.c.case_tag == tag)).scalar()
+    return secrets.token_bytes(32) if marked is None else vault.open(_CASE_SALT, marked, tag)

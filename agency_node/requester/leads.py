@@ -20,6 +20,7 @@ from agency_node.courier import Commit, Handler, NotYetError, apart
 from agency_node.envelopes import Envelopes
 from agency_node.errors import RequestError
 from agency_node.journal import record, stamp
+from agency_node.legal.exigent import check_open
 from agency_node.outbox import Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.requester.drafting import TOKEN
@@ -266,8 +267,12 @@ def claims_of(engine: Engine, vault: Vault, search_id: str) -> GrantClaims:
     return unverified_claims(vault.open(TOKEN, sealed, search_id.encode("ascii")))
 
 
-def list_leads(engine: Engine, vault: Vault, search_id: str) -> list[Lead]:
-    """The leads of a released search by rank; a lead whose stub has not come has no handle yet. `RequestError` before the release."""
+def list_leads(engine: Engine, vault: Vault, search_id: str, now: datetime | None = None) -> list[Lead]:
+    """The leads of a released search by rank; a lead whose stub has not come has no handle yet.
+
+    `RequestError` before the release, and once an exigent search has lapsed, or would at `now` (R4).
+    """
+    check_open(engine, search_id, now)
     with engine.begin() as connection:
         row = connection.execute(select(searches).where(searches.c.search_id == search_id)).first()
         stored = connection.execute(select(leads).where(leads.c.search_id == search_id)).all()
@@ -289,7 +294,7 @@ def list_leads(engine: Engine, vault: Vault, search_id: str) -> list[Lead]:
 
 def ask_for(engine: Engine, vault: Vault, search_id: str, rank: int, now: datetime) -> Lead:
     """Write down the request for one lead's photograph and record number, and the dummies beside it; the serving node sends them."""
-    lead = next((one for one in list_leads(engine, vault, search_id) if one.rank == rank), None)
+    lead = next((one for one in list_leads(engine, vault, search_id, now) if one.rank == rank), None)
     if lead is None or lead.agency is None or not lead.handle:
         raise RequestError("there is no such lead to ask for: `sealmatch node release` lists them with their ranks")
     holders = claims_of(engine, vault, search_id).holders
@@ -306,8 +311,9 @@ def write_requests(connection: Connection, search_id: str, holders: Sequence[Age
         connection.execute(insert(disclosures).prefix_with("OR IGNORE").values(**values))
 
 
-def list_disclosed(engine: Engine, vault: Vault, search_id: str) -> list[DisclosedLead]:
-    """What holders answered to requests about leads of this search; dummies are left out."""
+def list_disclosed(engine: Engine, vault: Vault, search_id: str, now: datetime | None = None) -> list[DisclosedLead]:
+    """What holders answered to requests about leads of this search; dummies are left out. `RequestError` as `list_leads` after a lapse."""
+    check_open(engine, search_id, now)
     with engine.begin() as connection:
         rows = connection.execute(select(disclosures).where(disclosures.c.search_id == search_id, disclosures.c.handle != "")).all()
     listed = []

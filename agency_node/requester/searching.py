@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Row, select, update
 
+from agency_node.config import NearDuplicateRules
 from agency_node.courier import Commit, Handler, NotYetError
 from agency_node.envelopes import Envelopes
 from agency_node.errors import BrokerRefusedError
@@ -37,6 +38,7 @@ from agency_node.parties import Parties
 from agency_node.refusals import RefusedByUsError
 from agency_node.requester.cancelling import CANCELLED, queue_withdrawals
 from agency_node.requester.drafting import SEARCH_KEY, TOKEN
+from agency_node.requester.near_duplicates import forget_faces
 from agency_node.tables import inbox, search_holders, searches
 from agency_node.vault import Vault
 from crypto.bodies import AnswerBody, GrantBody, OpenedBody
@@ -70,6 +72,7 @@ _DUE: Final = (
     searches.c.sealed_search_key.is_not(None).label("has_key"),
 )
 """What says whether a search can move; looked at several times a second, so without grant, probe and still."""
+FORGET_EVERY: Final = timedelta(hours=1)
 RUNNING: Final = (GRANTED, SUBMITTED, LOGGED, SENT)
 FATAL_FROM_CUSTODIAN: Final = frozenset({RefusalReason.GRANT, RefusalReason.CALIBRATION, RefusalReason.REVOKED, RefusalReason.CUSTODIAN})
 
@@ -88,8 +91,11 @@ class Searching:
         follower: LogFollower,
         link: PublishLink,
         outbox: Outbox,
+        near_duplicates: NearDuplicateRules,
         clock: Callable[[], datetime],
     ) -> None:
+        self._near_duplicates = near_duplicates
+        self._next_forgetting: datetime | None = None
         self._agency = agency
         self._engine = engine
         self._vault = vault
@@ -126,7 +132,14 @@ class Searching:
     # --- going out ----------------------------------------------------------------------------------------------------
 
     async def tick(self) -> None:
-        """Move every running search as far as it goes now; one that cannot move stays, and says why in its note."""
+        """Move every running search as far as it goes now; one that cannot move stays, and says why in its note.
+
+        Now and then faces of probes are deleted whose days are over.
+        """
+        now = self._clock()
+        if self._next_forgetting is None or now >= self._next_forgetting:
+            forget_faces(self._engine, self._near_duplicates, now)
+            self._next_forgetting = now + FORGET_EVERY
         with self._engine.begin() as connection:
             running = connection.execute(select(*_DUE).where(searches.c.state.in_(RUNNING)).order_by(searches.c.created_at)).all()
             cancelled = connection.execute(select(searches).where(searches.c.state == CANCELLED)).all()
