@@ -10,8 +10,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import Engine, select
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, select
 
+from agency_node import store as store_module
 from agency_node.errors import BrokerRefusedError
 from agency_node.facts import Fact, read_fact
 from agency_node.link import MAX_LEAVES
@@ -46,6 +49,18 @@ class Clock:
 def store(folder: Path) -> Engine:
     """A node's database in that folder."""
     return open_store(folder / "node.sqlite")
+
+
+def older_store(folder: Path, revision: str) -> Engine:
+    """The database as the node of before left it, at that revision of the schema; without the settings of `open_store`."""
+    engine = create_engine(f"sqlite:///{folder / 'node.sqlite'}")
+    config = Config()
+    config.set_main_option("script_location", str(Path(store_module.__file__).parent / "migrations"))
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        connection.commit()
+    return engine
 
 
 def leaf(kind: EntryKind, grant_digest: bytes = digest("grant"), author: AgencyId | None = None, salt: str = "") -> bytes:

@@ -77,7 +77,7 @@ SWITCHES: Final[dict[str, Switch]] = {
     "R6": Switch("the signature of the agency whose case it is", replaced(GrantTerms, "_check_persons")),
     "R7": Switch("the packs' policies on banned agencies", without_policies_of(7)),
     "R9": Switch("the packs' policies on who asks", without_policies_of(9)),
-    "R11": Switch("the packs' policies on assemblies, and the named offence", without_policies_of(9)),
+    "R11": Switch("the packs' policies on assemblies and protected activity", without_policies_of(11)),
     "R14": Switch("the last day of training", replaced(roster_entries.Person, "check_trained")),
     "R16": Switch("the officer's name", replaced(roster_entries, "check_text")),
     "R22": Switch("the deletion of an answered probe", replaced(answering.Answering, "_forget_probe")),

@@ -38,7 +38,7 @@ from crypto.grant_claims import GrantClaims
 from crypto.lawful_steps import explain_refusal
 from crypto.messages import Message
 from crypto.notices import Refusal, RefusalReason
-from tests.node_samples import store
+from tests.node_samples import older_store, store
 from tests.node_world import OnePass, World, WorldNode, search_claims, the_refusal
 from tests.sample_federation import EASTFIELD, INVESTIGATOR, LAKESIDE, NORTHPORT, NOW, ORIGINATOR, OVERSIGHT, digest, token_of
 
@@ -391,10 +391,10 @@ def _grant_row(content: GrantClaims, vault: Vault) -> dict[str, object]:
 
 
 def test_the_store_of_before_gets_the_tables(tmp_path: Path) -> None:
-    """Migration 0006 over what 0003 made."""
-    store(tmp_path).dispose()
+    """Migration 0006 and what follows it over what 0003 made."""
+    older_store(tmp_path, "0003").dispose()
     with closing(sqlite3.connect(tmp_path / DATABASE_FILE)) as connection:
-        connection.executescript("DROP TABLE budget_uses; DROP TABLE probe_faces; UPDATE alembic_version SET version_num = '0003';")
+        assert not {name for (name,) in connection.execute("SELECT name FROM sqlite_master")} & {"budget_uses", "probe_faces"}
     open_store(tmp_path / DATABASE_FILE).dispose()
     with closing(sqlite3.connect(tmp_path / DATABASE_FILE)) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}

@@ -111,6 +111,7 @@ MESSAGE_REASONS = {
     "revocation-query": "does the grant stand?",
     "revocation-statement": "it does, or not",
     "checkpoint-gossip": "a head of the log",
+    "ratification": "a second reviewer stands by one exigent grant",
 }
 
 FORBIDDEN = re.compile(

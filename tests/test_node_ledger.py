@@ -16,13 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from typer.testing import CliRunner
 
-from agency_node import store as store_module
 from agency_node.cli import app
 from agency_node.errors import RequestError
 from agency_node.journal import FIRST_PREVIOUS, About, acting_as, append, record, row_hash, stamp
@@ -37,6 +34,7 @@ from crypto.errors import AgencyRoleError, GrantSignatureError, TrainingExpiredE
 from crypto.roster import Roster
 from crypto.roster_entries import PersonRole
 from crypto.sealing_key import Week
+from tests.node_samples import older_store
 from tests.node_world import World, investigator, person_key, reviewer, search_claims
 from tests.sample_federation import (
     INVESTIGATOR,
@@ -203,16 +201,11 @@ def test_two_processes_write_one_chain(tmp_path: Path) -> None:
 
 
 def test_what_the_journal_held_is_chained(tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path / DATABASE_FILE}")
-    config = Config()
-    config.set_main_option("script_location", str(Path(store_module.__file__).parent / "migrations"))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0003")
+    engine = older_store(tmp_path, "0003")
+    with engine.begin() as connection:
         for number in range(3):
             values = (stamp(NOW), "ab" * 16, "old", str(number))
             connection.exec_driver_sql("INSERT INTO journal (at, search_id, event, detail) VALUES (?, ?, ?, ?)", values)
-        connection.commit()
     engine.dispose()
     opened = filled(tmp_path, 1)
     assert [(row["event"], row["detail"]) for row in ledger_rows(opened)] == [
