@@ -9,6 +9,7 @@ marked test reads the record and there is no switch, else *not yet*. The page is
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -76,17 +77,25 @@ def test_marks_and_switches_name_rules_that_exist() -> None:
     assert set(SWITCHES) <= set(marked()), "a switch without a test shows nothing"
 
 
-@pytest.mark.parametrize("rule", SWITCHES)
-def test_a_rule_that_is_taken_out_is_missed(rule: str) -> None:
-    """Some test that is marked with the rule fails without it. That all pass with it, the rest of the run shows."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--rule-off", rule]
+@pytest.fixture(scope="module")
+def without() -> dict[str, dict[str, object]]:
+    """Rule to how its marked tests ended with its switch off, each in a process of its own (`rules_off`)."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}
-    command += [str(TESTS / test) for test in marked()[rule]]
-    done = subprocess.run(command, check=False, cwd=TESTS.parent, env=variables, capture_output=True, text=True)  # noqa: S603
-    assert done.returncode == 1, (
-        f"exit code {done.returncode} where a failed test was expected:\n{done.stdout[-2000:]}{done.stderr[-1000:]}"
+    chosen = json.dumps({rule: marked()[rule] for rule in SWITCHES})
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.rules_off"], input=chosen, check=True, cwd=TESTS.parent, env=variables, capture_output=True, text=True
     )
-    assert " passed" not in done.stdout.splitlines()[-1] or "failed" in done.stdout, done.stdout[-2000:]
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("rule", SWITCHES)
+def test_a_rule_that_is_taken_out_is_missed(rule: str, without: dict[str, dict[str, object]]) -> None:
+    """Some test that is marked with the rule fails without it. That all pass with it, the rest of the run shows."""
+    ended = without[rule]
+    assert ended["code"] == 1, f"exit code {ended['code']} where a failed test was expected:\n{ended['said']}"
+    assert "FAILED tests/" in str(ended["said"]), ended["said"]
 
 
 if __name__ == "__main__":
