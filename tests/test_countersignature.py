@@ -7,9 +7,10 @@ handed it, the broker that is to install it. The broker's word plays no part.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ def reviewer(entry: dict[str, Any], person_id: str = REVIEWER) -> Any:
     return next(one for one in entry["persons"] if one["id"] == person_id)
 
 
-def put(entry: dict[str, Any], *persons: Person) -> None:
+def put(entry: dict[str, Any], persons: Sequence[Person]) -> None:
     entry["persons"] = [one.to_json() for one in persons]
 
 
@@ -112,12 +113,12 @@ FORGED: dict[str, Callable[[dict[str, Any]], object]] = {
     "another origin of a security key": another_origin_of_a_security_key,
     "another role": an_investigator_made_a_reviewer,
     "an altered signature": altered_signature,
-    "countersigned by itself": lambda entry: put(entry, own().countersigned(NORTHPORT_LAW, MALLORY)),
-    "countersigned by the node's key": lambda entry: put(entry, own().countersigned(NORTHPORT_LAW, signing_key(f"{NORTHPORT_LAW} node"))),
-    "countersigned by a root key": lambda entry: put(entry, own().countersigned(NORTHPORT_LAW, root_key(NORTHPORT))),
-    "countersigned by another office": lambda entry: put(entry, own().countersigned(NORTHPORT_LAW, office_key(EASTFIELD_LAW))),
-    "vouched for in another office's name": lambda entry: put(entry, own().countersigned(EASTFIELD_LAW, office_key(NORTHPORT_LAW))),
-    "another office's reviewer": lambda entry: put(entry, *ROSTER.agency(EASTFIELD_LAW).persons),
+    "countersigned by itself": lambda entry: put(entry, [own().countersigned(NORTHPORT_LAW, MALLORY)]),
+    "countersigned by the node's key": lambda entry: put(entry, [own().countersigned(NORTHPORT_LAW, signing_key(f"{NORTHPORT_LAW} node"))]),
+    "countersigned by a root key": lambda entry: put(entry, [own().countersigned(NORTHPORT_LAW, root_key(NORTHPORT))]),
+    "countersigned by another office": lambda entry: put(entry, [own().countersigned(NORTHPORT_LAW, office_key(EASTFIELD_LAW))]),
+    "vouched for in another office's name": lambda entry: put(entry, [own().countersigned(EASTFIELD_LAW, office_key(NORTHPORT_LAW))]),
+    "another office's reviewer": lambda entry: put(entry, ROSTER.agency(EASTFIELD_LAW).persons),
 }
 
 
@@ -139,7 +140,7 @@ def test_control_the_same_ways_with_the_offices_word_are_taken() -> None:
         replace(own(), trained_until=TRAINED_UNTIL + timedelta(days=365)),
         Person(REVIEWER, TRAINED_UNTIL, (Credential(PersonRole.REVIEWER, KEYED.key),)),
     ):
-        data = signed_by_all_roots(lambda entry, one=one: put(entry, *countersigned(NORTHPORT_LAW, one)))
+        data = signed_by_all_roots(partial(put, persons=countersigned(NORTHPORT_LAW, one)))
         listed = trust(ROSTER).update(data, NOW).at(NOW).agency(NORTHPORT_LAW).persons
         assert [person.person_id for person in listed] == [REVIEWER]
 
