@@ -203,7 +203,7 @@ async def test_what_the_broker_says_of_sender_and_search_counts_for_nothing(worl
 
     async def lying(wait_s: int = 0, limit: int = 32) -> list[Lease]:
         said = await true(wait_s, limit)
-        return [replace(one, sender=BOARD, message_type=MessageType.STUBS, search_id=search_claims(3).search_id) for one in said]
+        return [replace(one, sender=BOARD, message_type=MessageType.PROBE, search_id=search_claims(3).search_id) for one in said]
 
     node.mail.lease = lying  # type: ignore[method-assign]
     message = world.grant(content, LAKESIDE)
