@@ -11,7 +11,7 @@ from agency_node.errors import RequestError
 from agency_node.keyring import CreatedKeys
 from crypto.canonical import AgencyId, JsonObject, b64url_decode
 from crypto.errors import CryptoError
-from crypto.keys import SealingPublicKey
+from crypto.keys import SealingPublicKey, VerifyingKey
 from crypto.roster_entries import Agency, AgencyClass, AgencyMode, AgencyRole, Jurisdiction
 from crypto.witness import WitnessKey
 
@@ -27,6 +27,7 @@ def roster_entry(
     officer: str,
     legal_office: str,
     discovery_key: str,
+    office_key: str,
     mode: str,
 ) -> JsonObject:
     """The entry's JSON form; `RequestError` says what does not fit."""
@@ -45,6 +46,7 @@ def roster_entry(
             node_key=keys.node,
             legal_office=office,
             discovery_key=SealingPublicKey(b64url_decode(discovery_key)) if discovery_key else None,
+            office_key=VerifyingKey(b64url_decode(office_key)) if office_key else None,
             witness=witness,
             mode=AgencyMode(mode),
         ).to_json()

@@ -2,8 +2,9 @@
 
 The copy lies in table `log_leaves` and, as `crypto.mirror.LogMirror`, in memory. Invariants: a leaf is stored only under a head that the
 log signed and whose root the leaves give, in one transaction a batch; the latest head never goes back; nothing is allowed on a head that
-the witnesses of the search did not cosign within the allowed age. A head with the log's signature that this copy contradicts is proof of a
-fork: the node halts, with both notes in its store, and allows nothing any more.
+the witnesses of the search did not cosign within the allowed age, and nothing under a roster that is not the last one in the log. A head
+with the log's signature that this copy contradicts is proof of a fork: the node halts, with both notes in its store, and allows nothing
+any more.
 
 HAZARD: the methods open transactions of their own; called inside one they wait for themselves.
 
@@ -13,6 +14,7 @@ Left to others: which act needs the check (the roles), cosigning (`witness`), wh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final, Protocol
@@ -20,7 +22,7 @@ from typing import Final, Protocol
 from sqlalchemy import Connection, Engine, insert, select
 
 from agency_node import facts
-from agency_node.errors import HaltedError, StoreError
+from agency_node.errors import BrokerError, HaltedError, StoreError
 from agency_node.facts import Fact, read_fact, write_fact
 from agency_node.link import MAX_LEAVES, MAX_WAIT_S, LogLink
 from agency_node.parties import Parties
@@ -28,7 +30,16 @@ from agency_node.tables import log_leaves
 from crypto.canonical import AgencyId
 from crypto.checkpoint import NOTE_ED25519, Checkpoint, LogKey, SignedCheckpoint, check_log_signature, key_id
 from crypto.entries import EntryKind, LogEntry
-from crypto.errors import ConsistencyError, InclusionError, MirrorError, PeerError, StaleCheckpointError, WitnessError
+from crypto.errors import (
+    ConsistencyError,
+    InclusionError,
+    LogError,
+    MirrorError,
+    PeerError,
+    StaleCheckpointError,
+    UnloggedRosterError,
+    WitnessError,
+)
 from crypto.ledger import check_consistency
 from crypto.mirror import LogMirror
 from crypto.witness import CheckpointPolicy, check_checkpoint
@@ -114,13 +125,26 @@ class LogFollower:
 
         1. this node has not halted (`HaltedError`)
         2. a head with cosignatures of outside witnesses, one of the grant's custodians among them, is fresh (`fresh`)
-        3. the log under it, read to its end, holds the grant and, when asked for, its entry of the kind `entered` (`InclusionError`), and
-           no end of it (`RevokedError`)
+        3. the log under it, read to its end, holds the roster that this node trusts as its last one (`UnloggedRosterError`), the grant and,
+           when asked for, its entry of the kind `entered` (`InclusionError`), and no end of it (`RevokedError`)
         4. this node has still not halted
 
         A head that lacks an entry which is on its way is waited for, `wait_s` in all, and once for each grant and entry: whoever never
-        enters a grant holds this node up no second time.
+        enters a grant holds this node up no second time. A roster that the log has and this node has not is fetched, and all is asked
+        again.
         """
+        try:
+            return await self._checked(grant, grant_digest, entered, wait_s)
+        except UnloggedRosterError:
+            before = self._parties.trusted
+            with contextlib.suppress(BrokerError, PeerError):  # what is wrong with the roster is said where rosters are refreshed
+                await self._parties.refresh()
+            self._check_not_halted()
+            if self._parties.trusted.version == before.version:
+                raise
+        return await self._checked(grant, grant_digest, entered, wait_s)
+
+    async def _checked(self, grant: ActingParties, grant_digest: bytes, entered: EntryKind | None, wait_s: float) -> Checkpoint:
         self._check_not_halted()  # 1
         parties = (grant.requesting_agency, grant.originating_agency)
         policy = self._parties.roster().checkpoint_policy(parties=parties, custodians=grant.custodians)
@@ -138,13 +162,14 @@ class LogFollower:
         self._check_not_halted()  # 4
         return note.checkpoint
 
-    def _missing(self, grant_digest: bytes, entered: EntryKind | None, checkpoint: Checkpoint) -> InclusionError | None:
+    def _missing(self, grant_digest: bytes, entered: EntryKind | None, checkpoint: Checkpoint) -> LogError | None:
         """What the log under this checkpoint lacks for an act; raises for a grant that has ended."""
         try:
+            self._mirror.check_roster(self._parties.roster().digest, checkpoint)
             self._mirror.check_not_revoked(grant_digest, checkpoint)
             if entered is not None:
                 self._mirror.check_entered(entered, grant_digest, checkpoint)
-        except InclusionError as error:
+        except (InclusionError, UnloggedRosterError) as error:
             return error
         return None
 

@@ -29,7 +29,15 @@ from crypto.bodies import GrantBody
 from crypto.canonical import AgencyId
 from crypto.checkpoint import Checkpoint
 from crypto.entries import EntryKind
-from crypto.errors import ContextError, GrantMismatchError, InclusionError, MirrorError, StaleCheckpointError, WitnessError
+from crypto.errors import (
+    ContextError,
+    GrantMismatchError,
+    InclusionError,
+    MirrorError,
+    StaleCheckpointError,
+    UnloggedRosterError,
+    WitnessError,
+)
 from crypto.grant import VerifiedGrant, check_in_force, check_names, verify_grant
 from crypto.grant_claims import GrantClaims
 from crypto.grant_token import unverified_claims
@@ -215,12 +223,12 @@ class GrantDesk:
         """The checkpoint under which an act of this search may happen now (`LogFollower.check_act`).
 
         A checkpoint that lacks fresh cosignatures, or is older than what this node has read, is waited for (`NotYetError`): witnesses may
-        be slow. The wait ends with the grant; a log that was read to its end and does not hold the grant is a refusal. Every condition of
-        this node is asked as well (`Condition`).
+        be slow. So is a roster's entry, which the broker's operator owes. The wait ends with the grant; a log that was read to its end
+        and does not hold the grant is a refusal. Every condition of this node is asked as well (`Condition`).
         """
         try:
             checkpoint = await self._follower.check_act(claims, digest, entered)
-        except (StaleCheckpointError, WitnessError, MirrorError) as error:
+        except (StaleCheckpointError, WitnessError, MirrorError, UnloggedRosterError) as error:
             raise NotYetError(f"the log is not ready: {error}") from error
         except InclusionError as error:
             latest = self._follower.latest

@@ -21,7 +21,7 @@ from agency_node.config import Mode, Role
 from agency_node.errors import BrokerError, ConfigError
 from agency_node.faces.embedder import load_embedder
 from agency_node.legal.evaluation import evaluation_in_force
-from agency_node.legal.persons import MAX_FILE_BYTES, has_passphrase
+from agency_node.legal.persons import MAX_FILE_BYTES, KeyKind, has_passphrase, kind_of_key
 from agency_node.node import Node, open_node
 from agency_node.policy.engine import load_packs
 from crypto.errors import PeerError
@@ -142,12 +142,19 @@ def _public_basis(node: Node, now: datetime) -> Iterator[Blocker]:
 
 
 def _keys(node: Node) -> Iterator[Blocker]:
-    """Persons' keys belong to the persons: one in this folder is at the administrator's hand, one without passphrase at anybody's."""
+    """Persons' keys belong to the persons: one in this folder is at the administrator's hand, one without passphrase at anybody's.
+
+    A legal office's key makes reviewers, so that one here would let the administrator name who approves (R5).
+    """
     for path in sorted(node.folder.rglob("*")):
         if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
             continue
         protected = has_passphrase(path)
-        if protected is not None:
+        if kind_of_key(path) is KeyKind.OFFICE:
+            says = f"{path.relative_to(node.folder)} is a legal office's key in the node's folder: the administrator could make reviewers"
+            clears = "the head of the legal office, who takes it away and makes a new key, and the root holders, who list it"
+            yield Blocker("office-key", "R5", says, clears)
+        elif protected is not None:
             says = f"{path.relative_to(node.folder)} is a person's key{'' if protected else ' without a passphrase'} in the node's folder"
             yield Blocker("demonstration-key", "R47", says, "the person, who takes it away, makes a new key and has the roster list it")
 

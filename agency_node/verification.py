@@ -8,14 +8,28 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 
 from agency_node.link import BrokerLink
 from crypto.checkpoint import SignedCheckpoint, check_continues, check_log_signature
+from crypto.entries import EntryKind
 from crypto.errors import MirrorError, WitnessError
 from crypto.mirror import LogMirror
 from crypto.roster import Roster
+from crypto.roster_change import roster_subject
 from crypto.witness import CheckpointPolicy, check_checkpoint
+
+
+@dataclass(frozen=True)
+class LoggedRoster:
+    """A roster that was entered: where, on which day, and its version if it is the one that the log was verified with.
+
+    Of another the log says no more than that it is there; whoever has it recognises it.
+    """
+
+    position: int
+    day: date
+    version: int | None
 
 
 @dataclass(frozen=True)
@@ -28,6 +42,12 @@ class LogReport:
     witnesses: int
     kinds: dict[str, int]
     days: dict[str, int]
+    rosters: tuple[LoggedRoster, ...]
+
+    @property
+    def roster_is_last(self) -> bool:
+        """Whether the roster that the log was verified with is the last one in it: nodes act under no other."""
+        return bool(self.rosters) and self.rosters[-1].version is not None
 
 
 async def verify_log(link: BrokerLink, roster: Roster, now: datetime, *, seen: SignedCheckpoint | None = None) -> LogReport:
@@ -46,6 +66,7 @@ async def verify_log(link: BrokerLink, roster: Roster, now: datetime, *, seen: S
     policy = CheckpointPolicy(roster.log, witnesses, frozenset([roster.log_operator]), frozenset(one.agency for one in witnesses))
     check_checkpoint(note, policy, now=now)  # 2
     mirror, kinds, days = LogMirror(), Counter[str](), Counter[str]()
+    rosters, own = [], roster_subject(roster.digest)
     while mirror.tree.size < note.checkpoint.size:  # 3
         _, leaves = await link.leaves(mirror.tree.size)
         if not leaves:
@@ -54,6 +75,8 @@ async def verify_log(link: BrokerLink, roster: Roster, now: datetime, *, seen: S
             entry = mirror.append(leaf)
             kinds[entry.kind.value] += 1
             days[entry.day.isoformat()] += 1
+            if entry.kind is EntryKind.ROSTER_CHANGE:
+                rosters.append(LoggedRoster(mirror.tree.size - 1, entry.day, roster.version if entry.subject == own else None))
     mirror.check_at(note.checkpoint)
     if seen is not None and seen.checkpoint.size <= note.checkpoint.size:  # 4
         check_continues(seen.checkpoint, note.checkpoint, mirror.tree.consistency_proof(seen.checkpoint.size, note.checkpoint.size))
@@ -65,4 +88,5 @@ async def verify_log(link: BrokerLink, roster: Roster, now: datetime, *, seen: S
         cosigned,
         dict(sorted(kinds.items())),
         dict(sorted(days.items())),
+        tuple(rosters),
     )

@@ -61,7 +61,10 @@ def roster(
     file: Annotated[Path, typer.Argument(help="The signed roster document.", metavar="FILE")],
     as_json: AsJson = False,
 ) -> None:
-    """Install a signed roster: the first is held against the fingerprint, a later one must follow. A running broker sees it at once."""
+    """Install a signed roster and enter it into the log: the first is held against the fingerprint, a later one must follow.
+
+    A running broker sees it at once. Nodes do nothing under a roster that the log does not hold.
+    """
     with errors_as_sentences():
         facts = asyncio.run(_install(folder, file))
     show(facts, as_json)
@@ -110,6 +113,7 @@ async def _install(folder: Path, file: Path) -> dict[str, object]:
     from broker.config import BrokerConfig  # noqa: PLC0415
     from broker.errors import OperatorError  # noqa: PLC0415
     from broker.folder import load_log_key  # noqa: PLC0415
+    from broker.log_store import LogStore  # noqa: PLC0415
     from broker.roster_store import RosterStore  # noqa: PLC0415
     from broker.store import Store  # noqa: PLC0415
     from crypto.checkpoint import LogKey  # noqa: PLC0415
@@ -117,7 +121,8 @@ async def _install(folder: Path, file: Path) -> dict[str, object]:
     from crypto.roster import ROSTER_KIND  # noqa: PLC0415
 
     config = BrokerConfig.load(folder)
-    log = LogKey(config.origin, load_log_key(folder).verifying_key)
+    key = load_log_key(folder)
+    log = LogKey(config.origin, key.verifying_key)
     try:
         with file.open("rb") as document:
             data = document.read(ROSTER_KIND.max_bytes + 1)
@@ -125,7 +130,8 @@ async def _install(folder: Path, file: Path) -> dict[str, object]:
         raise OperatorError(f"{file} cannot be read; give the file that the root holders signed") from error
     store = await Store.open(config.database_url)
     try:
-        trusted = await RosterStore(store, config, log).install(data, datetime.now(UTC))
+        entries = LogStore(store, key, log, config.limits)
+        trusted = await RosterStore(store, config, log, entries).install(data, datetime.now(UTC))
     finally:
         await store.close()
     content = trusted.possibly_expired

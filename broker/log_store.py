@@ -103,7 +103,8 @@ class LogStore:
     async def append(self, connection: Transaction, entry: LogEntry, grant_digest: bytes) -> tuple[int, bool]:
         """Where the leaf stands, and whether it is new or these very bytes were entered before; in the caller's transaction.
 
-        The caller calls `publish` when the transaction has ended. An entry that acts wait for hurries the witnesses (`pending_size`).
+        `grant_digest` is the digest that the entry's subject was made of: a grant's, or a roster's. The caller calls `publish` when the
+        transaction has ended. An entry that acts wait for hurries the witnesses (`pending_size`).
         """
         leaf = entry.leaf_hash()
         there = (await connection.execute(select(leaves.c.position).where(leaves.c.leaf_hash == leaf))).scalar()

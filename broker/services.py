@@ -43,8 +43,8 @@ class Services:
         limits, key = config.limits, load_log_key(config.folder)
         log_key = LogKey(config.origin, key.verifying_key)
         store = await Store.open(config.database_url)
-        rosters = RosterStore(store, config, log_key)
         log = LogStore(store, key, log_key, limits)
+        rosters = RosterStore(store, config, log_key, log)
         grants = Grants(store, rosters, log, bell, limits)
         services = cls(
             store=store,

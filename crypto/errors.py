@@ -46,6 +46,7 @@ Three branches answer the question "whose fault is it?", because that decides wh
     │   │   ├── StaleCheckpointError   older than the step allows
     │   │   ├── CommitmentError        an opened field is not the one that the entry commits to
     │   │   ├── MirrorError            a node's copy of the log is not the log under that checkpoint
+    │   │   ├── UnloggedRosterError    the roster that this party goes by is not the last one in the log
     │   │   └── RevokedError           the log, read to its end, holds a revocation or lapse of this grant
     │   └── RosterError            a roster document that a pinned node must refuse
     │       ├── RosterPinError         another root set than the one that this node was told to trust
@@ -55,6 +56,7 @@ Three branches answer the question "whose fault is it?", because that decides wh
     │       ├── RosterForkError        the trusted version with other content, duly signed: evidence of a fork
     │       ├── RosterExpiredError     read after its expiry
     │       ├── UnknownAgencyError     an agency that the roster does not hold, or not in that role
+    │       ├── CountersignatureError  a reviewer's key that its legal office did not vouch for
     │       ├── AgencyModeError        an agency in production meets one in demo or test mode
     │       └── AgencyStatementError   a manifest or sealing key that its agency did not sign, or that has lapsed
     ├── MisuseError            our own caller broke a contract: a bug here, never bad data from outside
@@ -269,6 +271,10 @@ class MirrorError(LogError):
     """A node's copy of the log is not the log under that checkpoint."""
 
 
+class UnloggedRosterError(LogError):
+    """The roster that this party goes by is not in the log under that checkpoint, or a later one is."""
+
+
 class RevokedError(LogError):
     """The log, read to its end, holds a revocation or lapse of this grant."""
 
@@ -306,6 +312,10 @@ class RosterExpiredError(RosterError):
 
 class UnknownAgencyError(RosterError):
     """An agency that the roster does not hold, or not in that role."""
+
+
+class CountersignatureError(RosterError):
+    """A reviewer's key that its legal office did not vouch for: no countersignature, or over other data, or by another key."""
 
 
 class AgencyModeError(RosterError):

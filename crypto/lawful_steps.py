@@ -216,6 +216,11 @@ _ERRORS: Final[Mapping[type[errors.PeerError], Explanation]] = MappingProxyType(
             "This node's copy of the log does not reach or match the checkpoint",
             "Let the node read the log to its end; if it still differs, stop and report a fork.",
         ),
+        errors.UnloggedRosterError: Explanation(
+            "roster-not-logged",
+            "The log does not hold the roster that is trusted here as its last one",
+            "Have the broker's operator install and enter the newest roster (`sealmatch broker roster`); until then nothing is done.",
+        ),
         errors.RevokedError: Explanation(
             "grant-revoked",
             "The grant was revoked or has lapsed",
@@ -257,6 +262,11 @@ _ERRORS: Final[Mapping[type[errors.PeerError], Explanation]] = MappingProxyType(
             "agency-unknown",
             "The roster does not list the agency in that role",
             "Name an agency that it lists, or have this one admitted by the root agencies.",
+        ),
+        errors.CountersignatureError: Explanation(
+            "reviewer-not-countersigned",
+            "A reviewer's key in the roster is not countersigned by its legal office",
+            "Have the head of that legal office countersign the person's entry, and draft and sign the roster anew.",
         ),
         errors.AgencyModeError: Explanation(
             "agency-not-in-production",

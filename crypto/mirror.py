@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from crypto.canonical import AgencyId
 from crypto.checkpoint import Checkpoint
 from crypto.entries import ENDING_KINDS, EntryKind, LogEntry, entry_subject
-from crypto.errors import InclusionError, MirrorError, RevokedError
+from crypto.errors import InclusionError, MirrorError, RevokedError, UnloggedRosterError
 from crypto.ledger import MerkleTree
 
 
@@ -29,6 +29,7 @@ class LogMirror:
         self._tree = MerkleTree()
         self._first: dict[tuple[EntryKind, bytes], int] = {}
         self._endings: set[bytes] = set()
+        self._last_roster: bytes | None = None
         for data in leaves:
             self.append(data)
 
@@ -44,6 +45,8 @@ class LogMirror:
         self._first.setdefault((entry.kind, entry.subject), index)
         if entry.kind in ENDING_KINDS:
             self._endings.add(entry.subject)
+        elif entry.kind is EntryKind.ROSTER_CHANGE:
+            self._last_roster = entry.subject
         return entry
 
     def check_at(self, checkpoint: Checkpoint) -> None:
@@ -85,6 +88,21 @@ class LogMirror:
         self.check_at(checkpoint)
         # 2
         self._check_first(kind, entry_subject(kind, grant_digest, author), checkpoint)
+
+    def check_roster(self, roster_digest: bytes, checkpoint: Checkpoint) -> None:
+        """Raises unless the roster with that digest (`Roster.digest`) is the one that the log tells everybody of. In this order:
+
+        1. the mirror reaches the checkpoint and agrees with it (`MirrorError`);
+        2. the roster's entry stands under it, and no later roster's anywhere in the mirror (`UnloggedRosterError`).
+        """
+        # 1
+        self.check_at(checkpoint)
+        # 2
+        subject = entry_subject(EntryKind.ROSTER_CHANGE, roster_digest)
+        if self._first.get((EntryKind.ROSTER_CHANGE, subject), checkpoint.size) >= checkpoint.size:
+            raise UnloggedRosterError("the log under this checkpoint does not hold the roster that is trusted here")
+        if subject != self._last_roster:
+            raise UnloggedRosterError("the log holds a later roster than the one that is trusted here")
 
     def _check_first(self, kind: EntryKind, subject: bytes, checkpoint: Checkpoint) -> None:
         if self._first.get((kind, subject), checkpoint.size) >= checkpoint.size:

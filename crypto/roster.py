@@ -4,7 +4,8 @@ A node never takes a key from the broker: a broker that could swap a custodian's
 fingerprint at `init`, that of the root set, and from then on `TrustedRoster` decides: bytes in, trusted object or exception out. The broker
 only carries the bytes.
 
-Invariants of a `Roster`: every key stands for one thing, every person for one agency, every root key is held by an agency that is listed.
+Invariants of a `Roster`: every key stands for one thing, every person for one agency, every root key is held by an agency that is listed,
+every reviewer's key is countersigned by its legal office (`roster_entries`).
 Invariants of a `TrustedRoster`: it came from `pin`, `resume`, `update` or `follow`, so a threshold of root keys that this node trusted
 signed it; what it reads out at a moment has not expired.
 
@@ -43,7 +44,7 @@ from crypto.keys import SealingPublicKey, SigningKey, VerifyingKey
 from crypto.moments import check_moment, check_now, format_moment
 from crypto.root_set import MAX_ROOT_KEYS, RootKey, RootSet
 from crypto.roster_entries import Agency, AgencyMode, AgencyRole, Credential, Person
-from crypto.signed import DocumentKind, UnverifiedDocument, add_signature, key_id, read_document, sign_document
+from crypto.signed import DocumentKind, UnverifiedDocument, add_signature, content_digest, key_id, read_document, sign_document
 from crypto.witness import CheckpointPolicy, WitnessKey
 
 ROSTER_KIND: Final = DocumentKind("sealmatch-1/roster", 4 << 20)
@@ -174,6 +175,11 @@ class Roster:
         return sign_document(ROSTER_KIND, self.to_json(), *keys)
 
     @functools.cached_property
+    def digest(self) -> bytes:
+        """32 bytes that stand for this content, whoever signed it: what its entry in the log is about (`roster_change`)."""
+        return content_digest(ROSTER_KIND, self.to_json())
+
+    @functools.cached_property
     def _agencies(self) -> Mapping[AgencyId, Agency]:
         return MappingProxyType({agency.agency_id: agency for agency in self.agencies})
 
@@ -196,6 +202,8 @@ class Roster:
             yield agency.node_key.raw
             if agency.discovery_key is not None:
                 yield agency.discovery_key.raw
+            if agency.office_key is not None:
+                yield agency.office_key.raw
             if agency.witness is not None:
                 yield agency.witness.key.raw
             yield from (credential.key.raw for person in agency.persons for credential in person.credentials)

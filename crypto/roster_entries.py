@@ -2,21 +2,26 @@
 
 Values only: each is valid once built (the constructors raise `FieldError`) and has one JSON form. What must hold between agencies, such as
 distinct keys and distinct persons, is checked by `roster.Roster`; who signed it all is checked by `roster.TrustedRoster`.
+
+**Countersignature.** Root holders know agencies; who reviews for a legal office its head knows. So a reviewer's key stands in an agency's
+entry only with a signature by the agency's *office key* over agency, person, role, key and last day of training (R14), which no node
+and no administrator of one holds; `Agency` raises `CountersignatureError` for any other. What is signed: `sealmatch-1/reviewer`, a line
+feed, canonical JSON with the members `agency`, `credential`, `person`, `trained_until`.
 """
 
 from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import ClassVar, Final, Self
 
 from crypto.assertion import WebAuthnAlgorithm, WebAuthnKey
-from crypto.canonical import AgencyId, JsonObject, JsonValue, KeyId, Name, PersonId, b64url_encode
-from crypto.errors import FieldError, TrainingExpiredError
+from crypto.canonical import AgencyId, JsonObject, JsonValue, KeyId, Name, PersonId, b64url_encode, canonical_json
+from crypto.errors import BadSignatureError, CountersignatureError, FieldError, TrainingExpiredError
 from crypto.fields import Fields, check_ascending, check_text
-from crypto.keys import SealingPublicKey, VerifyingKey
+from crypto.keys import SIGNATURE_BYTES, SealingPublicKey, SigningKey, VerifyingKey
 from crypto.moments import check_day, utc_day
 from crypto.signed import key_id
 from crypto.witness import WitnessKey
@@ -26,6 +31,7 @@ MAX_PERSONS: Final = 4096
 MAX_CREDENTIALS: Final = 8
 """Of one person: some roles, and a spare key for each."""
 _MAX_DISPLAY_CHARS: Final = 200
+_REVIEWER_LABEL: Final = b"sealmatch-1/reviewer\n"
 
 
 class Jurisdiction(Name):
@@ -84,10 +90,19 @@ class CredentialKind(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Credential:
-    """One key of one person in one role."""
+    """One key of one person in one role. `countersignature` is the legal office's of a reviewer's key, None until it has signed."""
 
     role: PersonRole
     key: VerifyingKey | WebAuthnKey
+    countersignature: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.countersignature is None:
+            return
+        if self.role is not PersonRole.REVIEWER:
+            raise FieldError("a legal office countersigns reviewers' keys and no others")
+        if len(self.countersignature) != SIGNATURE_BYTES:
+            raise FieldError(f"credential.countersignature has {SIGNATURE_BYTES} bytes")
 
     @property
     def kind(self) -> CredentialKind:
@@ -104,6 +119,8 @@ class Credential:
         form: JsonObject = {"role": self.role.value, "kind": self.kind.value, "key": b64url_encode(self.key.raw)}
         if isinstance(self.key, WebAuthnKey):
             form |= {"algorithm": self.key.algorithm.value, "rp_id": self.key.rp_id, "origin": self.key.origin}
+        if self.role is PersonRole.REVIEWER:
+            form["countersignature"] = None if self.countersignature is None else b64url_encode(self.countersignature)
         return form
 
     @classmethod
@@ -115,8 +132,11 @@ class Credential:
             key = WebAuthnKey(fields.choice("algorithm", WebAuthnAlgorithm), raw, fields.text("rp_id"), fields.text("origin"))
         else:
             key = VerifyingKey(raw)
+        countersignature = None
+        if role is PersonRole.REVIEWER and not fields.is_null("countersignature"):
+            countersignature = fields.data("countersignature")
         fields.close()
-        return cls(role, key)
+        return cls(role, key, countersignature)
 
 
 @dataclass(frozen=True)
@@ -135,6 +155,28 @@ class Person:
         """Raise `TrainingExpiredError` if the UTC day of `now` is after the certificate's last (R14: expired = cannot sign)."""
         if utc_day(now) > self.trained_until:
             raise TrainingExpiredError("a signer's training has lapsed")
+
+    def countersigned(self, agency: AgencyId, office_key: SigningKey) -> Person:
+        """The same person with every reviewer's key countersigned by the key of the legal office `agency`."""
+
+        def vouched(one: Credential) -> Credential:
+            if one.role is not PersonRole.REVIEWER:
+                return one
+            return replace(one, countersignature=office_key.sign(_reviewer_statement(agency, self, one)))
+
+        return replace(self, credentials=tuple(vouched(one) for one in self.credentials))
+
+    def check_countersigned(self, agency: AgencyId, office_key: VerifyingKey) -> None:
+        """Raise `CountersignatureError` unless `office_key` of the legal office `agency` vouches for every reviewer's key."""
+        for credential in self.credentials:
+            if credential.role is not PersonRole.REVIEWER:
+                continue
+            if credential.countersignature is None:
+                raise CountersignatureError("a reviewer's key is not countersigned by its legal office")
+            try:
+                office_key.check(credential.countersignature, _reviewer_statement(agency, self, credential))
+            except BadSignatureError as error:
+                raise CountersignatureError("a reviewer's key bears no countersignature of this legal office for this person") from error
 
     def to_json(self) -> JsonObject:
         """Its JSON form."""
@@ -155,8 +197,9 @@ class Agency:
     """One agency. Roles and persons stand in ascending order; a key stands exactly where a role needs it.
 
     `node_key` signs the agency's envelopes, manifests and sealing keys. `legal_office` is the agency (often itself) whose reviewers
-    decide for this one and to whose discovery key the scores go; requesters and holders must have one. `responsible_officer` is published
-    (R16). Agencies in production deal with no agency whose `mode` is another.
+    decide for this one and to whose discovery key the scores go; requesters and holders must have one. `office_key` is a legal office's,
+    kept by its head: it countersigns the keys of the office's reviewers. `responsible_officer` is published (R16). Agencies in production
+    deal with no agency whose `mode` is another.
     """
 
     agency_id: AgencyId
@@ -168,6 +211,7 @@ class Agency:
     node_key: VerifyingKey = field(repr=False)
     legal_office: AgencyId | None = None
     discovery_key: SealingPublicKey | None = field(default=None, repr=False)
+    office_key: VerifyingKey | None = field(default=None, repr=False)
     witness: WitnessKey | None = field(default=None, repr=False)
     persons: tuple[Person, ...] = field(default=(), repr=False)
     mode: AgencyMode = AgencyMode.TEST
@@ -179,6 +223,8 @@ class Agency:
         check_ascending([person.person_id for person in self.persons], 0, MAX_PERSONS, "agency.persons")
         if (self.discovery_key is not None) != (AgencyRole.DISCOVERY in self.roles):
             raise FieldError("an agency has a discovery key exactly if it has that role")
+        if (self.office_key is not None) != (AgencyRole.LEGAL_OFFICE in self.roles):
+            raise FieldError("an agency has an office key exactly if it is a legal office")
         if (self.witness is not None) != (AgencyRole.WITNESS in self.roles):
             raise FieldError("an agency has a witness key exactly if it has that role")
         if self.witness is not None and self.witness.agency != self.agency_id:
@@ -187,9 +233,10 @@ class Agency:
             raise FieldError("a custodian is a witness: a checkpoint counts only with a custodian's cosignature")
         if self.legal_office is None and (AgencyRole.REQUESTER in self.roles or AgencyRole.HOLDER in self.roles):
             raise FieldError("a requester or holder names its legal office")
-        if AgencyRole.LEGAL_OFFICE not in self.roles and any(
-            credential.role is PersonRole.REVIEWER for person in self.persons for credential in person.credentials
-        ):
+        if self.office_key is not None:
+            for person in self.persons:
+                person.check_countersigned(self.agency_id, self.office_key)
+        elif any(credential.role is PersonRole.REVIEWER for person in self.persons for credential in person.credentials):
             raise FieldError("reviewers belong to a legal office")
 
     def to_json(self) -> JsonObject:
@@ -207,6 +254,7 @@ class Agency:
             "node_key": b64url_encode(self.node_key.raw),
             "legal_office": None if self.legal_office is None else str(self.legal_office),
             "discovery_key": None if self.discovery_key is None else b64url_encode(self.discovery_key.raw),
+            "office_key": None if self.office_key is None else b64url_encode(self.office_key.raw),
             "witness": None if self.witness is None else {"name": self.witness.name, "key": b64url_encode(self.witness.key.raw)},
             "persons": persons,
         }
@@ -225,12 +273,24 @@ class Agency:
             node_key=VerifyingKey(fields.data("node_key")),
             legal_office=None if fields.is_null("legal_office") else fields.name("legal_office", AgencyId),
             discovery_key=None if fields.is_null("discovery_key") else SealingPublicKey(fields.data("discovery_key")),
+            office_key=None if fields.is_null("office_key") else VerifyingKey(fields.data("office_key")),
             witness=None if fields.is_null("witness") else _witness(fields.child("witness"), agency_id),
             persons=tuple(Person.from_fields(child) for child in fields.children("persons")),
             mode=fields.choice("mode", AgencyMode),
         )
         fields.close()
         return agency
+
+
+def _reviewer_statement(agency: AgencyId, person: Person, credential: Credential) -> bytes:
+    """What a countersignature is over."""
+    said: JsonObject = {
+        "agency": str(agency),
+        "person": str(person.person_id),
+        "trained_until": person.trained_until.isoformat(),
+        "credential": {name: value for name, value in credential.to_json().items() if name != "countersignature"},
+    }
+    return _REVIEWER_LABEL + canonical_json(said)
 
 
 def _witness(fields: Fields, agency_id: AgencyId) -> WitnessKey:

@@ -110,6 +110,11 @@ def read_document(kind: DocumentKind, data: bytes) -> UnverifiedDocument:
     return UnverifiedDocument(signed, _message(kind, signed), MappingProxyType(signatures))
 
 
+def content_digest(kind: DocumentKind, content: JsonObject) -> bytes:
+    """SHA-256 of what every signer of `content`, without its `type`, signs: one for a document, whoever has signed it so far."""
+    return hashlib.sha256(_message(kind, {**content, "type": kind.label})).digest()
+
+
 def _message(kind: DocumentKind, signed: JsonObject) -> bytes:
     return kind.label.encode("ascii") + b"\n" + canonical_json(signed)
 

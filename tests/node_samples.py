@@ -25,6 +25,8 @@ from crypto.checkpoint import Checkpoint, NoteSignature, SignedCheckpoint, check
 from crypto.cosign_request import CosignRequest
 from crypto.entries import EntryKind, LogEntry, entry_subject
 from crypto.ledger import MerkleTree, leaf_hash
+from crypto.roster import Roster, read_unverified_roster
+from crypto.roster_change import roster_entry
 from crypto.sealing_key import Week
 from crypto.witness import WitnessKey, cosign
 from tests.sample_federation import NOW, digest, roster, sign_roster, signing_key
@@ -73,6 +75,11 @@ def other_leaves(count: int, salt: str = "") -> list[bytes]:
     return [leaf(EntryKind.ANSWER, digest(f"other grant {number} {salt}"), salt=salt) for number in range(count)]
 
 
+def roster_leaf(content: Roster | None = None) -> bytes:
+    """The entry of a roster, of the sample one by default."""
+    return roster_entry(roster() if content is None else content, NOW.date()).to_bytes()
+
+
 def head_of(leaves: Iterable[bytes]) -> SignedCheckpoint:
     """What the log signs over these leaves."""
     tree = MerkleTree(leaf_hash(data) for data in leaves)
@@ -110,6 +117,13 @@ class MemoryBroker:
         self.asked: list[str] = []
 
     # --- statements ---
+
+    def install(self, document: bytes) -> bytes:
+        """Carry this roster too, and enter it: the leaf, which nobody has cosigned yet."""
+        content = read_unverified_roster(document)
+        self.rosters[content.version] = document
+        self.log.append(roster_leaf(content))
+        return self.log[-1]
 
     async def roster(self) -> bytes:
         return self.rosters[max(self.rosters)]

@@ -23,7 +23,7 @@ from crypto.messages import Message
 from crypto.parts import PIECE_BYTES
 from crypto.sealing_key import SealingKeyStatement, Week
 from crypto.wire import MessageId
-from tests.node_samples import LOG_SECRET, Clock, MemoryBroker, other_leaves
+from tests.node_samples import LOG_SECRET, Clock, MemoryBroker, other_leaves, roster_leaf
 from tests.sample_federation import (
     BOARD,
     NORTHPORT,
@@ -40,7 +40,7 @@ class WorldBroker(MemoryBroker):
     """`MemoryBroker` with mailboxes, and a log whose witnesses cosign at once. Tests make it lie by replacing what it holds."""
 
     def __init__(self, clock: Clock) -> None:
-        super().__init__(other_leaves(3))
+        super().__init__([*other_leaves(2), roster_leaf()])
         self.clock = clock
         self.boxes: dict[AgencyId, list[bytes]] = {}
         self.deleted: list[MessageId] = []
@@ -52,6 +52,12 @@ class WorldBroker(MemoryBroker):
         """Enter leaves and have the head cosigned."""
         self.log.extend(leaves)
         self.cosigned_by(*WITNESSES, at=self.clock())
+
+    def install(self, document: bytes) -> bytes:
+        """Carry a roster, enter it, and have the head cosigned."""
+        entered = super().install(document)
+        self.cosign_again()
+        return entered
 
     def cosign_again(self) -> None:
         self.cosigned_by(*WITNESSES, at=self.clock())

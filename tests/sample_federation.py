@@ -128,6 +128,7 @@ def agency(
 ) -> Agency:
     discovery = SealingPrivateKey.from_secret(secret(f"{agency_id} discovery")).public_key
     witness = WitnessKey(f"{agency_id}.example.org/witness", signing_key(f"{agency_id} witness").verifying_key, agency_id)
+    office = AgencyRole.LEGAL_OFFICE in roles
     return Agency(
         agency_id=agency_id,
         display_name=f"The {agency_id}",
@@ -138,9 +139,19 @@ def agency(
         node_key=signing_key(f"{agency_id} node").verifying_key,
         legal_office=legal_office,
         discovery_key=discovery if AgencyRole.DISCOVERY in roles else None,
+        office_key=office_key(agency_id).verifying_key if office else None,
         witness=witness if AgencyRole.WITNESS in roles else None,
-        persons=tuple(sorted(persons, key=lambda entry: entry.person_id)),
+        persons=tuple(sorted(countersigned(agency_id, *persons) if office else persons, key=lambda entry: entry.person_id)),
     )
+
+
+def office_key(office: AgencyId) -> SigningKey:
+    return signing_key(f"{office} office")
+
+
+def countersigned(office: AgencyId, *persons: Person) -> tuple[Person, ...]:
+    """Persons of a legal office, each reviewer vouched for by the office's own key."""
+    return tuple(one.countersigned(office, office_key(office)) for one in persons)
 
 
 def agencies() -> tuple[Agency, ...]:
@@ -216,7 +227,9 @@ def trust(content: Roster) -> TrustedRoster:
 
 
 def with_agency(content: Roster, agency_id: AgencyId, **changes: object) -> Roster:
-    """The roster with other values in one agency's entry."""
+    """The roster with other values in one agency's entry; reviewers among other persons are countersigned by its own office."""
+    if "persons" in changes and content.agency(agency_id).office_key == office_key(agency_id).verifying_key:
+        changes["persons"] = countersigned(agency_id, *changes["persons"])  # type: ignore[misc]
     return replace(
         content,
         agencies=tuple(replace(entry, **changes) if entry.agency_id == agency_id else entry for entry in content.agencies),  # type: ignore[arg-type]

@@ -293,7 +293,7 @@ def digest_text(raw: bytes) -> bytes:
 @pytest.mark.parametrize("lie", false_rosters())
 async def test_no_node_takes_a_false_roster(world: World, party: AgencyId, lie: str) -> None:
     node = world.nodes[party]
-    world.broker.rosters[3] = sign_roster(roster(3))
+    world.broker.install(sign_roster(roster(3)))
     await node.parties.refresh()
     shown, error = false_rosters()[lie]
     world.broker.rosters = {9: shown}
@@ -336,7 +336,7 @@ async def test_a_search_goes_on_beside_a_false_roster(world: World) -> None:
 async def test_under_an_expired_roster_nothing_is_done_and_nothing_is_lost(world: World, party: AgencyId) -> None:
     """A broker that holds the new roster back stops its nodes; it does not make them throw messages away."""
     content, node = search_claims(), world.nodes[party]
-    world.broker.rosters[2] = sign_roster(replace(roster(2), expires=NOW + timedelta(hours=1)))
+    world.broker.install(sign_roster(replace(roster(2), expires=NOW + timedelta(hours=1))))
     await node.parties.refresh()
     world.broker.enter_grant(content.digest)
     await world.requester_with_key(content)
@@ -357,7 +357,7 @@ async def test_under_an_expired_roster_nothing_is_done_and_nothing_is_lost(world
     assert everything(world) == []
     if party == NORTHPORT:
         return
-    world.broker.rosters[3] = sign_roster(roster(3))
+    world.broker.install(sign_roster(roster(3)))
     await node.parties.refresh()
     world.broker.enter_grant(search_claims(1).digest)
     await node.receive()

@@ -100,7 +100,7 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
         *(f"node {name}" for name in ("ledger", "preflight", "statement", "evaluated")),
         *(f"node {name}" for name in ("ratify", "unseal")),
         *(f"person {name}" for name in ("init", "discovery")),
-        *(f"roster {name}" for name in ("root-key", "root-set", "draft", "sign", "show")),
+        *(f"roster {name}" for name in ("office-key", "countersign", "root-key", "root-set", "draft", "sign", "show")),
     }
 
 
@@ -153,6 +153,8 @@ def test_an_error_is_one_sentence_on_standard_error(name: str, as_json: bool, tm
         "node unseal": "node unseal nowhere 12 --discovery there --order there --save new",
         "person init": "person init there --id a-pd:one --role reviewer --trained-until 2027-06-30",
         "person discovery": "person discovery there --agency a-pd",
+        "roster office-key": "roster office-key there --agency a-pd",
+        "roster countersign": "roster countersign there --key there",
         "roster root-key": "roster root-key there --holder a-pd",
         "roster root-set": "roster root-set there --threshold 1",
         "roster draft": "roster draft --root-set there --broker there --agency there --out new",

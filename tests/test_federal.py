@@ -119,7 +119,7 @@ def test_the_list_stands_in_node_toml_and_is_empty_if_left_out(tmp_path: Path) -
 async def test_a_holder_refuses_a_federal_agency_and_states_it(tmp_path: Path) -> None:
     """R9, by messages: the grant of a federal agency is refused with the rule's number, and the month's statement counts it."""
     world = World(tmp_path)
-    world.broker.rosters[1] = sign_roster(FEDERAL_ROSTER)
+    world.broker.install(sign_roster(FEDERAL_ROSTER))
     node = await world.node(LAKESIDE)
     node.answering._packs = (Allows(),)  # a pack that would let everybody in
     content = search_claims()

@@ -28,13 +28,13 @@ from crypto.errors import (
     StaleCheckpointError,
     WitnessError,
 )
-from tests.node_samples import LOG, Clock, MemoryBroker, cosigned, fact, head_of, leaf, other_leaves, store, stored_leaves
+from tests.node_samples import LOG, Clock, MemoryBroker, cosigned, fact, head_of, leaf, other_leaves, roster_leaf, store, stored_leaves
 from tests.sample_federation import BOARD, NORTHPORT_BOARD, NOW, OVERSIGHT, claims, digest, root_set, signing_key
 
 GRANT = digest("grant")
 CLAIMS = claims()  # requested by Northport, custodians: the civic board and state oversight
 WITNESSES = (BOARD, OVERSIGHT)
-ENTERED = [*other_leaves(3), leaf(EntryKind.GRANT)]
+ENTERED = [*other_leaves(2), roster_leaf(), leaf(EntryKind.GRANT)]
 
 
 @pytest.fixture

@@ -86,6 +86,8 @@ COMMANDS = {
     "node disclose": "asks for, or decides about, one lead's photograph",
     "person init": "makes a person's key",
     "person discovery": "makes a legal office's key",
+    "roster office-key": "makes a legal office's key, which vouches for reviewers",
+    "roster countersign": "a legal office vouches for one reviewer's key",
     "roster root-key": "makes a root holder's key",
     "roster root-set": "makes a root set",
     "roster draft": "makes a roster to be signed",

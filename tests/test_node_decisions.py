@@ -140,7 +140,7 @@ async def test_an_investigator_of_the_holders_own_office_does_not_decide(world: 
     listed = person(officer, Credential(PersonRole.INVESTIGATOR, signing_key(officer).verifying_key))
     counsel = roster().agency(LAKESIDE).persons
     persons = tuple(sorted((*counsel, listed), key=lambda one: one.person_id))
-    world.broker.rosters[2] = sign_roster(with_agency(roster(2), LAKESIDE, persons=persons))
+    world.broker.install(sign_roster(with_agency(roster(2), LAKESIDE, persons=persons)))
     await node.parties.refresh()
     with pytest.raises(RequestError, match="reviewer"):
         decide(node, handle, person_key(officer, PersonRole.INVESTIGATOR))
@@ -153,7 +153,7 @@ async def test_a_reviewer_whose_training_has_lapsed_does_not_decide(world: World
     node = world.nodes[LAKESIDE]
     (counsel,) = roster().agency(LAKESIDE).persons
     lapsed = replace(counsel, trained_until=world.clock().date() - timedelta(days=1))
-    world.broker.rosters[2] = sign_roster(with_agency(roster(2), LAKESIDE, persons=(lapsed,)))
+    world.broker.install(sign_roster(with_agency(roster(2), LAKESIDE, persons=(lapsed,))))
     await node.parties.refresh()
     with pytest.raises(TrainingExpiredError):
         decide(node, handle, lakeside_counsel())
@@ -290,7 +290,7 @@ async def test_a_reviewer_whose_training_has_lapsed_grants_nothing(world: World)
     office = roster().agency(AgencyId("northport-attorney"))
     until = world.clock().date() - timedelta(days=1)
     persons = tuple(replace(one, trained_until=until) if one.person_id == REVIEWER else one for one in office.persons)
-    world.broker.rosters[2] = sign_roster(with_agency(roster(2), office.agency_id, persons=persons))
+    world.broker.install(sign_roster(with_agency(roster(2), office.agency_id, persons=persons)))
     await node.parties.refresh()
     with pytest.raises(TrainingExpiredError):
         await review(world, search_id, reviewer())

@@ -15,11 +15,15 @@ import pytest
 from agency_node.errors import RequestError
 from agency_node.legal.persons import (
     PASSPHRASE_VARIABLE,
+    KeyKind,
     ask_passphrase,
     create_discovery_key,
+    create_office_key,
     create_person_key,
     create_root_key,
+    kind_of_key,
     read_discovery_key,
+    read_office_key,
     read_person_key,
     read_root_key,
 )
@@ -65,6 +69,14 @@ def test_a_discovery_key_comes_back_and_opens(tmp_path: Path) -> None:
     assert (key.agency, key.sealing_key.public_key) == (OFFICE, public)
     suite = OFFERED_SUITES[P256_SHA256_AES256GCM]
     assert key.sealing_key.open(suite, public.seal(suite, b"scores", b"info"), b"info") == b"scores"
+
+
+def test_an_office_key_comes_back(tmp_path: Path) -> None:
+    public = create_office_key(tmp_path / "o.key", OFFICE, PASSPHRASE)
+    key = read_office_key(tmp_path / "o.key", PASSPHRASE)
+    assert (key.agency, key.signing_key.verifying_key) == (OFFICE, public)
+    with pytest.raises(RequestError, match="the passphrase is wrong"):
+        read_office_key(tmp_path / "o.key", "five words")
 
 
 def test_a_root_key_comes_back(tmp_path: Path) -> None:
@@ -208,7 +220,10 @@ def test_every_bit_of_the_sealed_part_counts(file: Path) -> None:
 def test_a_key_of_one_kind_is_none_of_another(file: Path, tmp_path: Path) -> None:
     create_discovery_key(tmp_path / "d.key", OFFICE, "", without_passphrase=True)
     create_root_key(tmp_path / "r.key", OFFICE, "", without_passphrase=True)
-    readers = {"detective.key": read_person_key, "d.key": read_discovery_key, "r.key": read_root_key}
+    create_office_key(tmp_path / "o.key", OFFICE, "", without_passphrase=True)
+    readers = {"detective.key": read_person_key, "d.key": read_discovery_key, "r.key": read_root_key, "o.key": read_office_key}
+    assert [kind_of_key(tmp_path / name) for name in readers] == [KeyKind.PERSON, KeyKind.DISCOVERY, KeyKind.ROOT, KeyKind.OFFICE]
+    assert kind_of_key(tmp_path / "nowhere") is None
     for name, own in readers.items():
         for reader in readers.values():
             if reader is not own:
@@ -225,9 +240,11 @@ def test_a_key_of_one_kind_is_none_of_another(file: Path, tmp_path: Path) -> Non
 def test_no_secret_in_repr_and_none_can_be_pickled(file: Path, tmp_path: Path) -> None:
     create_discovery_key(tmp_path / "d.key", OFFICE, "", without_passphrase=True)
     create_root_key(tmp_path / "r.key", OFFICE, "", without_passphrase=True)
+    create_office_key(tmp_path / "o.key", OFFICE, "", without_passphrase=True)
     person, discovery, root = read_person_key(file), read_discovery_key(tmp_path / "d.key"), read_root_key(tmp_path / "r.key")
-    secrets = (person.signing_key.export_secret(), discovery.sealing_key.export_secret(), root.signing_key.export_secret())
-    for key, secret in zip((person, discovery, root), secrets, strict=True):
+    office = read_office_key(tmp_path / "o.key")
+    secrets = tuple(key.export_secret() for key in (person.signing_key, discovery.sealing_key, root.signing_key, office.signing_key))
+    for key, secret in zip((person, discovery, root, office), secrets, strict=True):
         assert repr(secret)[2:-1] not in repr(key)
         assert secret.hex() not in repr(key)
         with pytest.raises(MisuseError):

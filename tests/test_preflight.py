@@ -19,7 +19,7 @@ from agency_node.errors import ConfigError, RequestError
 from agency_node.facts import Fact, write_fact
 from agency_node.journal import record
 from agency_node.legal.evaluation import Evaluation, evaluation_in_force, state_evaluation
-from agency_node.legal.persons import PersonKey, create_person_key
+from agency_node.legal.persons import PersonKey, create_office_key, create_person_key
 from agency_node.node import Node, create_node, open_node
 from agency_node.parties import Parties
 from agency_node.preflight import check_production, find_blockers
@@ -186,6 +186,18 @@ def test_each_thing_that_blocks_is_named_with_its_rule_and_who_clears_it(
         check_production(node.folder, lambda: NOW)
 
 
+@pytest.mark.rule("R5")
+def test_a_legal_offices_key_in_the_nodes_folder_blocks(tmp_path: Path) -> None:
+    """R5: it makes reviewers; under whatever passphrase, an administrator's folder is no place for it."""
+    node = node_of(tmp_path, listed())
+    create_office_key(node.folder / "keys" / "office.key", LAKESIDE, "five words")
+    (found,) = find_blockers(node)
+    assert (found.name, found.rule) == ("office-key", "R5")
+    assert found.says == "keys/office.key is a legal office's key in the node's folder: the administrator could make reviewers"
+    with pytest.raises(ConfigError, match=r"does not serve in production while office-key \(R5\)"):
+        check_production(node.folder, lambda: NOW)
+
+
 @pytest.mark.rule("R47")
 def test_persons_keys_in_the_nodes_folder_block(tmp_path: Path) -> None:
     """A key there is at the administrator's hand; one without passphrase at anybody's. R47: generated and held by who owns it."""
@@ -291,7 +303,7 @@ async def test_a_node_in_production_refuses_a_demo_peers_message(tmp_path: Path)
     """Any message, before anything of it is opened, with its own code and sentence; from a peer in production it is taken."""
     for folder, content, expected in (("demo", production(NORTHPORT), "refused"), ("good", production(), "done")):
         world = World(tmp_path / folder)
-        world.broker.rosters[1] = sign_roster(content)
+        world.broker.install(sign_roster(content))
         search = search_claims()
         world.broker.enter_grant(search.digest)
         await world.requester_with_key(search)

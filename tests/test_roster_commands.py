@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from agency_node.commands import person as person_commands
 from agency_node.commands import roster as roster_commands
-from agency_node.legal.persons import PASSPHRASE_VARIABLE, read_discovery_key, read_person_key
+from agency_node.legal.persons import PASSPHRASE_VARIABLE, read_discovery_key, read_office_key, read_person_key
 from crypto.canonical import AgencyId, JsonObject, b64url_encode
 from crypto.errors import RosterThresholdError
 from crypto.fields import Fields
@@ -27,7 +27,10 @@ from tests.sample_federation import BOARD, EASTFIELD, NORTHPORT, NORTHPORT_LAW, 
 app = typer.Typer()
 app.add_typer(person_commands.app, name="person")
 app.add_typer(roster_commands.app, name="roster")
-COMMANDS = ("person init", "person discovery", "roster root-key", "roster root-set", "roster draft", "roster sign", "roster show")
+COMMANDS = (
+    *("person init", "person discovery", "roster office-key", "roster countersign"),
+    *("roster root-key", "roster root-set", "roster draft", "roster sign", "roster show"),
+)
 NOW = datetime.now(UTC)
 
 
@@ -94,6 +97,11 @@ def persons() -> None:
         write(f"{short}.json", done(f"person init {short}.key --id {name} --role {role} --trained-until 2098-06-30 --no-passphrase"))
     entry = done("person init eastfield.key --id eastfield-pd:counsel-9 --role reviewer --trained-until 2098-06-30 --no-passphrase")
     write("counsel-9.json", entry)
+    for reviewer, office in (("counsel-1", NORTHPORT_LAW), ("counsel-9", EASTFIELD)):
+        made = done(f"roster office-key {office}-office.key --agency {office} --no-passphrase")
+        assert made["agency"] == office
+        write(f"{office}.json", json.loads(Path(f"{office}.json").read_text()) | {"office_key": made["office_key"]})
+        write(f"{reviewer}.json", done(f"roster countersign {reviewer}.json --key {office}-office.key"))
 
 
 AGENCIES = " ".join(f"--agency {name}.json" for name in (NORTHPORT, NORTHPORT_LAW, EASTFIELD, OVERSIGHT, BOARD))
@@ -218,6 +226,32 @@ REFUSED: dict[str, tuple[Callable[[], object], str, str]] = {
     "no agency of person": (lambda: None, DRAFT + " --person nobody=detective-4.json", "belongs to nobody, of which there is no entry"),
     "two homes": (lambda: None, DRAFT + " --person eastfield-pd=detective-4.json", "detective-4 stands in"),
     "reviewer of police": (lambda: None, DRAFT + " --person civic-board=counsel-1.json", "civic-board: reviewers belong to a legal office"),
+    "not vouched for": (
+        lambda: write("counsel-1.json", done(f"{NEW} --id northport-attorney:counsel-1 --trained-until 2098-06-30")),
+        DRAFT,
+        "counsel-1: a reviewer's key is not countersigned by its legal office; the head of northport-attorney signs with",
+    ),
+    "another office's word": (
+        lambda: write("counsel-1.json", done("roster countersign counsel-1.json --key eastfield-pd-office.key")),
+        DRAFT,
+        "northport-attorney:counsel-1: a reviewer's key bears no countersignature of this legal office for this person",
+    ),
+    "later training": (
+        swap("counsel-1.json", lambda one: one | {"trained_until": "2099-06-30"}),
+        DRAFT,
+        "northport-attorney:counsel-1: a reviewer's key bears no countersignature of this legal office for this person",
+    ),
+    "node key as office key": (
+        swap("eastfield-pd.json", lambda one: one | {"office_key": one["node_key"]}),
+        DRAFT.replace("--person counsel-9.json", ""),
+        "the node key of eastfield-pd and the office key of eastfield-pd are one key",
+    ),
+    "vouch for a detective": (
+        lambda: None, "roster countersign detective-4.json --key eastfield-pd-office.key", "detective-4.json lists no reviewer's key"
+    ),
+    "vouch with a person's key": (
+        lambda: None, "roster countersign counsel-1.json --key detective-4.key", "name a legal office's key, made by `sealmatch roster"
+    ),
     "other root set": (lambda: broker("00" * 32), DRAFT, "the broker was told to trust another root set"),
     "fingerprint": (swap("root-set.json", lambda one: one | {"fingerprint": "00" * 32}), DRAFT, "that of another root set"),
     "no office": (lambda: None, DRAFT.replace("--agency northport-attorney.json", ""), "names northport-attorney as its legal office"),
@@ -295,6 +329,10 @@ def test_every_example_in_the_help_runs_in_the_order_of_a_ceremony(monkeypatch: 
     write("detective-4.json", json.loads(succeeds(examples["person init"])))
     discovery = json.loads(succeeds(examples["person discovery"]))
     assert discovery["agency"] == "northport-attorney"
+    assert json.loads(succeeds(examples["roster office-key"]))["agency"] == "northport-attorney"
+    counsel = "person init c.key --id northport-attorney:counsel-1 --role reviewer --trained-until 2098-06-30"
+    write("counsel-1.json", json.loads(succeeds(counsel)))
+    assert json.loads(succeeds(examples["roster countersign"]))["credentials"][0]["countersignature"]
     write("northport-root.json", json.loads(succeeds(examples["roster root-key"])))
     write("eastfield-root.json", done("roster root-key eastfield-root.key --holder eastfield-pd --no-passphrase"))
     made = json.loads(succeeds(examples["roster root-set"]))
@@ -324,6 +362,21 @@ def test_a_discovery_key_is_printed_as_node_init_takes_it() -> None:
     printed = done("person discovery d.key --agency northport-attorney --no-passphrase")
     key = read_discovery_key(Path("d.key"))
     assert printed == {"agency": key.agency, "discovery_key": b64url_encode(key.sealing_key.public_key.raw)}
+
+
+def test_countersigning_says_who_is_vouched_for_and_changes_nothing_else() -> None:
+    """To the head of the office, on standard error: person, office, key, last day of training."""
+    write("c.json", done("person init c.key --id northport-attorney:counsel-1 --role reviewer --trained-until 2098-06-30 --no-passphrase"))
+    done("roster office-key office.key --agency northport-attorney --no-passphrase")
+    result = run("roster countersign c.json --key office.key")
+    before, after = json.loads(Path("c.json").read_text()), json.loads(result.stdout)
+    said = read_office_key(Path("office.key"))
+    for word in ("northport-attorney vouches for northport-attorney:counsel-1", read_person_key(Path("c.key")).key_id[:16], "2098-06-30"):
+        assert word in result.stderr
+    assert before["credentials"][0].pop("countersignature") is None
+    assert after["credentials"][0].pop("countersignature")
+    assert before == after
+    Person.from_fields(Fields(json.loads(result.stdout), "person")).check_countersigned(said.agency, said.signing_key.verifying_key)
 
 
 def test_no_passphrase_can_be_typed_as_an_argument() -> None:

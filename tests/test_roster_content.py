@@ -35,6 +35,7 @@ from tests.json_mutation import Path, json_values, objects, paths, replaced, rep
 from tests.sample_federation import (
     BOARD,
     EASTFIELD,
+    EASTFIELD_LAW,
     INVESTIGATOR,
     KEYED,
     KEYED_REVIEWER,
@@ -48,6 +49,7 @@ from tests.sample_federation import (
     VENDOR,
     agency,
     credential,
+    office_key,
     person,
     root_key,
     root_set,
@@ -133,6 +135,18 @@ REFUSED: dict[str, Callable[[], object]] = {
     "holder without legal office": lambda: with_agency(ROSTER, LAKESIDE, legal_office=None),
     "discovery role without key": lambda: with_agency(ROSTER, NORTHPORT_LAW, discovery_key=None),
     "discovery key without role": lambda: with_agency(ROSTER, BOARD, discovery_key=ROSTER.discovery_key(EASTFIELD)),
+    "legal office without its key": lambda: with_agency(ROSTER, NORTHPORT_LAW, office_key=None),
+    "office key without role": lambda: with_agency(ROSTER, BOARD, office_key=signing_key("office").verifying_key),
+    "node key as office key": lambda: twice(ROSTER, office_key(NORTHPORT_LAW)),
+    "one office key for two": lambda: replace(
+        ROSTER,
+        agencies=tuple(
+            replace(one, office_key=office_key(NORTHPORT_LAW).verifying_key, persons=()) if one.agency_id == EASTFIELD_LAW else one
+            for one in ROSTER.agencies
+        ),
+    ),
+    "countersigned detective": lambda: Credential(PersonRole.INVESTIGATOR, signing_key("x").verifying_key, bytes(64)),
+    "short countersignature": lambda: Credential(PersonRole.REVIEWER, signing_key("x").verifying_key, bytes(63)),
     "witness role without key": lambda: with_agency(ROSTER, BOARD, witness=None),
     "witness key without role": lambda: with_agency(
         ROSTER, EASTFIELD, witness=WitnessKey("w.example.org", signing_key("w").verifying_key, EASTFIELD)

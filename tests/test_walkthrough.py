@@ -26,7 +26,7 @@ from tests.test_docs import ROOT, Block, blocks
 PAGE = ROOT / "docs" / "federation.md"
 PORT = "8440"
 PATIENCE_S = 90.0
-ID = re.compile(r"(?<![\w-])(?:[0-9a-f]{8,64}|[\w-]{80,90})(?![\w-])")
+ID = re.compile(r"(?<![\w-])(?:[0-9a-f]{8,64}|[\w-]{43}|[\w-]{80,90})(?![\w-])")
 """What is new in every run: hexadecimal ids, their beginnings, and public keys."""
 MOMENT = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d\.\d\dZ)?")
 READS = ("node status", "node disclose northport --search", "node disclose lakeside --handle", "node review")

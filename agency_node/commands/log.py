@@ -56,8 +56,13 @@ def verify(
             raise RequestError("name a --node, or --broker, --roster and --root-fingerprint (64 hexadecimal digits)")
         report = asyncio.run(verify_log(link, trusted, clock(), seen=seen))
     if as_json:
-        print_json({"ok": True, "report": report})
+        print_json({"ok": True, "report": report, "roster_is_last": report.roster_is_last})
         return
     title = f"{report.origin}: {report.size} entries verified, {report.witnesses} witnesses"
     print_table(title, {"kind": True, "entries": True}, report.kinds.items())
     typer.echo(f"root {report.root}")
+    for one in report.rosters:
+        which = "another roster" if one.version is None else f"this roster, version {one.version}"
+        typer.echo(f"roster change at entry {one.position}, {one.day}: {which}")
+    if not report.roster_is_last:
+        typer.echo("this roster is not the last one in the log: nodes do nothing under it; ask a root holder for the newest")

@@ -56,6 +56,7 @@ def init(
     agency_class: Annotated[str, typer.Option("--class", help="state, local, tribal, federal, foreign or private.")] = "local",
     trust: Annotated[list[str] | None, typer.Option(help="Holder: a custodian that it trusts; repeat for several.")] = None,
     discovery_key: Annotated[str, typer.Option(help="Public discovery key of the legal office, from `sealmatch person discovery`.")] = "",
+    office_key: Annotated[str, typer.Option(help="Public key of this legal office, from `sealmatch roster office-key`.")] = "",
     policy_pack: Annotated[list[str] | None, typer.Option(help="Folder of a Cedar pack; the strict default if left out.")] = None,
     embedder: Annotated[str, typer.Option(help="The face model.")] = "dlib",
     mode: Annotated[str, typer.Option(help="demo, test or production.")] = "production",
@@ -93,6 +94,7 @@ def init(
             officer=officer,
             legal_office=legal_office,
             discovery_key=discovery_key,
+            office_key=office_key,
             mode=config.mode.value,
         )
         stand_in = SigningKey.generate().verifying_key

@@ -57,7 +57,7 @@ def init(
         )
     show(
         {"id": str(person_id), "trained_until": trained_until.date().isoformat(), "credentials": [credential]},
-        f"{file} is {person_id}'s own key. Send the entry above to the root holders: sealmatch roster draft --person ENTRY.json",
+        f"{file} is {person_id}'s own key. Send the entry above to {_goes_to(role)}",
         as_json,
     )
 
@@ -82,6 +82,12 @@ def discovery(
         f"{file} opens what is sealed for discovery: keep it in the legal office. Name the discovery_key above in `sealmatch node init`",
         as_json,
     )
+
+
+def _goes_to(role: PersonRole) -> str:
+    if role is PersonRole.REVIEWER:
+        return "the head of the legal office, who vouches for it: sealmatch roster countersign ENTRY.json"
+    return "the root holders: sealmatch roster draft --person ENTRY.json"
 
 
 # --- shared with `roster` -------------------------------------------------------------------------------------------

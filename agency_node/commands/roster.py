@@ -13,6 +13,9 @@ import typer
 
 from agency_node.commands.output import AsJson, clock, print_json, print_table, sentences
 from agency_node.commands.person import KeyFile, WithoutPassphrase, agency_of, checked_agency, new_passphrase, show
+from agency_node.errors import RequestError
+from crypto.canonical import b64url_encode
+from crypto.roster_entries import PersonRole
 
 if TYPE_CHECKING:
     from agency_node.legal.ceremony import Signatures
@@ -42,6 +45,54 @@ def root_key(
             file, agency, new_passphrase(f"the root key of {agency}", no_passphrase), without_passphrase=no_passphrase
         ).to_json()
     show(entry, f"{file} signs rosters: keep it offline. The entry above goes to `sealmatch roster root-set`", as_json)
+
+
+@app.command("office-key", epilog="Example: sealmatch roster office-key attorney-office.key --agency northport-attorney --json")
+def office_key(
+    file: KeyFile,
+    agency: Annotated[str, typer.Option(help="The legal office whose head keeps the key.")],
+    no_passphrase: WithoutPassphrase = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a legal office's key, without whose countersignature no reviewer of it enters the roster, and print the public half."""
+    with sentences(as_json):
+        from agency_node.legal.persons import create_office_key  # noqa: PLC0415
+
+        office = checked_agency(agency)
+        public = create_office_key(
+            file, office, new_passphrase(f"the office key of {office}", no_passphrase), without_passphrase=no_passphrase
+        )
+    show(
+        {"agency": str(office), "office_key": b64url_encode(public.raw)},
+        f"{file} says who reviews for {office}: the head of the office keeps it, no node's administrator does. "
+        "Name the office_key above in `sealmatch node init`",
+        as_json,
+    )
+
+
+@app.command(epilog="Example: sealmatch roster countersign counsel-1.json --key attorney-office.key --json")
+def countersign(
+    entry: Annotated[Path, typer.Argument(help="A reviewer's entry, printed by `person init`.", metavar="ENTRY", show_default=False)],
+    key: Annotated[Path, typer.Option(help="The legal office's key, made with `sealmatch roster office-key`.")],
+    as_json: AsJson = False,
+) -> None:
+    """Vouch, for a legal office, for a reviewer's person, key and last day of training, and print the entry with the countersignature."""
+    with sentences(as_json):
+        from agency_node.legal.ceremony import read_person  # noqa: PLC0415
+        from agency_node.legal.persons import read_office_key  # noqa: PLC0415
+
+        person = read_person(entry)
+        if not any(credential.role is PersonRole.REVIEWER for credential in person.credentials):
+            raise RequestError(f"{entry} lists no reviewer's key: a legal office countersigns reviewers, every other entry goes as it is")
+        office = read_office_key(key)
+        vouched = person.countersigned(office.agency, office.signing_key)
+    names = ", ".join(one.key_id[:16] for one in vouched.credentials if one.role is PersonRole.REVIEWER)
+    show(
+        vouched.to_json(),
+        f"{office.agency} vouches for {person.person_id} as its reviewer, key {names}, trained until {person.trained_until}. "
+        "Send the entry above to the root holders: sealmatch roster draft --person ENTRY.json",
+        as_json,
+    )
 
 
 @app.command("root-set", epilog="Example: sealmatch roster root-set northport-root.json eastfield-root.json --threshold 2 --json")

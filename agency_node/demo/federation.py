@@ -28,7 +28,7 @@ from agency_node.config import Mode, NodeConfig, Role
 from agency_node.demo.wiretap import Wiretap
 from agency_node.entry import roster_entry
 from agency_node.errors import NodeError
-from agency_node.legal.persons import PersonKey, create_person_key, read_person_key
+from agency_node.legal.persons import PersonKey, create_office_key, create_person_key, read_office_key, read_person_key
 from agency_node.node import Node, create_node, open_node
 from crypto.canonical import AgencyId, KeyId, PersonId, b64url_decode, b64url_encode
 from crypto.checkpoint import LogKey
@@ -171,6 +171,8 @@ class Federation:
             }
         )
         created = create_node(self.folder / agency, config, witness="witness" in cast.roles)
+        office = "legal_office" in cast.roles
+        office_key = create_office_key(self.office_file(agency), agency, "", without_passphrase=True) if office else None
         entry = roster_entry(
             created,
             agency=agency,
@@ -181,21 +183,34 @@ class Federation:
             officer="A. Officer, compliance desk",
             legal_office="",
             discovery_key=b64url_encode(self.discovery_key.public_key.raw) if "discovery" in cast.roles else "",
+            office_key="" if office_key is None else b64url_encode(office_key.raw),
             mode=config.mode.value,
         )
         agency_entry = Agency.from_fields(Fields(entry, "agency"))
-        return _with_persons(agency_entry, [self._make_person(person, role) for person, role in sorted(cast.persons.items())])
+        return _with_persons(agency_entry, [self._make_person(agency, person, role) for person, role in sorted(cast.persons.items())])
 
-    def _make_person(self, person: PersonId, role: PersonRole) -> Person:
-        """A person's key lies in a folder of the persons', not in a node's."""
+    def _make_person(self, agency: AgencyId, person: PersonId, role: PersonRole) -> Person:
+        """A person's key lies in a folder of the persons', not in a node's; a reviewer's is countersigned by the legal office."""
         create_person_key(self.person_file(person), person, role, "", without_passphrase=True)
         credential = Credential(role, self.person(person).signing_key.verifying_key)
-        return Person(person, date(2099, 1, 1), (credential,))
+        made = Person(person, date(2099, 1, 1), (credential,))
+        if role is not PersonRole.REVIEWER:
+            return made
+        return made.countersigned(agency, read_office_key(self.office_file(agency)).signing_key)
 
     def person_file(self, person: PersonId) -> Path:
         """Where that person keeps the key."""
-        (self.folder / "people").mkdir(exist_ok=True)
-        return self.folder / "people" / f"{person.replace(':', '.')}.key"
+        return self._people / f"{person.replace(':', '.')}.key"
+
+    def office_file(self, agency: AgencyId) -> Path:
+        """Where the head of that legal office keeps its key."""
+        return self._people / f"{agency}.office.key"
+
+    @property
+    def _people(self) -> Path:
+        folder = self.folder / "people"
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def person(self, person: PersonId) -> PersonKey:
         """The person's key, as the person reads it."""

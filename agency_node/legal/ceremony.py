@@ -23,7 +23,7 @@ from agency_node.errors import RequestError
 from agency_node.legal.persons import RootSigningKey
 from crypto.canonical import AgencyId
 from crypto.checkpoint import LogKey
-from crypto.errors import BadSignatureError, CryptoError, EncodingError, FieldError
+from crypto.errors import BadSignatureError, CountersignatureError, CryptoError, EncodingError, FieldError
 from crypto.fields import Fields
 from crypto.keys import VerifyingKey
 from crypto.moments import round_moment
@@ -187,14 +187,21 @@ def _merge(agencies: Sequence[Agency], persons: Sequence[tuple[AgencyId, Person]
         if known is not None and known.trained_until != person.trained_until:
             problems.append(f"two entries of {person.person_id} name unlike ends of training")
             continue
-        credentials: dict[str, Credential] = {
-            one.key_id: one for one in (*(() if known is None else known.credentials), *person.credentials)
-        }
+        given = (*(() if known is None else known.credentials), *person.credentials)
+        # Of two entries of one key, the one that the office countersigned says more.
+        credentials: dict[str, Credential] = {one.key_id: one for one in sorted(given, key=lambda one: one.countersignature is not None)}
         try:
             members[agency_id][person.person_id] = replace(person, credentials=tuple(credentials[name] for name in sorted(credentials)))
         except FieldError as error:
             problems.append(f"{person.person_id}: {error}")
     for agency_id, agency in listed.items():
+        if agency.office_key is not None:
+            for person_id in sorted(members[agency_id]):
+                try:
+                    members[agency_id][person_id].check_countersigned(agency_id, agency.office_key)
+                except CountersignatureError as error:
+                    problems.append(f"{person_id}: {error}; the head of {agency_id} signs with `sealmatch roster countersign`")
+                    del members[agency_id][person_id]
         try:
             listed[agency_id] = replace(agency, persons=tuple(members[agency_id][name] for name in sorted(members[agency_id])))
         except FieldError as error:
@@ -235,6 +242,8 @@ def _keys(root: RootSet, broker: BrokerFacts, listed: dict[AgencyId, Agency]) ->
         yield f"the node key of {agency.agency_id}", agency.node_key.raw
         if agency.discovery_key is not None:
             yield f"the discovery key of {agency.agency_id}", agency.discovery_key.raw
+        if agency.office_key is not None:
+            yield f"the office key of {agency.agency_id}", agency.office_key.raw
         if agency.witness is not None:
             yield f"the witness key of {agency.agency_id}", agency.witness.key.raw
         for person in agency.persons:

@@ -1,8 +1,8 @@
 """Keys of persons, legal offices and root holders: each a file of its owner's own, apart from any node's folder.
 
-A node's administrator must not be able to sign as an investigator or a reviewer, nor open what is sealed for discovery; so these keys lie
-where their owners keep them, on a token or a home directory, under a passphrase that comes from the environment variable
-SEALMATCH_PASSPHRASE or from a prompt and never from an argument, which other users of the machine could read.
+A node's administrator must not be able to sign as an investigator or a reviewer, nor make somebody a reviewer, nor open what is sealed for
+discovery; so these keys lie where their owners keep them, on a token or a home directory, under a passphrase that comes from the
+environment variable SEALMATCH_PASSPHRASE or from a prompt and never from an argument, which other users of the machine could read.
 
 The file is canonical JSON. In clear: kind, owner, role and public key, so that a person sees whose it is. The secret is sealed by
 AES-256-GCM under a key that scrypt derives from the passphrase, and everything in clear is its associated data. Invariants: a file whose
@@ -36,7 +36,7 @@ from agency_node.errors import RequestError
 from crypto.canonical import AgencyId, JsonObject, KeyId, PersonId, b64url_encode, canonical_json, parse_canonical_json
 from crypto.errors import EncodingError, FieldError, MisuseError
 from crypto.fields import Fields
-from crypto.keys import SealingPrivateKey, SealingPublicKey, SigningKey
+from crypto.keys import SealingPrivateKey, SealingPublicKey, SigningKey, VerifyingKey
 from crypto.root_set import RootKey
 from crypto.roster_entries import Credential, PersonRole
 
@@ -57,6 +57,7 @@ class KeyKind(enum.StrEnum):
 
     PERSON = "person"
     DISCOVERY = "discovery"
+    OFFICE = "office"
     ROOT = "root"
 
 
@@ -68,6 +69,7 @@ class _Protection(enum.StrEnum):
 _KIND_WORDS: Final = {
     KeyKind.PERSON: "a person's key, made by `sealmatch person init`",
     KeyKind.DISCOVERY: "a discovery key, made by `sealmatch person discovery`",
+    KeyKind.OFFICE: "a legal office's key, made by `sealmatch roster office-key`",
     KeyKind.ROOT: "a root key, made by `sealmatch roster root-key`",
 }
 
@@ -97,6 +99,14 @@ class DiscoveryKey:
 
     agency: AgencyId
     sealing_key: SealingPrivateKey = field(repr=False)
+
+
+@dataclass(frozen=True)
+class OfficeKey:
+    """The key by which the head of a legal office says whose reviewers' keys are the office's."""
+
+    agency: AgencyId
+    signing_key: SigningKey = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,19 @@ def read_discovery_key(path: Path, passphrase: str | None = None) -> DiscoveryKe
     return DiscoveryKey(AgencyId(head.owner), key)
 
 
+def create_office_key(path: Path, agency: AgencyId, passphrase: str, *, without_passphrase: bool = False) -> VerifyingKey:
+    """Write a fresh key of that legal office into a new file and return its public half. Errors as `create_person_key`."""
+    key = SigningKey.generate()
+    _write(path, KeyKind.OFFICE, agency, None, key.verifying_key.raw, key.export_secret(), passphrase, without_passphrase)
+    return key.verifying_key
+
+
+def read_office_key(path: Path, passphrase: str | None = None) -> OfficeKey:
+    """The key in the file. Passphrase and errors as `read_person_key`."""
+    head, secret = _read(path, KeyKind.OFFICE, passphrase)
+    return OfficeKey(AgencyId(head.owner), _signing_key(path, head, secret))
+
+
 def create_root_key(path: Path, holder: AgencyId, passphrase: str, *, without_passphrase: bool = False) -> RootKey:
     """Write a fresh root key of that agency into a new file and return its entry for the root set. Errors as `create_person_key`."""
     key = SigningKey.generate()
@@ -191,13 +214,14 @@ def read_root_key(path: Path, passphrase: str | None = None) -> RootSigningKey:
 
 def has_passphrase(path: Path) -> bool | None:
     """Whether the secret in this key file is under a passphrase; None for anything that is no key file. Opens nothing."""
-    try:
-        with path.open("rb") as file:
-            return _read_head(
-                Fields(parse_canonical_json(file.read(MAX_FILE_BYTES + 1), max_bytes=MAX_FILE_BYTES), "key file")
-            ).protection is (_Protection.SOME)
-    except (OSError, EncodingError):
-        return None
+    head = _head_of(path)
+    return None if head is None else head.protection is _Protection.SOME
+
+
+def kind_of_key(path: Path) -> KeyKind | None:
+    """What a key file is for; None for anything that is no key file. Opens nothing."""
+    head = _head_of(path)
+    return None if head is None else head.kind
 
 
 def ask_passphrase(what: str, *, new: bool = False, prompt: Callable[[str], str] = getpass) -> str:
@@ -278,6 +302,14 @@ def _read(path: Path, kind: KeyKind, passphrase: str | None) -> tuple[_Head, byt
         # `from None`: nothing of the library's own words travels with a secret.
         raise RequestError(f"{path} does not open: the passphrase is wrong, or the file was changed since the key was made") from None
     return head, secret
+
+
+def _head_of(path: Path) -> _Head | None:
+    try:
+        with path.open("rb") as file:
+            return _read_head(Fields(parse_canonical_json(file.read(MAX_FILE_BYTES + 1), max_bytes=MAX_FILE_BYTES), "key file"))
+    except (OSError, EncodingError):
+        return None
 
 
 def _read_head(fields: Fields) -> _Head:
