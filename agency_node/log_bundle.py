@@ -18,7 +18,7 @@ from typing import Final
 
 from agency_node.errors import RequestError
 from agency_node.verification import LogReport, ReadLog, check_log, last_cosigned
-from crypto.checkpoint import MAX_NOTE_BYTES, SignedCheckpoint
+from crypto.checkpoint import MAX_NOTE_BYTES, SignedCheckpoint, check_log_signature
 from crypto.entries import MAX_ENTRY_BYTES
 from crypto.errors import StaleCheckpointError, TileError
 from crypto.ledger import HASH_BYTES, MerkleTree
@@ -89,19 +89,19 @@ def verify_bundle(
 ) -> LogReport:
     """What the bundle shows, after these checks in this order; `trusted` is signed by the root set that the verifier was told of.
 
-    1. the roster was in force when the checkpoint was last cosigned (`RosterExpiredError`), which is not in the future
-       (`StaleCheckpointError`)
-    2. log's signature, and cosignatures of a majority of the roster's witnesses within ten minutes (`CheckpointError`, `WitnessError`,
-       `StaleCheckpointError`)
+    1. the checkpoint bears the log's signature (`CheckpointError`)
+    2. the roster was in force when it was last cosigned (`RosterExpiredError`), which is not in the future (`StaleCheckpointError`); a
+       majority of the roster's witnesses cosigned within the ten minutes before (`WitnessError`, `StaleCheckpointError`)
     3. every entry and every tile (`Bundle.read`)
     4. root, the heads that were seen before, and the acts that a party shows (`check_log`)
     """
     note = bundle.checkpoint()
+    check_log_signature(note, trusted.possibly_expired.log)  # 1
     moment = last_cosigned(note, trusted.possibly_expired)
-    if moment > now + timedelta(seconds=MAX_CLOCK_SKEW_S):  # 1
+    if moment > now + timedelta(seconds=MAX_CLOCK_SKEW_S):  # 2
         raise StaleCheckpointError("the checkpoint was cosigned in the future; set this machine's clock, or report the witness")
     roster = trusted.at(moment)
-    check_checkpoint(note, roster.public_policy(), now=moment)  # 2
+    check_checkpoint(note, roster.public_policy(), now=moment)
     read = bundle.read(note.checkpoint.size)  # 3
     return check_log(note, read, roster, seen, evidence(roster))  # 4
 
