@@ -58,6 +58,8 @@ class ActingParties(Protocol):
     @property
     def originating_agency(self) -> AgencyId: ...
     @property
+    def holders(self) -> tuple[AgencyId, ...]: ...
+    @property
     def custodians(self) -> tuple[AgencyId, ...]: ...
 
 
@@ -105,7 +107,7 @@ class LogFollower:
         last: PeerError = WitnessError("no head has cosignatures of enough witnesses: check that the federation's witnesses run")
         while True:
             left = max(until - loop.time(), 0)
-            note = await self._link.checkpoint(min_size=min_size, cosignatures=policy.quorum, wait_s=min(int(left), MAX_WAIT_S))
+            note = await self._link.checkpoint(min_size=min_size, cosignatures=policy.least_lines, wait_s=min(int(left), MAX_WAIT_S))
             if note is not None and note.checkpoint.size >= min_size:
                 try:
                     check_checkpoint(note, policy, now=self._clock())
@@ -124,7 +126,8 @@ class LogFollower:
         """Raise unless an act of this grant is allowed now; the head that allows it.
 
         1. this node has not halted (`HaltedError`)
-        2. a head with cosignatures of outside witnesses, one of the grant's custodians among them, is fresh (`fresh`)
+        2. a head with cosignatures of a majority of the witnesses, as the roster's `checkpoint_policy` for this grant counts them, is fresh
+            (`fresh`)
         3. the log under it, read to its end, holds the roster that this node trusts as its last one (`UnloggedRosterError`), the grant and,
            when asked for, its entry of the kind `entered` (`InclusionError`), and no end of it (`RevokedError`)
         4. this node has still not halted
@@ -147,7 +150,7 @@ class LogFollower:
     async def _checked(self, grant: ActingParties, grant_digest: bytes, entered: EntryKind | None, wait_s: float) -> Checkpoint:
         self._check_not_halted()  # 1
         parties = (grant.requesting_agency, grant.originating_agency)
-        policy = self._parties.roster().checkpoint_policy(parties=parties, custodians=grant.custodians)
+        policy = self._parties.roster().checkpoint_policy(parties=parties, holders=grant.holders, custodians=grant.custodians)
         if (grant_digest, entered) in self._waited_for:
             wait_s = 0
         loop = asyncio.get_running_loop()

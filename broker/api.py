@@ -21,10 +21,14 @@ from crypto.errors import EncodingError
 from crypto.fields import MAX_INTEGER, Fields
 from crypto.parts import MAX_PARTS, Part
 from crypto.sealing_key import Week
+from crypto.tiles import TilePath
 from crypto.wire import MessageId
 
 NOTE_MEDIA_TYPE: Final = "text/plain; charset=utf-8"
 PART_MEDIA_TYPE: Final = "application/octet-stream"
+
+_FOR_EVER: Final = "public, max-age=31536000, immutable"
+"""A partial tile too is the same for ever: the wider one has another address."""
 
 public = APIRouter()
 
@@ -108,6 +112,26 @@ async def consistency(services: ServicesOf, old: Size, new: Size) -> Response:
 async def inclusion(services: ServicesOf, index: Size, size: Size) -> Response:
     """That a leaf stands in the log of that size."""
     return _proof(services.log.inclusion_proof(index, size))
+
+
+# --- the same as static files, as C2SP's tlog-tiles asks: readers that others wrote need nothing else ----------------
+
+
+@public.get("/checkpoint")
+async def public_checkpoint(services: ServicesOf) -> Response:
+    """The newest head that a majority of the roster's witnesses cosigned, the log operator's left out."""
+    policy = (await services.rosters.trusted()).possibly_expired.public_policy()
+    note = await services.log.checkpoint(0, policy.least_lines, policy.operator)
+    if note is None:
+        raise NoCheckpointError("no head has cosignatures of a majority of the witnesses")
+    return Response(note.to_bytes(), media_type=NOTE_MEDIA_TYPE, headers={"Cache-Control": "no-cache"})
+
+
+@public.get("/tile/{path:path}")
+async def tile(services: ServicesOf, path: Annotated[str, Path(max_length=128)]) -> Response:
+    """A tile of hashes, or a bundle of entries. What stands there never changes."""
+    found = TilePath.from_text(f"tile/{path}")
+    return Response(await services.log.tile(found), media_type=PART_MEDIA_TYPE, headers={"Cache-Control": _FOR_EVER})
 
 
 # --- roster and statements --------------------------------------------------------------------------------------------

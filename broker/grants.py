@@ -52,15 +52,14 @@ class Grants:
         entry = LogEntry.from_bytes(entry_data)  # 3
         if entry.kind is not EntryKind.GRANT or entry.subject != entry_subject(EntryKind.GRANT, verified.digest):
             raise EntryError("the entry is not that of this grant")
-        async with self._store.writing() as connection:
-            position = await self._entered_before(connection, verified, entry)  # 4
-            if position is not None:
-                return position, False
-            position, _ = await self._log.append(connection, entry, verified.digest)
-            await connection.execute(grants.insert().values(**_values(verified), position=position))
+        async with self._store.writing(promises=False) as connection:
+            before = await self._entered_before(connection, verified, entry)  # 4
+            position, is_new = (before, False) if before is not None else await self._log.append(connection, entry, verified.digest)
+            if before is None:
+                await connection.execute(grants.insert().values(**_values(verified), position=position))
         await self._log.publish()
         self._bell.ring()
-        return position, True
+        return position, is_new
 
     async def enter_about(self, caller: Caller, entry_data: bytes, grant_digest: bytes) -> tuple[int, bool]:
         """Where an entry about a grant stands, and whether it is new. After these checks, in this order:
@@ -70,7 +69,7 @@ class Grants:
         3. the grant has not more entries than a search can need (`FullLogError`)
         """
         entry = LogEntry.from_bytes(entry_data)  # 1
-        async with self._store.writing() as connection:
+        async with self._store.writing(promises=False) as connection:
             grant = await self._find(connection, grant_digest)
             check_entry(entry, grant, caller.agency, caller.roster)  # 2
             before = (

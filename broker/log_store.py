@@ -4,17 +4,21 @@ Leaves and heads are in the store, the tree in memory, rebuilt at the start and 
 added (the database refuses anything else); a head is stored before its signature leaves the process, one for a size, so that no crash makes
 two; a cosignature is kept only if it verifies under the roster's key of its witness and over this log's own root.
 
+A leaf is promised by `publish`, not by the transaction that entered it: that one does not wait for the disk, and the commit of the head
+above it takes along every leaf entered before, so that entries which come together wait for the disk together.
+
 Left to others: what an entry may say (`parties`), when a checkpoint counts (`crypto.witness`: every party for itself).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import RowMapping, func, select
+from sqlalchemy import RowMapping, bindparam, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from broker.config import Limits
@@ -37,15 +41,27 @@ from crypto.cosign_request import CosignRequest
 from crypto.entries import EntryKind, LogEntry
 from crypto.errors import CheckpointError, ConsistencyError, WitnessError
 from crypto.keys import SigningKey
-from crypto.ledger import MerkleTree
+from crypto.ledger import MerkleTree, leaf_hash
 from crypto.roster import Roster
 from crypto.roster_entries import AgencyRole
+from crypto.tiles import TILE_HEIGHT, TilePath, pack_entries, tile_bytes
 from crypto.witness import COSIGNATURE_V1, MAX_CLOCK_SKEW_S, WitnessKey, cosigned_at
 
 _PATIENT: Final = frozenset({EntryKind.ANSWER, EntryKind.OPENED_SCORES})
 """Entries for whose cosignatures no act waits: the head of the release covers them, a moment later."""
 _READ_ON: Final = 10_000
 """Leaves that are read from the store at a time."""
+_FIND: Final = select(
+    select(leaves.c.position).where(leaves.c.leaf_hash == bindparam("leaf_hash")).scalar_subquery().label("there"),
+    select(func.max(leaves.c.position)).scalar_subquery().label("last"),
+)
+_ENTER: Final = leaves.insert()
+_NEWER: Final = (
+    select(leaves.c.position, leaves.c.leaf_hash).where(leaves.c.position >= bindparam("start")).order_by(leaves.c.position).limit(_READ_ON)
+)
+_SIGN: Final = insert(heads).on_conflict_do_nothing()
+_SIGNED: Final = select(heads.c.note).where(heads.c.size == bindparam("size"))
+"""What every entry asks of the store, built once."""
 
 
 @dataclass
@@ -67,6 +83,7 @@ class LogStore:
         self._limits = limits
         self._tree = MerkleTree()
         self._published = -1
+        self._publishing: asyncio.Task[None] | None = None
         self._pending: _PendingHead | None = None
         self._urgent = 0
         """Witnesses are asked at once for a head of at least that size."""
@@ -80,42 +97,57 @@ class LogStore:
         return self._tree.size
 
     async def publish(self) -> None:
-        """Read the leaves that the tree lacks, and sign a head for the size that it has then. Doing it again does nothing."""
-        async with self._store.writing() as connection:
-            while True:
-                newer = select(leaves.c.position, leaves.c.leaf_hash).where(leaves.c.position >= self._tree.size)
-                rows = (await connection.execute(newer.order_by(leaves.c.position).limit(_READ_ON))).all()
-                for row in rows:
-                    if row.position == self._tree.size:
-                        self._tree.append(bytes(row.leaf_hash))
-                if len(rows) < _READ_ON:
-                    break
-            size = self._tree.size
-            if size == self._published:
-                return
-            note = sign_checkpoint(Checkpoint(self._log.origin, size, self._tree.root()), self._key)
-            await connection.execute(insert(heads).values(size=size, note=note.to_bytes()).on_conflict_do_nothing())
-            stored = (await connection.execute(select(heads.c.note).where(heads.c.size == size))).scalar_one()
-            if bytes(stored) != note.to_bytes():
-                raise ConsistencyError("the stored head of this size is another than the leaves give: the database was tampered with")
-        self._published = size
+        """Read the leaves that the tree lacks, sign a head for the size that it has then, and wait until both are on the disk.
+
+        Doing it again does nothing. Who calls while another waits for its turn shares that turn: what both entered was committed before it.
+        """
+        if self._publishing is None:
+            self._publishing = asyncio.create_task(self._publish_in_turn())
+        await asyncio.shield(self._publishing)
+
+    async def _publish_in_turn(self) -> None:
+        try:
+            async with self._store.writing() as connection:
+                self._publishing = None
+                size = await self._read_on(connection)
+                if size == self._published:
+                    return
+                note = sign_checkpoint(Checkpoint(self._log.origin, size, self._tree.root()), self._key)
+                await connection.execute(_SIGN, {"size": size, "note": note.to_bytes()})
+                stored = (await connection.execute(_SIGNED, {"size": size})).scalar_one()
+                if bytes(stored) != note.to_bytes():
+                    raise ConsistencyError("the stored head of this size is another than the leaves give: the database was tampered with")
+            self._published = size
+        except BaseException:
+            if self._publishing is asyncio.current_task():  # its turn never came: nobody may wait for it any more
+                self._publishing = None
+            raise
+
+    async def _read_on(self, connection: Transaction) -> int:
+        while True:
+            rows = (await connection.execute(_NEWER, {"start": self._tree.size})).all()
+            for row in rows:
+                if row.position == self._tree.size:
+                    self._tree.append(bytes(row.leaf_hash))
+            if len(rows) < _READ_ON:
+                return self._tree.size
 
     async def append(self, connection: Transaction, entry: LogEntry, grant_digest: bytes) -> tuple[int, bool]:
-        """Where the leaf stands, and whether it is new or these very bytes were entered before; in the caller's transaction.
+        """Where the leaf stands, and whether it is new or these very bytes were entered before; in the caller's transaction, which need not
+        wait for the disk.
 
         `grant_digest` is the digest that the entry's subject was made of: a grant's, or a roster's. The caller calls `publish` when the
-        transaction has ended. An entry that acts wait for hurries the witnesses (`pending_size`).
+        transaction has ended, also for a leaf that was there: only then is it promised. An entry that acts wait for hurries the witnesses
+        (`pending_size`).
         """
-        leaf = entry.leaf_hash()
-        there = (await connection.execute(select(leaves.c.position).where(leaves.c.leaf_hash == leaf))).scalar()
-        if there is not None:
-            return int(there), False
-        position = int((await connection.execute(select(func.count()).select_from(leaves))).scalar_one())
-        await connection.execute(
-            leaves.insert().values(
-                position=position, entry=entry.to_bytes(), leaf_hash=leaf, subject=entry.subject, grant_digest=grant_digest
-            )
-        )
+        data = entry.to_bytes()
+        digest = leaf_hash(data)
+        found = (await connection.execute(_FIND, {"leaf_hash": digest})).one()
+        if found.there is not None:
+            return int(found.there), False
+        position = 0 if found.last is None else int(found.last) + 1
+        values = {"position": position, "entry": data, "leaf_hash": digest, "subject": entry.subject, "grant_digest": grant_digest}
+        await connection.execute(_ENTER, values)
         if entry.kind not in _PATIENT:
             self._urgent = max(self._urgent, position + 1)
         return position, True
@@ -142,6 +174,15 @@ class LogStore:
             raise LogSizeError("the log has not that size, or no leaf at that index in it")
         return self._tree.inclusion_proof(index, size)
 
+    async def tile(self, path: TilePath) -> bytes:
+        """A tile or entry bundle of the log up to its newest head; `NotFoundError` for one that no head has yet."""
+        height = 0 if path.level is None else path.level * TILE_HEIGHT
+        if path.start + path.width > max(self._published, 0) >> height:
+            raise NotFoundError("the log has no such tile")
+        if path.level is not None:
+            return tile_bytes(self._tree, path)
+        return pack_entries((await self.leaves_from(path.start, path.width))[1])
+
     def check_on_this_log(self, note: SignedCheckpoint) -> None:
         """Raise `ConsistencyError` unless the log's key signed `note` and its root is the root of this log at its size."""
         try:
@@ -153,12 +194,16 @@ class LogStore:
 
     # --- heads ---
 
-    async def checkpoint(self, min_size: int, count: int) -> SignedCheckpoint | None:
-        """The newest head of at least that size with at least so many cosignatures, with all that it has so far; None if there is none."""
+    async def checkpoint(self, min_size: int, count: int, besides: AgencyId | None = None) -> SignedCheckpoint | None:
+        """The newest head of at least that size with at least so many cosignatures, with all that it has so far; None if there is none.
+
+        The witness of an agency that is named in `besides` is not counted.
+        """
         signed = func.count(cosignatures.c.agency)
+        counted = cosignatures.c.size == heads.c.size
         wanted = (
             select(heads.c.size)
-            .join(cosignatures, cosignatures.c.size == heads.c.size, isouter=True)
+            .join(cosignatures, counted if besides is None else counted & (cosignatures.c.agency != besides), isouter=True)
             .where(heads.c.size >= min_size, heads.c.size <= self._published)
             .group_by(heads.c.size)
             .having(signed >= count)

@@ -47,7 +47,10 @@ Three branches answer the question "whose fault is it?", because that decides wh
     │   │   ├── CommitmentError        an opened field is not the one that the entry commits to
     │   │   ├── MirrorError            a node's copy of the log is not the log under that checkpoint
     │   │   ├── UnloggedRosterError    the roster that this party goes by is not the last one in the log
-    │   │   └── RevokedError           the log, read to its end, holds a revocation or lapse of this grant
+    │   │   ├── RevokedError           the log, read to its end, holds a revocation or lapse of this grant
+    │   │   ├── TileError              a tile or entry bundle is not that of the log under its checkpoint
+    │   │   ├── EntryOrderError        entries that cannot stand in this order, or not twice: a release without its grant
+    │   │   └── EvidenceError          what a party shows of its own acts is less than the log holds of them, or of another log
     │   └── RosterError            a roster document that a pinned node must refuse
     │       ├── RosterPinError         another root set than the one that this node was told to trust
     │       ├── RosterSignatureError   a root signature does not verify
@@ -277,6 +280,18 @@ class UnloggedRosterError(LogError):
 
 class RevokedError(LogError):
     """The log, read to its end, holds a revocation or lapse of this grant."""
+
+
+class TileError(LogError):
+    """A tile or entry bundle is not that of the log under its checkpoint."""
+
+
+class EntryOrderError(LogError):
+    """Entries that cannot stand in this order, or not twice."""
+
+
+class EvidenceError(LogError):
+    """What a party shows of its own acts does not go with the log."""
 
 
 # --- roster --------------------------------------------------------------------------------------------------------

@@ -226,6 +226,21 @@ _ERRORS: Final[Mapping[type[errors.PeerError], Explanation]] = MappingProxyType(
             "The grant was revoked or has lapsed",
             "End the search and delete what it produced; only a new grant can allow another.",
         ),
+        errors.TileError: Explanation(
+            "tile-mismatch",
+            "A tile of the log is not what its entries give",
+            "Export the log again; if it stays so, keep the files and report whoever handed them out.",
+        ),
+        errors.EntryOrderError: Explanation(
+            "entry-order",
+            "Entries of the log cannot stand where they stand",
+            "Keep the bundle, and ask the log's operator and the authors of these entries how they came there.",
+        ),
+        errors.EvidenceError: Explanation(
+            "evidence-mismatch",
+            "What a party shows of its acts does not go with the log",
+            "Ask the party for evidence made anew, and report what it still leaves out.",
+        ),
         # --- roster ---
         errors.RosterError: Explanation(
             "roster-refused",

@@ -75,6 +75,13 @@ class MerkleTree:
             raise MisuseError("no leaf at that index")
         return self._levels[0][index]
 
+    def subtree_roots(self, height: int, first: int, count: int) -> list[bytes]:
+        """Roots of `count` subtrees of 2^height leaves each, from the subtree `first` on; all of them complete."""
+        level = self._levels[height] if 0 <= height < len(self._levels) else []
+        if first < 0 or count < 0 or first + count > len(level):
+            raise MisuseError("the tree has not so many complete subtrees of that height")
+        return level[first : first + count]
+
     def root(self, size: int | None = None) -> bytes:
         """The root of the first `size` leaves, of all by default (RFC 9162 section 2.1.1)."""
         size = self._known_size(size)

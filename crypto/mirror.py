@@ -19,7 +19,7 @@ from crypto.canonical import AgencyId
 from crypto.checkpoint import Checkpoint
 from crypto.entries import ENDING_KINDS, EntryKind, LogEntry, entry_subject
 from crypto.errors import InclusionError, MirrorError, RevokedError, UnloggedRosterError
-from crypto.ledger import MerkleTree
+from crypto.ledger import MerkleTree, leaf_hash
 
 
 class LogMirror:
@@ -41,7 +41,7 @@ class LogMirror:
     def append(self, data: bytes) -> LogEntry:
         """Reads the next leaf's data. An `EncodingError` leaves the mirror where it was: from then on it answers nothing newer."""
         entry = LogEntry.from_bytes(data)
-        index = self._tree.append(entry.leaf_hash())
+        index = self._tree.append(leaf_hash(data))  # what was read is the entry's one encoding
         self._first.setdefault((entry.kind, entry.subject), index)
         if entry.kind in ENDING_KINDS:
             self._endings.add(entry.subject)

@@ -135,10 +135,19 @@ class Roster:
         """Every witness, in order of agency."""
         return tuple(agency.witness for agency in self.agencies if agency.witness is not None)
 
-    def checkpoint_policy(self, *, parties: Iterable[AgencyId], custodians: Iterable[AgencyId]) -> CheckpointPolicy:
-        """What makes a checkpoint count in a search of `parties` (requesting and originating agency) under `custodians` (PROTOCOL 5)."""
-        insiders = frozenset([self.log_operator, *parties])
-        return CheckpointPolicy(self.log, self.witness_keys(), insiders, frozenset(custodians))
+    def checkpoint_policy(
+        self, *, parties: Iterable[AgencyId], holders: Iterable[AgencyId], custodians: Iterable[AgencyId]
+    ) -> CheckpointPolicy:
+        """What makes a checkpoint count in a search of `parties` (requesting and originating agency) at `holders` under `custodians`
+        (PROTOCOL 5)."""
+        return CheckpointPolicy(
+            self.log, self.witness_keys(), self.log_operator, frozenset(parties), frozenset(holders), frozenset(custodians)
+        )
+
+    def public_policy(self) -> CheckpointPolicy:
+        """What makes a checkpoint count for a reader of the whole log, who looks at no search: the same majority, no party's view."""
+        witnesses = self.witness_keys()
+        return self.checkpoint_policy(parties=(), holders=(), custodians=(witness.agency for witness in witnesses))
 
     def to_json(self) -> JsonObject:
         """Its JSON form, without the `type` that signing adds."""

@@ -1,12 +1,14 @@
 """Witnesses: who cosigns a checkpoint, under which check, and when a checkpoint counts for an act of a search (PROTOCOL 5).
 
 A cosignature (`cosignature/v1` of C2SP's tlog-cosignature) says: "as of this time, this is the largest tree that I saw of this log, and
-it continues the one before". Two witnesses who are not the broker's make a hidden fork their fault as well as the log's.
+it continues the one before". A head counts only with a majority of the roster's witnesses, the log operator's own not counted for it: any
+two majorities have a witness in common, who would have to sign both sides of a fork, and is not the operator's.
 
 Invariants: `cosign` signs nothing that does not continue what the witness signed before; what `check_checkpoint` lets pass was signed by
-the log and seen, within the allowed age, by outside witnesses of distinct agencies, a custodian of the search among them. The signed text
-does not name the witness (tlog-cosignature, "Ed25519 signed message"), so one public key must never stand for two: the policy refuses.
-The log's own text cannot pass for a cosigned one, whose second line begins with `time`.
+the log and seen, within the allowed age, by that majority, by outside witnesses of distinct agencies, a custodian of the search and one
+that is neither requester nor holder among them. The signed text does not name the witness (tlog-cosignature, "Ed25519 signed message"), so
+one public key must never stand for two: the policy refuses. The log's own text cannot pass for a cosigned one, whose second line begins
+with `time`.
 
 Left to others: whose key is whose (`roster`), storing the last checkpoint that a witness signed (services), reading the log to its end
 (`mirror`).
@@ -62,14 +64,17 @@ class WitnessKey:
 class CheckpointPolicy:
     """What a party asks of a checkpoint before it acts on it; built from the roster and one grant.
 
-    `insiders` are the agencies whose witnesses do not count: the broker's and the requesting agency, and the originating one where it is
-    another. `custodians` are those of the search. `MisuseError` for a rule laxer than PROTOCOL 5 or a roster in which one key stands for
-    two witnesses or for the log and a witness.
+    `operator` runs the log: its own witness counts for nothing. `parties` are the requesting agency, and the originating one where it is
+    another, `holders` and `custodians` those of the search; a reader who looks at the whole log and at no search gives none and takes every
+    witness for a custodian. `MisuseError` for a rule laxer than PROTOCOL 5 or a roster in which one key stands for two witnesses or for the
+    log and a witness.
     """
 
     log: LogKey
     witnesses: tuple[WitnessKey, ...]
-    insiders: frozenset[AgencyId]
+    operator: AgencyId
+    parties: frozenset[AgencyId]
+    holders: frozenset[AgencyId]
     custodians: frozenset[AgencyId]
     quorum: int = MIN_WITNESSES
     max_age_s: int = MAX_AGE_S
@@ -82,6 +87,30 @@ class CheckpointPolicy:
         keys = {self.log.key, *(witness.key for witness in self.witnesses)}
         if len(keys) != 1 + len(self.witnesses):
             raise MisuseError("one public key stands for two witnesses, or for the log and a witness")
+
+    @property
+    def majority(self) -> int:
+        """More than half of the agencies that have a witness, the operator among them: two such sets have one in common."""
+        return len({witness.agency for witness in self.witnesses}) // 2 + 1
+
+    @property
+    def least_lines(self) -> int:
+        """Cosignatures without which no head can count: how many to wait for."""
+        return max(self.quorum, self.majority)
+
+    def shortfall(self, agencies: frozenset[AgencyId]) -> str | None:
+        """What cosignatures of these agencies' witnesses lack to count; None when they do."""
+        counted = agencies - {self.operator}
+        outside = counted - self.parties
+        if len(outside) < self.quorum:
+            return f"checkpoint has cosignatures of {len(outside)} outside agencies, {self.quorum} are needed"
+        if len(counted) < self.majority:
+            return f"checkpoint has cosignatures of {len(counted)} agencies, {self.majority} are a majority of the roster's witnesses"
+        if not self.custodians & outside:
+            return "no custodian of the search cosigned the checkpoint"
+        if not outside - self.holders:
+            return "no witness cosigned the checkpoint that is neither requester nor holder of the search"
+        return None
 
 
 def cosign(
@@ -121,9 +150,10 @@ def check_checkpoint(note: SignedCheckpoint, policy: CheckpointPolicy, *, now: d
 
     1. it is of the policy's log and bears its signature (`CheckpointError`);
     2. every line that names a known witness key verifies; one that does not spoils the note (`WitnessError`);
-    3. witnesses of at least `quorum` distinct agencies that are no insiders cosigned it, none from the future (`WitnessError`);
-    4. one of these agencies is a custodian of the search (`WitnessError`);
-    5. 3 and 4 hold among cosignatures not older than `max_age_s` (`StaleCheckpointError`).
+    3. none of the lines that count is from the future, and the witnesses are enough (`WitnessError`): `quorum` distinct agencies outside
+       operator and parties; a majority of the roster's witnesses, the operator's left out; a custodian of the search; one that is neither
+       party nor holder;
+    4. 3 holds among cosignatures not older than `max_age_s` (`StaleCheckpointError`).
 
     `now` is an aware datetime, the caller's clock. Whether the checkpoint continues the caller's own is `check_continues`, whether it
     holds a revocation is `LogMirror.check_not_revoked`; an act needs all three.
@@ -135,17 +165,14 @@ def check_checkpoint(note: SignedCheckpoint, policy: CheckpointPolicy, *, now: d
     latest: dict[AgencyId, int] = {}
     for witness in policy.witnesses:
         time_s = cosigned_at(note, witness)
-        if time_s is not None and time_s <= now_s + MAX_CLOCK_SKEW_S and witness.agency not in policy.insiders:
+        if time_s is not None and time_s <= now_s + MAX_CLOCK_SKEW_S:
             latest[witness.agency] = max(time_s, latest.get(witness.agency, time_s))
     # 3
-    if len(latest) < policy.quorum:
-        raise WitnessError(f"checkpoint has cosignatures of {len(latest)} outside agencies, {policy.quorum} are needed")
+    lacks = policy.shortfall(frozenset(latest))
+    if lacks is not None:
+        raise WitnessError(lacks)
     # 4
-    if not policy.custodians & latest.keys():
-        raise WitnessError("no custodian of the search cosigned the checkpoint")
-    # 5
-    fresh = {agency for agency, time_s in latest.items() if now_s - time_s <= policy.max_age_s}
-    if len(fresh) < policy.quorum or not policy.custodians & fresh:
+    if policy.shortfall(frozenset(agency for agency, time_s in latest.items() if now_s - time_s <= policy.max_age_s)) is not None:
         raise StaleCheckpointError(f"checkpoint lacks a quorum of cosignatures of the last {policy.max_age_s} s")
 
 

@@ -23,7 +23,7 @@ from crypto.messages import Message
 from crypto.mirror import LogMirror
 from crypto.witness import check_checkpoint, cosign
 from tests.message_samples import RECIPIENT_KEY, SENDER_KEY, expected_context, message_of
-from tests.test_checkpoint import BROKER, COUNCIL, CUSTODIAN, LOG, LOG_SECRET, NOW, ORIGIN, POLICY, SECRETS, WITNESSES
+from tests.test_checkpoint import BROKER, COUNCIL, COUNTY, CUSTODIAN, LOG, LOG_SECRET, NOW, ORIGIN, POLICY, SECRETS, WITNESSES
 from tests.test_entries import GRANT, entry
 
 MESSAGE = message_of(MessageType.DISCLOSURE_REQUEST, DisclosureRequest(None))
@@ -114,15 +114,15 @@ def test_a_forked_log_is_refused_by_whoever_saw_the_other_side() -> None:
 
 def test_a_hidden_revocation_stops_the_act() -> None:
     """Leaving it out of the mirror contradicts the checkpoint; an old checkpoint is stale; a new one needs witnesses who saw it."""
-    honest = witnessed(SHOWN_TO_CUSTODIAN, CUSTODIAN, COUNCIL)
+    honest = witnessed(SHOWN_TO_CUSTODIAN, CUSTODIAN, COUNCIL, COUNTY)
     check_checkpoint(honest, POLICY, now=NOW)
     with pytest.raises(RevokedError):
         LogMirror([leaf.to_bytes() for leaf in SHOWN_TO_CUSTODIAN]).check_not_revoked(GRANT, honest.checkpoint)
     with pytest.raises(MirrorError):
         LogMirror([leaf.to_bytes() for leaf in SHOWN_TO_HOLDER]).check_not_revoked(GRANT, honest.checkpoint)
     with pytest.raises(StaleCheckpointError):
-        check_checkpoint(witnessed(COMMON, CUSTODIAN, COUNCIL, age_s=601), POLICY, now=NOW)
-    for witnesses in ((), (BROKER,), (BROKER, COUNCIL)):
+        check_checkpoint(witnessed(COMMON, CUSTODIAN, COUNCIL, COUNTY, age_s=601), POLICY, now=NOW)
+    for witnesses in ((), (BROKER,), (BROKER, COUNCIL), (BROKER, COUNCIL, CUSTODIAN)):
         note = sign_checkpoint(head_of(COMMON), LOG_SECRET) if not witnesses else witnessed(COMMON, *witnesses)
         with pytest.raises(WitnessError):
             check_checkpoint(note, POLICY, now=NOW)

@@ -20,7 +20,16 @@ from crypto.request_signature import sign_request
 from tests.broker_world import ROSTER, World, node_key, open_world, problem
 from tests.sample_federation import EASTFIELD, NORTHPORT, sign_roster, with_agency
 
-PUBLIC = {"/healthz", "/v1/log/checkpoint", "/v1/log/pending", "/v1/log/leaves", "/v1/log/consistency", "/v1/log/inclusion"}
+PUBLIC = {
+    "/healthz",
+    "/checkpoint",
+    "/tile/{path:path}",
+    "/v1/log/checkpoint",
+    "/v1/log/pending",
+    "/v1/log/leaves",
+    "/v1/log/consistency",
+    "/v1/log/inclusion",
+}
 ROUTES = [
     (method, route.path)
     for router in (api.public, api.signed, api.mail)

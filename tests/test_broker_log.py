@@ -194,7 +194,7 @@ async def test_two_witnesses_make_a_checkpoint_count(world: World) -> None:
         assert reply.status_code == 200
         assert len(SignedCheckpoint.from_bytes(reply.content).signatures) == 1 + count
     note = await world.head(cosignatures=2)
-    policy = ROSTER.checkpoint_policy(parties=[NORTHPORT], custodians=CLAIMS.custodians)
+    policy = ROSTER.checkpoint_policy(parties=[NORTHPORT], holders=CLAIMS.holders, custodians=CLAIMS.custodians)
     check_checkpoint(note, policy, now=world.now)
     assert (await world.head()).signatures == note.signatures
 

@@ -84,7 +84,15 @@ LOG = LogKey(ORIGIN, LOG_SECRET.verifying_key)
 SECRETS = {agency: secret(number) for number, agency in enumerate((BROKER, REQUESTER, CUSTODIAN, COUNCIL, COUNTY), 2)}
 WITNESSES = {agency: WitnessKey(f"{agency}.example/witness", key.verifying_key, agency) for agency, key in SECRETS.items()}
 TREE = MerkleTree(leaf_hash(b"%d" % number) for number in range(20))
-POLICY = CheckpointPolicy(LOG, tuple(WITNESSES.values()), insiders=frozenset({BROKER, REQUESTER}), custodians=frozenset({CUSTODIAN}))
+POLICY = CheckpointPolicy(
+    LOG,
+    tuple(WITNESSES.values()),
+    operator=BROKER,
+    parties=frozenset({REQUESTER}),
+    holders=frozenset({COUNTY}),
+    custodians=frozenset({CUSTODIAN}),
+)
+"""Of five witnesses three are a majority; the broker's does not count."""
 
 
 def head(size: int) -> Checkpoint:
@@ -132,7 +140,7 @@ def test_the_published_keys_have_the_published_ids() -> None:
 def test_the_published_signature_and_cosignature_verify() -> None:
     note = SignedCheckpoint.from_bytes(PUBLISHED_NOTE)
     check_log_signature(note, PUBLISHED_LOG)
-    policy = CheckpointPolicy(PUBLISHED_LOG, (PUBLISHED_WITNESS,), frozenset(), frozenset({PUBLISHED_WITNESS.agency}))
+    policy = CheckpointPolicy(PUBLISHED_LOG, (PUBLISHED_WITNESS,), BROKER, frozenset(), frozenset(), frozenset({PUBLISHED_WITNESS.agency}))
     with pytest.raises(WitnessError, match="1 outside agencies"):  # it verified and was counted: one is not enough
         check_checkpoint(note, policy, now=PUBLISHED_TIME)
     with pytest.raises(WitnessError, match="0 outside agencies"):  # its time was read from the right place
@@ -279,16 +287,16 @@ def test_an_oversized_note_is_not_parsed() -> None:
 
 def test_unknown_signers_are_carried_along() -> None:
     extra = NoteSignature("someone.пример/k", b"\x01\x02\x03\x04", b"of a type that nobody here knows")
-    note = cosigned(COUNTY, CUSTODIAN).with_signatures([extra])
+    note = cosigned(COUNTY, CUSTODIAN, COUNCIL).with_signatures([extra])
     assert SignedCheckpoint.from_bytes(note.to_bytes()) == note
     check_checkpoint(note, POLICY, now=NOW)
 
 
 def test_a_newer_cosignature_replaces_the_older() -> None:
-    note = cosigned(COUNTY, CUSTODIAN, age_s=700)
+    note = cosigned(COUNTY, CUSTODIAN, COUNCIL, age_s=700)
     with pytest.raises(StaleCheckpointError):
         check_checkpoint(note, POLICY, now=NOW)
-    renewed = note.with_signatures(cosignature(agency, note) for agency in (COUNTY, CUSTODIAN))
+    renewed = note.with_signatures(cosignature(agency, note) for agency in (COUNTY, CUSTODIAN, COUNCIL))
     assert len(renewed.signatures) == len(note.signatures)
     check_checkpoint(renewed, POLICY, now=NOW)
 
@@ -364,12 +372,17 @@ def test_two_checkpoints_are_connected_or_refused() -> None:
 @pytest.mark.parametrize(
     ("agencies", "error"),
     [
-        ((CUSTODIAN, COUNTY), None),
+        ((CUSTODIAN, COUNTY, COUNCIL), None),
+        ((CUSTODIAN, COUNTY, REQUESTER), None),  # the requester's counts for the majority, two others are outside
         ((CUSTODIAN, COUNTY, COUNCIL, BROKER, REQUESTER), None),
+        ((CUSTODIAN, COUNTY), WitnessError),  # no majority
+        ((CUSTODIAN, COUNTY, BROKER), WitnessError),  # the log operator's does not make one
+        ((CUSTODIAN, REQUESTER, BROKER), WitnessError),  # one outside
+        ((COUNTY, COUNCIL, REQUESTER), WitnessError),  # no custodian
         ((), WitnessError),
         ((CUSTODIAN,), WitnessError),
         ((COUNTY,), WitnessError),
-        ((COUNTY, COUNCIL), WitnessError),  # no custodian
+        ((COUNTY, COUNCIL), WitnessError),
         ((CUSTODIAN, BROKER), WitnessError),
         ((CUSTODIAN, REQUESTER), WitnessError),
         ((BROKER, REQUESTER, COUNTY), WitnessError),
@@ -385,9 +398,47 @@ def test_the_quorum(agencies: tuple[AgencyId, ...], error: type[CryptoError] | N
 
 
 def test_a_custodian_that_is_an_insider_does_not_count() -> None:
-    policy = replace(POLICY, insiders=frozenset({BROKER, CUSTODIAN}))
-    with pytest.raises(WitnessError, match="no custodian"):
-        check_checkpoint(cosigned(CUSTODIAN, COUNTY, COUNCIL), policy, now=NOW)
+    for changed in ({"parties": frozenset({REQUESTER, CUSTODIAN})}, {"operator": CUSTODIAN}):
+        with pytest.raises(WitnessError, match="no custodian"):
+            check_checkpoint(cosigned(CUSTODIAN, COUNTY, COUNCIL, BROKER), replace(POLICY, **changed), now=NOW)
+
+
+def test_one_witness_is_neither_requester_nor_holder() -> None:
+    """Also where the custodian, against its grant, holds records of the search: its own word and the holders' are not enough."""
+    policy = replace(POLICY, holders=frozenset({COUNTY, CUSTODIAN}))
+    check_checkpoint(cosigned(CUSTODIAN, COUNTY, COUNCIL), policy, now=NOW)
+    with pytest.raises(WitnessError, match="neither requester nor holder"):
+        check_checkpoint(cosigned(CUSTODIAN, COUNTY, REQUESTER), policy, now=NOW)
+
+
+@pytest.mark.parametrize("count", range(2, 12))
+def test_it_takes_a_majority_of_the_rosters_witnesses(count: int) -> None:
+    """One fewer is refused, whoever they are; the operator's own is in the count of all and never among those that cosigned."""
+    agencies = [BROKER, CUSTODIAN, *(AgencyId(f"witness-{number}") for number in range(count - 2))]
+    keys = {agency: secret(1000 + number) for number, agency in enumerate(agencies)}
+    witnesses = {agency: WitnessKey(f"{agency}.example/witness", key.verifying_key, agency) for agency, key in keys.items()}
+    policy = replace(POLICY, witnesses=tuple(witnesses.values()))
+    note, need = signed(), max(MIN_WITNESSES, count // 2 + 1)
+    assert policy.least_lines == need
+    empty = Checkpoint.empty(ORIGIN)
+    lines = [cosign(note, log=LOG, previous=empty, proof=(), witness=witnesses[one], key=keys[one], now=NOW) for one in agencies]
+    if need < count:
+        check_checkpoint(note.with_signatures(lines[1 : need + 1]), policy, now=NOW)
+    for some in (lines[1:need], lines[:need]):  # without the operator's and with it
+        with pytest.raises(WitnessError):
+            check_checkpoint(note.with_signatures(some), policy, now=NOW)
+
+
+@pytest.mark.parametrize("count", range(2, 8))
+def test_any_two_sets_of_witnesses_that_count_share_one_that_is_not_the_operators(count: int) -> None:
+    """So two forks can both count only if a witness signed both: every pair of sets is tried."""
+    agencies = [BROKER, CUSTODIAN, *(AgencyId(f"witness-{number}") for number in range(count - 2))]
+    witnesses = tuple(WitnessKey(f"{one}.example/witness", secret(1000 + at).verifying_key, one) for at, one in enumerate(agencies))
+    policy = replace(POLICY, witnesses=witnesses, parties=frozenset(), holders=frozenset(), custodians=frozenset(agencies))
+    sets = [frozenset(one for at, one in enumerate(agencies) if chosen >> at & 1) for chosen in range(1 << count)]
+    counting = [chosen for chosen in sets if policy.shortfall(chosen) is None]
+    assert counting or count == 2
+    assert all((one & other) - {BROKER} for one in counting for other in counting)
 
 
 def test_one_agency_with_two_witnesses_counts_once() -> None:
@@ -400,11 +451,12 @@ def test_one_agency_with_two_witnesses_counts_once() -> None:
         check_checkpoint(note.with_signatures([line]), policy, now=NOW)
 
 
-def test_a_third_witness_may_be_asked_for() -> None:
-    policy = replace(POLICY, quorum=3)
-    check_checkpoint(cosigned(CUSTODIAN, COUNTY, COUNCIL), policy, now=NOW)
-    with pytest.raises(WitnessError):
-        check_checkpoint(cosigned(CUSTODIAN, COUNTY), policy, now=NOW)
+def test_more_outside_witnesses_may_be_asked_for() -> None:
+    policy = replace(POLICY, quorum=4)
+    assert policy.least_lines == 4
+    with pytest.raises(WitnessError, match="3 outside"):
+        check_checkpoint(cosigned(CUSTODIAN, COUNTY, COUNCIL, REQUESTER), policy, now=NOW)
+    check_checkpoint(cosigned(CUSTODIAN, COUNTY, COUNCIL, REQUESTER), replace(policy, parties=frozenset()), now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -422,7 +474,8 @@ def test_a_third_witness_may_be_asked_for() -> None:
 )
 def test_age(custodian_age_s: int, county_age_s: int, error: type[CryptoError] | None) -> None:
     note = signed()
-    note = note.with_signatures([cosignature(CUSTODIAN, note, custodian_age_s), cosignature(COUNTY, note, county_age_s)])
+    lines = [cosignature(CUSTODIAN, note, custodian_age_s), cosignature(COUNTY, note, county_age_s), cosignature(COUNCIL, note, 0)]
+    note = note.with_signatures(lines)
     if error is None:
         check_checkpoint(note, POLICY, now=NOW)
     else:
@@ -433,13 +486,13 @@ def test_age(custodian_age_s: int, county_age_s: int, error: type[CryptoError] |
 def test_the_limits_are_the_protocols() -> None:
     assert (MAX_AGE_S, MAX_CLOCK_SKEW_S, MIN_WITNESSES, MAX_NOTE_BYTES) == (600, 60, 2, 65536)
     strict = replace(POLICY, max_age_s=1)
-    check_checkpoint(cosigned(CUSTODIAN, COUNTY, age_s=1), strict, now=NOW)
+    check_checkpoint(cosigned(CUSTODIAN, COUNTY, COUNCIL, age_s=1), strict, now=NOW)
     with pytest.raises(StaleCheckpointError):
-        check_checkpoint(cosigned(CUSTODIAN, COUNTY, age_s=2), strict, now=NOW)
+        check_checkpoint(cosigned(CUSTODIAN, COUNTY, COUNCIL, age_s=2), strict, now=NOW)
 
 
 def test_age_is_counted_to_the_fraction_of_a_second() -> None:
-    note = cosigned(CUSTODIAN, COUNTY, age_s=600)
+    note = cosigned(CUSTODIAN, COUNTY, COUNCIL, age_s=600)
     with pytest.raises(StaleCheckpointError):
         check_checkpoint(note, POLICY, now=NOW + timedelta(milliseconds=1))
 
@@ -453,7 +506,7 @@ def test_a_stale_quorum_is_not_saved_by_fresh_witnesses_who_are_no_custodian() -
 
 def test_a_moment_without_zone_is_a_misuse() -> None:
     with pytest.raises(MisuseError):
-        check_checkpoint(cosigned(CUSTODIAN, COUNTY), POLICY, now=NOW.replace(tzinfo=None))
+        check_checkpoint(cosigned(CUSTODIAN, COUNTY, COUNCIL), POLICY, now=NOW.replace(tzinfo=None))
 
 
 def test_a_laxer_rule_cannot_be_built() -> None:
@@ -472,7 +525,7 @@ def test_a_laxer_rule_cannot_be_built() -> None:
 
 
 def test_the_log_must_have_signed() -> None:
-    note = cosigned(CUSTODIAN, COUNTY)
+    note = cosigned(CUSTODIAN, COUNTY, COUNCIL)
     unsigned = replace(note, signatures=note.signatures[1:])
     stranger = replace(note, signatures=(*sign_checkpoint(head(20), secret(50)).signatures, *note.signatures[1:]))
     renamed = replace(note, signatures=(replace(note.signatures[0], signature=secret(50).sign(head(20).body())), *note.signatures[1:]))
@@ -502,14 +555,14 @@ def test_a_false_line_of_a_known_witness_spoils_the_note() -> None:
 
 
 def test_a_witness_named_for_another_does_not_count() -> None:
-    note = cosigned(CUSTODIAN, COUNTY)
+    note = cosigned(CUSTODIAN, COUNTY, COUNCIL)
     lines = [replace(line, name="oversight.example/witness") if "county" in line.name else line for line in note.signatures]
     with pytest.raises(WitnessError):
         check_checkpoint(replace(note, signatures=tuple(lines)), POLICY, now=NOW)
 
 
 def test_a_bit_flipped_anywhere_in_the_note_is_refused() -> None:
-    note = cosigned(CUSTODIAN, COUNTY).to_bytes()
+    note = cosigned(CUSTODIAN, COUNTY, COUNCIL).to_bytes()
     check_checkpoint(SignedCheckpoint.from_bytes(note), POLICY, now=NOW)
     for at in range(len(note)):
         for bit in range(8):
@@ -520,14 +573,14 @@ def test_a_bit_flipped_anywhere_in_the_note_is_refused() -> None:
 
 
 def test_a_note_cut_anywhere_is_refused() -> None:
-    note = cosigned(CUSTODIAN, COUNTY).to_bytes()
+    note = cosigned(CUSTODIAN, COUNTY, COUNCIL).to_bytes()
     for end in range(len(note)):
         with pytest.raises((CheckpointError, WitnessError)):
             check_checkpoint(SignedCheckpoint.from_bytes(note[:end]), POLICY, now=NOW)
 
 
 def test_errors_and_reprs_show_no_signature() -> None:
-    note = cosigned(CUSTODIAN, COUNTY)
+    note = cosigned(CUSTODIAN, COUNTY, COUNCIL)
     assert note.signatures[0].signature.hex() not in repr(note)
     assert repr(note.signatures[0].signature) not in repr(note)
 

@@ -403,7 +403,7 @@ async def test_an_act_waits_while_cosignatures_are_coming(follower: LogFollower,
 
 
 async def test_a_fresh_head_covers_the_entry_that_was_asked_for(follower: LogFollower, broker: MemoryBroker, parties: Parties) -> None:
-    policy = parties.roster().checkpoint_policy(parties=[CLAIMS.requesting_agency], custodians=CLAIMS.custodians)
+    policy = parties.roster().checkpoint_policy(parties=[CLAIMS.requesting_agency], holders=CLAIMS.holders, custodians=CLAIMS.custodians)
     assert (await follower.fresh(policy, min_size=4)).checkpoint.size == 4
     with pytest.raises(WitnessError):
         await follower.fresh(policy, min_size=5, wait_s=0)

@@ -160,7 +160,6 @@ REVIEWED = {
     "max_chars",
     "name",
     "part.total_bytes",
-    "policy.quorum",
     "policy.max_age_s",
     "self._at(name)",
     "self._name",

@@ -20,7 +20,7 @@ from crypto.cosign_request import CosignRequest
 from crypto.errors import CheckpointError, RosterExpiredError
 from crypto.witness import check_checkpoint
 from tests.node_samples import LOG, Clock, MemoryBroker, cosignature, fact, head_of, other_leaves, store
-from tests.sample_federation import BOARD, NORTHPORT, OVERSIGHT, root_set, roster, signing_key
+from tests.sample_federation import BOARD, LAKESIDE, NORTHPORT, OVERSIGHT, root_set, roster, signing_key
 
 VAULT = Vault(bytes(range(32)))
 MINE = other_leaves(3)
@@ -90,7 +90,7 @@ async def assert_stopped(witness: Witness, engine: Engine, shown: SignedCheckpoi
 async def test_its_cosignature_counts_for_an_act(witness: Witness, broker: MemoryBroker, clock: Clock) -> None:
     assert await witness.step()
     broker.lines[3].append(cosignature(head_of(MINE), OVERSIGHT, clock()))
-    policy = roster().checkpoint_policy(parties=[NORTHPORT], custodians=[BOARD])
+    policy = roster().checkpoint_policy(parties=[NORTHPORT], holders=[LAKESIDE], custodians=[BOARD])
     check_checkpoint(broker.head(), policy, now=clock())
     assert [line.name for line in broker.posted[0].signatures] == [LOG.origin, "civic-board.example.org/witness"]
 
