@@ -83,6 +83,8 @@ COMMANDS = {
     "node review": "a reviewer looks at one draft and decides",
     "node release": "ranks and bands of one search's leads",
     "node cancel": "takes one search back",
+    "node accept": "an investigator signs what a reviewer took away from one draft",
+    "node revoke": "a reviewer takes one grant back",
     "node disclose": "asks for, or decides about, one lead's photograph",
     "person init": "makes a person's key",
     "person discovery": "makes a legal office's key",
@@ -111,6 +113,7 @@ MESSAGE_REASONS = {
     "revocation-query": "does the grant stand?",
     "revocation-statement": "it does, or not",
     "checkpoint-gossip": "a head of the log",
+    "ratification": "a second reviewer's signature under one exigent grant",
 }
 
 FORBIDDEN = re.compile(
