@@ -23,7 +23,7 @@ from agency_node.journal import About, Told, record, stamp
 from agency_node.outbox import Conversation, Outgoing
 from agency_node.parties import Parties
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError
-from agency_node.tables import held_grants, inbox
+from agency_node.tables import held_grants, inbox, searches
 from agency_node.vault import Vault
 from crypto.bodies import GrantBody
 from crypto.canonical import AgencyId
@@ -49,6 +49,7 @@ STANDING: Final = "standing"
 REFUSED: Final = "refused"
 ENDED: Final = "ended"
 WITHDRAWN_BY_REQUESTER: Final = "withdrawn by its requester"
+TAKEN_BACK_BY_OFFICE: Final = "taken back by its legal office"
 TOKEN: Final = "grant-token"  # noqa: S105  # the name of a purpose
 
 
@@ -135,28 +136,44 @@ class GrantDesk:
         return lambda connection: None
 
     async def receive_refusal(self, message: AnyMessage) -> Commit:
-        """A refusal; one of the requester that names a held grant's digest as withdrawn ends it here (`Admitter.withdraw`).
+        """A refusal; one that names a held grant's digest ends it here (`Admitter.withdraw`): as withdrawn, from the requester, or as
+        revoked, from the legal office of an agency that asks.
 
         Nothing is done under the grant any more, whatever comes of it later. Refusals of others are the roles' business.
         """
         sender, search_id = message.header.sender, message.header.search_id
         refusal = read_message(message, Refusal, recipient=self._agency, sender_public=self._parties.roster().node_key(sender))
-        if search_id is None or refusal.reason is not RefusalReason.WITHDRAWN or not self.admitters:
+        ends = refusal.reason in (RefusalReason.WITHDRAWN, RefusalReason.REVOKED) and refusal.refused.digest == message.header.grant_digest
+        if search_id is None or not ends:
             return lambda connection: None
         held = self.find(search_id)
+        if held is None and self._is_own(search_id):
+            return lambda connection: None
         if held is None:
             raise NotYetError("its grant has not come yet")
-        if sender != held.claims.requesting_agency or refusal.refused.digest != held.digest:
+        if refusal.refused.digest != held.digest or sender not in self._may_end(held.claims, refusal.reason):
             return lambda connection: None
+        note = WITHDRAWN_BY_REQUESTER if refusal.reason is RefusalReason.WITHDRAWN else TAKEN_BACK_BY_OFFICE
         concerned = [admitter for admitter in self.admitters if admitter.concerns(held.claims)]
 
         def commit(connection: Connection) -> None:
             where = (held_grants.c.grant_digest == held.digest) & (held_grants.c.state == STANDING)
-            connection.execute(update(held_grants).where(where).values(state=REFUSED, note=WITHDRAWN_BY_REQUESTER))
+            connection.execute(update(held_grants).where(where).values(state=REFUSED, note=note))
             for admitter in concerned:
-                admitter.withdraw(held, connection)
+                admitter.withdraw(held, connection, note)
 
         return commit
+
+    def _may_end(self, claims: GrantClaims, reason: RefusalReason) -> set[AgencyId | None]:
+        if reason is RefusalReason.WITHDRAWN:
+            return {claims.requesting_agency}
+        roster = self._parties.roster()
+        return {roster.agency(one).legal_office for one in (claims.requesting_agency, claims.originating_agency)}
+
+    def _is_own(self, search_id: str) -> bool:
+        """Whether it is a search that this agency asked for: what ends it is its own part's business."""
+        with self._engine.begin() as connection:
+            return connection.execute(select(searches.c.search_id).where(searches.c.search_id == search_id)).first() is not None
 
     async def receive_gossip(self, message: AnyMessage) -> Commit:
         """A peer's head of the log: connected with this node's own, or proof of a fork (`LogFollower.connect`)."""
@@ -239,6 +256,10 @@ class GrantDesk:
             condition.check(claims, digest, checkpoint)
         return checkpoint
 
+    def check_no_end(self, digest: bytes) -> None:
+        """Raise `RevokedError` if this node's copy of the log, as far as it goes, holds an end of the grant."""
+        self._follower.mirror.check_no_end(digest)
+
     async def check_released(self, claims: GrantClaims, digest: bytes) -> None:
         """`check_act`, and the log holds the entry of the search's release: no log entry, no release."""
         try:
@@ -291,9 +312,9 @@ class GrantDesk:
 
     def _row(self, token: bytes, grant: VerifiedGrant, state: str, note: str) -> dict[str, object]:
         claims = grant.claims
-        roles: Sequence[str] = [
-            name for name, named in (("holder", claims.holders), ("custodian", claims.custodians)) if self._agency in named
-        ]
+        office = self._parties.roster().agency(claims.requesting_agency).legal_office
+        parties = (("holder", claims.holders), ("custodian", claims.custodians), ("office", (office,)))
+        roles: Sequence[str] = [name for name, named in parties if self._agency in named]
         return {
             "search_id": str(claims.search_id),
             "grant_digest": grant.digest,

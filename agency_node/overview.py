@@ -31,7 +31,7 @@ from crypto.canonical import KeyId
 if TYPE_CHECKING:
     from agency_node.holder.budgets import Spent
 
-ENDED: Final = ("refused", "expired", "cancelled", "closed", "lapsed")
+ENDED: Final = ("refused", "expired", "cancelled", "closed", "lapsed", "revoked")
 """States of a search of this agency in which nothing more comes of it."""
 
 

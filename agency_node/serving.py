@@ -28,6 +28,7 @@ from agency_node.holder.budgets import Budgets
 from agency_node.holder.disclosing import Disclosing
 from agency_node.holder.index import GalleryIndex
 from agency_node.legal.lapsing import ExigentClocks
+from agency_node.legal.office import LegalOffice
 from agency_node.legal.ratified import RatifiedGrants
 from agency_node.node import Node, note_start
 from agency_node.outbox import Outbox
@@ -74,6 +75,7 @@ class Service:
             releasing = Releasing(node.config, node.engine, desk, envelopes, node.parties, self.outbox, models, tables, node.clock)
             desk.admitters.append(releasing)
             roles.append(releasing)
+        roles.append(LegalOffice(node.agency, node.engine, node.vault, desk, node.parties, self.follower, self.outbox, node.clock))
         if {Role.HOLDER, Role.CUSTODIAN} & {*node.config.roles}:
             rule = exigent_clock(load_packs(node.config.policy_packs))
             roles.append(RatifiedGrants(node.agency, node.engine, rule, desk, envelopes, node.parties, self.follower, node.clock))

@@ -217,6 +217,34 @@ exigent_grants = Table(
 """The clocks of a requester's exigent grants (R4): `running`, `ratified`, `lapsed`. `archive` is what was kept of a lapsed search, sealed
 to the legal office's discovery key. Of its case there stay commitment, salt and a tag, by which a later draft of the same case is known."""
 
+legal_decisions = Table(
+    "legal_decisions",
+    metadata,
+    _text("search_id", primary_key=True),
+    _text("what"),
+    _bytes("digest"),
+    _bytes("document"),
+    _bytes("sealed_reason"),
+    _text("decided_at"),
+    Column("told", Integer, nullable=False),
+    Column("in_log", Integer, nullable=False),
+)
+"""What legal staff decided against a search at this node: `refused` a draft, or `revoked` a grant. `document` is what the reviewer signed;
+`told` whether the notices are made, `in_log` whether the entry is."""
+
+discoveries = Table("discoveries", metadata, _text("search_id", primary_key=True), _bytes("data"))
+"""At a legal office that is another agency than the requester: scores for the defence, sealed to its discovery key, as they came."""
+
+narrowings = Table(
+    "narrowings",
+    metadata,
+    _text("search_id", primary_key=True),
+    _bytes("sealed_draft"),
+    _text("reviewer"),
+    _text("narrowed_at"),
+)
+"""Searches that a reviewer narrowed: `sealed_draft` is the token with what the investigator signed before it."""
+
 lapse_notices = Table(
     "lapse_notices",
     metadata,
@@ -384,6 +412,16 @@ custody = Table(
     _text("alarms"),
 )
 """Searches in custody: `open`, `released`, `refused`, `lapsed`. The key makes it one release a search."""
+
+standings = Table(
+    "standings",
+    metadata,
+    _text("search_id", primary_key=True),
+    _bytes("nonce"),
+    _text("asked_at"),
+    _bytes("statement", nullable=True),
+)
+"""Whether the grant of a search in custody stands: the custodian's last question to the legal office, and the message that answers it."""
 
 custody_parts = Table(
     "custody_parts",

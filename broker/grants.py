@@ -18,7 +18,7 @@ from broker.bell import Bell
 from broker.config import Limits
 from broker.errors import EntryError, FullLogError, NotYourGrantError, ReplayedGrantError, UnknownGrantError
 from broker.log_store import LogStore
-from broker.parties import RoutedGrant, check_entry, ending_subjects
+from broker.parties import RoutedGrant, check_entry, ending_subjects, is_refused_draft
 from broker.roster_store import RosterStore
 from broker.store import Store, Transaction, milliseconds, moment_of
 from broker.tables import grants, leaves
@@ -64,21 +64,25 @@ class Grants:
     async def enter_about(self, caller: Caller, entry_data: bytes, grant_digest: bytes) -> tuple[int, bool]:
         """Where an entry about a grant stands, and whether it is new. After these checks, in this order:
 
-        1. the entry is one (an `EncodingError`), the grant stands in the log (`UnknownGrantError`)
+        1. the entry is one (an `EncodingError`), the grant stands in the log (`UnknownGrantError`); or it is a requester's own entry that
+            a draft of that digest was refused, which never becomes a grant
         2. the caller makes such entries, about this grant (`EntryError`)
-        3. the grant has not more entries than a search can need (`FullLogError`)
+        3. the grant has not more entries than a search can need, a draft not more than one (`FullLogError`)
         """
         entry = LogEntry.from_bytes(entry_data)  # 1
         async with self._store.writing(promises=False) as connection:
-            grant = await self._find(connection, grant_digest)
-            check_entry(entry, grant, caller.agency, caller.roster)  # 2
+            most = self._limits.max_entries_of_grant
+            if is_refused_draft(entry, grant_digest, caller.agency, caller.roster) and not await self._is_known(connection, grant_digest):
+                most = 1
+            else:
+                check_entry(entry, await self._find(connection, grant_digest), caller.agency, caller.roster)  # 2
             before = (
                 await connection.execute(select(func.count()).select_from(leaves).where(leaves.c.grant_digest == grant_digest))
             ).scalar_one()
             position, is_new = await self._log.append(connection, entry, grant_digest)
             # 3; an end of the grant always has its place
-            if is_new and before >= self._limits.max_entries_of_grant and entry.subject not in ending_subjects(grant_digest):
-                raise FullLogError("the grant has as many log entries as a search can need")
+            if is_new and before >= most and entry.subject not in ending_subjects(grant_digest):
+                raise FullLogError("the grant has as many log entries as a search can need, or the draft its one")
         await self._log.publish()
         self._bell.ring()
         return position, is_new
@@ -99,6 +103,9 @@ class Grants:
         if (await connection.execute(ends)).scalar() is not None:  # 3
             raise RevokedError("the log holds a revocation or lapse of this grant")
         return grant
+
+    async def _is_known(self, connection: Transaction, grant_digest: bytes) -> bool:
+        return (await connection.execute(select(grants.c.digest).where(grants.c.digest == grant_digest))).one_or_none() is not None
 
     async def _find(self, connection: Transaction, grant_digest: bytes) -> RoutedGrant:
         row = (await connection.execute(select(grants).where(grants.c.digest == grant_digest))).one_or_none()

@@ -19,6 +19,7 @@ from crypto.entries import ENDING_KINDS, EntryKind, LogEntry, entry_subject
 from crypto.frame import MessageHeader
 from crypto.message_types import Party
 from crypto.roster import Roster
+from crypto.roster_entries import AgencyRole
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,13 @@ def check_entry(entry: LogEntry, grant: RoutedGrant, author: AgencyId, roster: R
         subjects = {entry_subject(entry.kind, grant.digest)}
     if entry.subject not in subjects:
         raise EntryError("the entry's subject is not that of its kind, grant and author")
+
+
+def is_refused_draft(entry: LogEntry, draft_digest: bytes, author: AgencyId, roster: Roster) -> bool:
+    """Whether this says of a draft, which no grant came of, that legal staff of `author`, a requester, refused it. The digest is the
+    draft's own, which is random to all others."""
+    is_requester = AgencyRole.REQUESTER in roster.agency(author).roles
+    return is_requester and entry.kind is EntryKind.REFUSAL and entry.subject == entry_subject(EntryKind.REFUSAL, draft_digest, author)
 
 
 def ending_subjects(grant_digest: bytes) -> tuple[bytes, ...]:

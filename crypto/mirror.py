@@ -73,6 +73,10 @@ class LogMirror:
         # 2
         self._check_first(EntryKind.GRANT, entry_subject(EntryKind.GRANT, grant_digest), checkpoint)
         # 3
+        self.check_no_end(grant_digest)
+
+    def check_no_end(self, grant_digest: bytes) -> None:
+        """Raises `RevokedError` if the mirror holds a revocation or lapse of the grant. It says nothing of leaves that are not here yet."""
         if any(entry_subject(kind, grant_digest) in self._endings for kind in ENDING_KINDS):
             raise RevokedError("the log holds a revocation or lapse of this grant")
 

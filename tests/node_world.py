@@ -38,6 +38,7 @@ from agency_node.holder.index import GalleryIndex
 from agency_node.holder.records import NewRecord
 from agency_node.keyring import NODE_KEY_FILE, Keyring
 from agency_node.legal.lapsing import ExigentClocks
+from agency_node.legal.office import LegalOffice
 from agency_node.legal.persons import PersonKey
 from agency_node.legal.ratified import RatifiedGrants
 from agency_node.legal.review import grant_draft
@@ -49,7 +50,7 @@ from agency_node.requester.drafting import SearchRequest, draft_search
 from agency_node.requester.leads import Leads
 from agency_node.requester.searching import Searching
 from agency_node.store import DATABASE_FILE
-from agency_node.tables import answers, custody, custody_parts, inbox, ledger, outbox
+from agency_node.tables import answers, custody, custody_parts, inbox, ledger, outbox, standings
 from agency_node.vault import Vault
 from crypto.bodies import GrantBody
 from crypto.canonical import AgencyId, GrantId, KeyId, PersonId, SearchId
@@ -63,7 +64,7 @@ from crypto.grant_claims import GrantClaims, GrantTerms
 from crypto.message_types import MESSAGES, Body, MessageType
 from crypto.messages import Message, seal_message, sign_message
 from crypto.moments import utc_day
-from crypto.notices import Refusal, RefusalReason
+from crypto.notices import Refusal, RefusalReason, RevocationStatement, Standing
 from crypto.probe import Probe, SearchKey, make_probe
 from crypto.roster_entries import PersonRole
 from crypto.sealing_key import SealingKeyStatement
@@ -76,6 +77,7 @@ from tests.sample_federation import (
     INVESTIGATOR,
     LAKESIDE,
     NORTHPORT,
+    NORTHPORT_LAW,
     NOW,
     OVERSIGHT,
     REVIEWER,
@@ -217,6 +219,9 @@ class WorldNode:
         self.outbox = Outbox(self.agency, self.keyring.node_key, self.vault, self.clock, self._latest)
         self.desk = GrantDesk(self.agency, self.engine, self.vault, self.envelopes, self.parties, self.follower, self.clock)
         self.parts.append(self.desk)
+        self.parts.append(
+            LegalOffice(self.agency, self.engine, self.vault, self.desk, self.parties, self.follower, self.outbox, self.clock)
+        )
         if NodeRole.HOLDER in self.roles:
             self._hold()
         if NodeRole.CUSTODIAN in self.roles:
@@ -372,6 +377,7 @@ class World:
 
     ROLES: Final = {
         NORTHPORT: (NodeRole.REQUESTER,),
+        NORTHPORT_LAW: (),
         LAKESIDE: (NodeRole.HOLDER,),
         EASTFIELD: (NodeRole.HOLDER,),
         OVERSIGHT: (NodeRole.CUSTODIAN,),
@@ -387,6 +393,8 @@ class World:
         self._sequences: dict[tuple[str, AgencyId, AgencyId], int] = {}
 
     async def node(self, agency: AgencyId) -> WorldNode:
+        if agency == NORTHPORT:
+            await self.node(NORTHPORT_LAW)
         if agency not in self.nodes:
             self.nodes[agency] = WorldNode(self.folder / agency, agency, self.ROLES[agency], self.broker, self.clock)
             await self.nodes[agency].start()
@@ -454,6 +462,12 @@ class World:
         await node.receive()
         await node.work()
         return node
+
+    def word(self, content: GrantTerms, custodian: AgencyId = OVERSIGHT) -> Message:
+        """The legal office's good word on the custodian's last question: the grant stands."""
+        (asked,) = self.nodes[custodian].rows(standings, search_id=str(content.search_id))
+        statement = RevocationStatement(bytes(asked.nonce), Standing.STANDS, self.clock())
+        return self.message(MessageType.REVOCATION_STATEMENT, statement, content, NORTHPORT_LAW, custodian)
 
     async def requester_with_key(self, content: GrantClaims) -> WorldNode:
         """Northport, which has published its key of that search."""

@@ -17,7 +17,7 @@ from agency_node import follower
 from agency_node.grants import GrantDesk
 from agency_node.holder import answering
 from agency_node.holder.budgets import Budgets
-from agency_node.legal import lapsing
+from agency_node.legal import lapsing, review
 from agency_node.policy import engine
 from crypto import grant_claims, roster_entries
 from crypto.grant_basis import GrantReason
@@ -43,6 +43,16 @@ async def nothing_awaited(*_args: Any, **_named: Any) -> None:
 def replaced(place: object, name: str, value: object = nothing) -> Callable[[pytest.MonkeyPatch], None]:
     """A switch that puts something else in a check's place."""
     return lambda patch: patch.setattr(place, name, value)
+
+
+def both(one: Callable[[pytest.MonkeyPatch], None], other: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.MonkeyPatch], None]:
+    """A switch that takes out two checks of one rule."""
+
+    def off(patch: pytest.MonkeyPatch) -> None:
+        one(patch)
+        other(patch)
+
+    return off
 
 
 def without_policies_of(rule: int) -> Callable[[pytest.MonkeyPatch], None]:
@@ -73,7 +83,10 @@ SWITCHES: Final[dict[str, Switch]] = {
     "R2": Switch("the fields that a reason must have", replaced(GrantReason, "__post_init__")),
     "R3": Switch("the packs' policies on the legal basis", without_policies_of(3)),
     "R4": Switch("the lapse when the clock has run out", replaced(lapsing.ExigentClocks, "_lapse")),
-    "R5": Switch("the comparison of the persons who sign", replaced(GrantTerms, "_check_persons")),
+    "R5": Switch(
+        "the comparison of the persons who sign, and the look for conflicts of interest",
+        both(replaced(GrantTerms, "_check_persons"), replaced(review, "check_no_conflict")),
+    ),
     "R6": Switch("the signature of the agency whose case it is", replaced(GrantTerms, "_check_persons")),
     "R7": Switch("the packs' policies on banned agencies", without_policies_of(7)),
     "R9": Switch("the packs' policies on who asks", without_policies_of(9)),

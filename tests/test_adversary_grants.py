@@ -19,7 +19,7 @@ import pytest
 from agency_node import facts
 from agency_node.errors import HaltedError
 from agency_node.facts import Fact
-from agency_node.tables import answers, custody, custody_parts, held_grants, inbox, outbox
+from agency_node.tables import answers, custody, custody_parts, held_grants, inbox, outbox, standings
 from crypto.answer import AnswerRequest, MaskShare, OrderSeed, answer
 from crypto.bodies import AnswerStatement, GrantBody, OpenedBody
 from crypto.canonical import AgencyId, canonical_json
@@ -311,11 +311,15 @@ async def test_a_custodian_releases_what_belongs_together(world: World) -> None:
 
 
 async def hand_in_custody(world: World, content: GrantClaims, opened: OpenedBody, share: MaskShare) -> WorldNode:
-    return await world.hand_in(
+    """Both parts, and then the legal office's word that the grant stands, if the custodian still waits for it."""
+    node = await world.hand_in(
         OVERSIGHT,
         world.message(MessageType.MASK_SHARE, share, content, LAKESIDE, OVERSIGHT),
         world.message(MessageType.OPENED_SCORES, opened, content, NORTHPORT, OVERSIGHT),
     )
+    if node.rows(standings, search_id=str(content.search_id)):
+        await world.hand_in(OVERSIGHT, world.word(content))
+    return node
 
 
 async def release_of(world: World, content: GrantClaims) -> RequesterRelease:
@@ -542,7 +546,7 @@ async def test_the_log_is_asked_again_before_the_act(world: World, party: Agency
         assert [row.state for row in node.rows(custody)] == ["lapsed"]
         assert all(row.data is None for row in node.rows(custody_parts))
     assert node.rows(answers) == []
-    assert {one.header.message_type for one in node.queued()} <= {MessageType.REFUSAL}
+    assert {one.header.message_type for one in node.queued()} <= {MessageType.REFUSAL, MessageType.REVOCATION_QUERY}
 
 
 async def test_opened_values_are_opened_once_when_they_complete_a_search_and_again_when_they_had_to_wait(
@@ -567,5 +571,6 @@ async def test_opened_values_are_opened_once_when_they_complete_a_search_and_aga
     await world.hand_in(OVERSIGHT, world.message(MessageType.OPENED_SCORES, opened, waiting, NORTHPORT, OVERSIGHT))
     assert node.releasing._at_hand is None  # sealed in the store, and nowhere else
     await world.hand_in(OVERSIGHT, world.message(MessageType.MASK_SHARE, share, waiting, LAKESIDE, OVERSIGHT))
+    await world.hand_in(OVERSIGHT, world.word(waiting))
     assert opened_bodies.count(OpenedBody) == 3
     assert {row.search_id: row.state for row in node.rows(custody)} == {str(one.search_id): "released" for one in (content, waiting)}

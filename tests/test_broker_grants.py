@@ -273,6 +273,23 @@ async def test_an_entry_about_an_unknown_grant_is_refused(world: World) -> None:
     assert world.rows()["leaves"] == 0
 
 
+async def test_a_requester_enters_that_a_draft_was_refused_and_nothing_else_without_a_grant(world: World) -> None:
+    """Once for a draft, in its own name; a holder has no drafts, and no other kind comes without a grant."""
+    draft = digest("a draft of Northport's")
+    refused = entry_of(EntryKind.REFUSAL, draft, NORTHPORT)
+    assert problem(await world.post_entry(refused, draft, EASTFIELD_LAW)) == (403, "grant-not-logged")  # in another's name
+    assert problem(await world.post_entry(refused, digest("another draft"), NORTHPORT)) == (403, "grant-not-logged")
+    assert problem(await world.post_entry(entry_of(EntryKind.REFUSAL, draft, LAKESIDE), draft, LAKESIDE)) == (403, "grant-not-logged")
+    for kind in set(EntryKind) - {EntryKind.REFUSAL}:
+        author = NORTHPORT if kind in AUTHORED else None
+        assert problem(await world.post_entry(entry_of(kind, draft, author), draft, NORTHPORT)) == (403, "grant-not-logged")
+    assert world.rows()["leaves"] == 0
+    assert (await world.post_entry(refused, draft, NORTHPORT)).status_code == 201
+    assert (await world.post_entry(refused, draft, NORTHPORT)).status_code == 200  # these very bytes again
+    assert problem(await world.post_entry(entry_of(EntryKind.REFUSAL, draft, NORTHPORT), draft, NORTHPORT))[0] == 429
+    assert world.rows()["leaves"] == 1
+
+
 async def test_originating_agency_and_its_office_are_parties(world: World) -> None:
     content = await world.grant(two_agency_claims())
     for agency in (EASTFIELD, EASTFIELD_LAW):

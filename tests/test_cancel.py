@@ -86,9 +86,9 @@ async def test_a_holder_that_has_not_scanned_drops_the_search(world: World) -> N
     assert [row.data for row in holder.rows(inbox, message_type="probe")] == [None]
     assert [row.state for row in holder.rows(held_grants)] == ["refused"]
     assert holder.types_queued() == {"deletion-receipt"}
-    assert len(notices(node)) == 2  # holder and custodian, once each, however long it goes on
+    assert len(notices(node)) == 3  # holder, custodian and legal office, once each, however long it goes on
     await world.run(rounds=3)
-    assert len(notices(node)) == 2
+    assert len(notices(node)) == 3
 
 
 async def test_a_custodian_closes_without_a_release(world: World) -> None:

@@ -113,7 +113,7 @@ async def test_an_earlier_search_is_shown_with_its_outcome(world: World) -> None
 
 async def test_one_that_was_refused_is_shown_without_its_reviewer_s_words(world: World) -> None:
     node, first = world.nodes[NORTHPORT], draft(world)
-    refuse_draft(node.engine, node.vault, first, "the witness Mr Smith withdrew", world.clock())
+    refuse_draft(node.engine, node.vault, node.parties.trusted, first, "the witness Mr Smith withdrew", reviewer(), world.clock())
     (sentence,) = alike(node, draft(world))
     assert sentence.endswith("by the same officer, in this case, had nearly the same picture: refused, 0 leads")
     assert "Smith" not in sentence

@@ -85,6 +85,8 @@ COMMANDS = {
     "node review": "a reviewer looks at one draft and decides",
     "node release": "ranks and bands of one search's leads",
     "node cancel": "takes one search back",
+    "node accept": "an investigator signs what a reviewer took away from one draft",
+    "node revoke": "a reviewer takes one grant back",
     "node disclose": "asks for, or decides about, one lead's photograph",
     "person init": "makes a person's key",
     "person discovery": "makes a legal office's key",

@@ -228,6 +228,7 @@ async def test_one_search_that_cannot_be_released_keeps_no_other_back(world: Wor
     world.broker.cosign_again()
     node = world.nodes[OVERSIGHT]
     await node.work()
+    await world.hand_in(OVERSIGHT, world.word(stuck), world.word(content))
     assert {row.search_id: row.state for row in node.rows(custody)} == {str(stuck.search_id): "open", str(content.search_id): "released"}
 
 
@@ -256,7 +257,7 @@ Review = Callable[[], PersonKey]
 @pytest.mark.parametrize(
     ("who", "error"),
     [
-        pytest.param(lambda: person_key(INVESTIGATOR, PersonRole.INVESTIGATOR), UnknownKeyError, id="the requester herself"),
+        pytest.param(lambda: person_key(INVESTIGATOR, PersonRole.INVESTIGATOR), RequestError, id="the requester herself"),
         pytest.param(lambda: person_key(BOTH, PersonRole.REVIEWER, "both reviewer"), UnknownKeyError, id="another reviewer than named"),
         pytest.param(
             lambda: person_key(REVIEWER, PersonRole.REVIEWER, "not on the roster"), UnknownKeyError, id="a key that is not listed"
@@ -312,13 +313,13 @@ async def test_a_draft_whose_still_was_exchanged_is_not_granted(world: World) ->
 async def test_a_draft_is_decided_once(world: World) -> None:
     node = world.nodes[NORTHPORT]
     refused_one, granted_one = await world.drafted(), await world.drafted()
-    refuse_draft(node.engine, node.vault, refused_one, "no cause", world.clock())
+    refuse_draft(node.engine, node.vault, node.parties.trusted, refused_one, "no cause", reviewer(), world.clock())
     await review(world, granted_one, reviewer())
     for search_id in (refused_one, granted_one):
         with pytest.raises(RequestError):
             await review(world, search_id, reviewer())
         with pytest.raises(RequestError):
-            refuse_draft(node.engine, node.vault, search_id, "again", world.clock())
+            refuse_draft(node.engine, node.vault, node.parties.trusted, search_id, "again", reviewer(), world.clock())
     (row,) = node.rows(searches, search_id=str(refused_one))
     assert (row.state, row.sealed_search_key, row.probe) == ("refused", None, None)
 

@@ -59,8 +59,22 @@ TAKEN = {
         MessageType.STUBS,
         MessageType.DISCLOSURE,
     },
-    LAKESIDE: {MessageType.GRANT, MessageType.PROBE, MessageType.HOLDER_RELEASE, MessageType.DISCLOSURE_REQUEST} | NOTICES,
-    OVERSIGHT: {MessageType.GRANT, MessageType.MASK_SHARE, MessageType.MASK_HANDOVER, MessageType.OPENED_SCORES} | NOTICES,
+    LAKESIDE: {
+        MessageType.GRANT,
+        MessageType.PROBE,
+        MessageType.HOLDER_RELEASE,
+        MessageType.DISCLOSURE_REQUEST,
+        MessageType.REVOCATION_QUERY,  # it is its own legal office
+    }
+    | NOTICES,
+    OVERSIGHT: {
+        MessageType.GRANT,
+        MessageType.MASK_SHARE,
+        MessageType.MASK_HANDOVER,
+        MessageType.OPENED_SCORES,
+        MessageType.REVOCATION_STATEMENT,
+    }
+    | NOTICES,
 }
 """What each role's node has a use for; notices are read by all."""
 RIGHTFUL = {(MessageType.DISCLOSURE_REQUEST, NORTHPORT), (MessageType.REFUSAL, LAKESIDE)}
@@ -187,7 +201,7 @@ async def test_signed_nonsense_of_every_type_ends_as_a_refusal(
         await node.work()
     assert began(node) == before or {row.kind for row in node.rows(custody_parts)} <= {"share", "refusal"}
     answers_to = [row for row in node.rows(outbox) if row not in queued]
-    assert {row.name for row in answers_to} <= {"refusal"}
+    assert {row.name for row in answers_to} <= {"refusal", "revocation-query"}
     for message in sent:
         state, note = node.state_of(message)
         if message.header.message_type not in TAKEN[party]:

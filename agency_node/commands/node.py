@@ -1,4 +1,4 @@
-"""`sealmatch node`: make a node, serve, enrol, expunge, look at it. Searching and deciding stand in `node_search`.
+"""`sealmatch node`: make a node, serve, enrol, expunge, look at it. Searching and deciding stand in `node_search` and `node_review`.
 
 Commands open the node's own store; the serving process sees what they write. Modules that load kernels or face models are imported when a
 command needs them.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from agency_node.errors import RequestError
 
 if TYPE_CHECKING:
     from agency_node.legal.exigent import ExigentStatus
+    from agency_node.node import Node
+    from agency_node.overview import SearchStatus
 
 PATIENCE_S: Final = 15.0
 LOOKS, BETWEEN_LOOKS_S = 20, 0.05
@@ -242,29 +245,19 @@ def status(
 ) -> None:
     """Show searches with progress per holder, grants, custody, waiting requests, queues, and what was used of today's budgets."""
     with sentences(as_json):
-        from agency_node.commands.acting import acting  # noqa: PLC0415
         from agency_node.config import Role  # noqa: PLC0415
         from agency_node.holder.budgets import Budgets  # noqa: PLC0415
         from agency_node.ledger_review import weeks_to_review  # noqa: PLC0415
         from agency_node.legal.exigent import exigent_status  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
-        from agency_node.overview import full_search_id, holder_events, journal_of, node_status  # noqa: PLC0415
+        from agency_node.overview import node_status  # noqa: PLC0415
 
         node = open_node(folder, clock)
         spent = Budgets(node.config.budgets, node.vault).spent(node.engine, clock()) if Role.HOLDER in node.config.roles else []
         found, weeks = node_status(node.engine, str(node.agency), spent), weeks_to_review(node.engine, clock())
         exigent = exigent_status(node.engine, clock())
         if search:
-            with acting(node, "node status") as act:
-                act.search_id = search_id = full_search_id(node.engine, search)
-            journal, events = journal_of(node.engine, search_id), holder_events(node.engine, search_id)
-            own = next((one for one in found.searches if one.search_id == search_id), None)  # none at a holder or custodian
-            if as_json:
-                print_json({"search_id": search_id, **({} if own is None else plain(own)), "events": events, "ledger": journal})
-            else:
-                if own is not None and own.state == "lapsed":
-                    typer.echo(own.note)
-                print_table(f"ledger of {search_id}", dict.fromkeys(["at", "event", "detail"], False), [one.values() for one in journal])
+            _show_search(node, search, found.searches, as_json=as_json)
             return
     if as_json:
         print_json({**plain(found), "weeks_to_review": plain(weeks), "exigent": plain(exigent)})
@@ -286,6 +279,28 @@ def status(
         typer.echo(f"ledger of {week.week}: {week.rows} rows, nobody has signed for it{', and the review is overdue' * week.overdue} (R53)")
     _show_exigent(exigent)
     typer.echo(f"{found.agency}: " + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found.counts.items()))
+
+
+def _show_search(node: Node, search: str, own_searches: Sequence[SearchStatus], *, as_json: bool) -> None:
+    """One search with its ledger, and what legal staff decided against it, with the reason."""
+    from agency_node.commands.acting import acting  # noqa: PLC0415
+    from agency_node.legal.decisions import read_told  # noqa: PLC0415
+    from agency_node.overview import full_search_id, holder_events, journal_of  # noqa: PLC0415
+
+    with acting(node, "node status") as act:
+        act.search_id = search_id = full_search_id(node.engine, search)
+    journal, events = journal_of(node.engine, search_id), holder_events(node.engine, search_id)
+    own = next((one for one in own_searches if one.search_id == search_id), None)  # none at a holder or custodian
+    told = read_told(node.engine, node.vault, search_id, node.parties)
+    if as_json:
+        decided = {} if told is None else {"decision": plain(told)}
+        print_json({"search_id": search_id, **({} if own is None else plain(own)), **decided, "events": events, "ledger": journal})
+    else:
+        if own is not None and own.state == "lapsed":
+            typer.echo(own.note)
+        if told is not None:
+            typer.echo(f"{told.what} by {told.reviewer} at {told.decided_at}: {told.reason}")
+        print_table(f"ledger of {search_id}", dict.fromkeys(["at", "event", "detail"], False), [one.values() for one in journal])
 
 
 def _show_exigent(exigent: ExigentStatus) -> None:

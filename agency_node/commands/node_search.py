@@ -1,4 +1,4 @@
-"""`sealmatch node search|review|release|cancel|disclose`: what investigators and legal staff type.
+"""`sealmatch node search|release|cancel|disclose`: what investigators type, and a holder's legal staff about a disclosure.
 
 Each command writes a decision into the node's store, which the serving process carries out. A person's key is a file of the person's own.
 """
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agency_node.commands.listed import check_listed
+from agency_node.commands.described import reason_of, show, write_file
+from agency_node.commands.listed import check_listed, check_others
 from agency_node.commands.node import app, duration
-from agency_node.commands.node_exigent import rule_of
 from agency_node.commands.output import AsJson, Folder, clock, member, plain, print_json, print_table, sentences
 from agency_node.commands.waiting import wait_for_release
 from agency_node.errors import RequestError
@@ -23,7 +23,6 @@ from agency_node.errors import RequestError
 if TYPE_CHECKING:
     from agency_node.requester.leads import DisclosedLead
     from crypto.grant_basis import LegalBasis
-    from crypto.grant_claims import GrantClaims
 
 Person = Annotated[Path, typer.Option(help="Your key file, made with `sealmatch person init`.")]
 SearchOption = Annotated[str, typer.Option("--search", help="The search's id, as `node search` printed it; its first digits will do.")]
@@ -43,6 +42,9 @@ def search(
     holder: Annotated[list[str], typer.Option(help="An agency to be asked, your own too if it is one; repeat for several.")],
     custodian: Annotated[list[str], typer.Option(help="A custodian; repeat for several. The first one combines.")],
     person: Person,
+    second_reviewer: Annotated[str, typer.Option(help="A second legal reviewer, where one is not enough; both sign.")] = "",
+    originating: Annotated[str, typer.Option("--originating-agency", help="Whose case it is, if another agency's (R6).")] = "",
+    originator: Annotated[str, typer.Option(help="The reviewer of that agency's legal office who signs as well.")] = "",
     statute: Annotated[str, typer.Option(help="The offence in your own code.")] = "",
     nibrs: Annotated[str, typer.Option(help="The offence as a NIBRS code, e.g. 13A.")] = "",
     purpose: Annotated[str, typer.Option(help="criminal_investigation, threat_to_life, missing_person, …")] = "criminal_investigation",
@@ -91,92 +93,26 @@ def search(
             answer_within=duration(answer_within),
             valid_for=duration(valid_for),
             policy_packs=[pack.sha256 for pack in load_packs(node.config.policy_packs)],
+            second_reviewer=PersonId(second_reviewer) if second_reviewer else None,
+            originating_agency=AgencyId(originating) if originating else None,
+            originator=PersonId(originator) if originator else None,
             facts=facts,
             facts_salt=facts_salt,
         )
         with acting(node, "node search") as act:
             discovery = node.parties.roster().discovery_key(node.agency)
             investigator = person_key(node, act, person)
-            check_listed(node.parties.roster(), node.agency, holder, custodian, reviewer, investigator.person_id)
+            roster = node.parties.roster()
+            check_listed(roster, node.agency, holder, custodian, reviewer, investigator.person_id)
+            check_others(roster, node.agency, second_reviewer, originating, originator)
             act.search_id = search_id = draft_search(
                 node.engine, node.vault, load_embedder(node.config.embedder), node.agency, discovery, request, investigator, clock()
             )
+    waits = " and ".join(one for one in (reviewer, second_reviewer, originator) if one)
     if as_json:
         print_json({"search_id": str(search_id), "state": "drafted"})
     else:
-        typer.echo(f"drafted {search_id}; it waits for {reviewer}: sealmatch node review {folder} --search {search_id}")
-
-
-@app.command(epilog="Example: sealmatch node review ./northport --search 8f…2c --person counsel.key --grant")
-def review(
-    folder: Folder,
-    search: SearchOption,
-    person: Annotated[Path | None, typer.Option(help="Your key file; to decide.")] = None,
-    grant: Annotated[bool, typer.Option("--grant", help="Sign the grant.")] = False,
-    refuse: Annotated[str, typer.Option(help="Refuse, for this reason; it stays in your agency.")] = "",
-    save_still: Annotated[Path | None, typer.Option(help="Write the still into this file, to look at it before you decide.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show a draft to its legal reviewer, with searches for nearly the same picture; --grant signs it, --refuse REASON refuses it."""
-    with sentences(as_json):
-        from agency_node.commands.acting import acting, person_key  # noqa: PLC0415
-        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
-        from agency_node.legal.review import grant_draft, read_case, read_draft, refuse_draft  # noqa: PLC0415
-        from agency_node.node import open_node  # noqa: PLC0415
-        from agency_node.overview import full_search_id  # noqa: PLC0415
-        from agency_node.requester.near_duplicates import near_duplicates  # noqa: PLC0415
-
-        node = open_node(folder, clock)
-        search = full_search_id(node.engine, search)
-        alike = near_duplicates(node.engine, node.vault, node.config.near_duplicates, search, clock())
-        if grant and refuse:
-            raise RequestError("decide one way: --grant or --refuse")
-        if grant:
-            if person is None:
-                raise RequestError("name your key file with --person: a grant bears its reviewer's signature")
-            with acting(node, "node review", search_id=search) as act:
-                key = person_key(node, act, person)
-                embedder = load_embedder(node.config.embedder)
-                claims = grant_draft(node.engine, node.vault, embedder, node.parties.trusted, search, key, clock(), rule_of(node))
-            if as_json:
-                print_json({"search_id": search, "state": "granted", "grant_id": str(claims.grant_id), "near_duplicates": alike})
-                return
-            for one in alike:
-                typer.echo(f"note: {one.sentence}")
-            typer.echo(f"granted: the serving node enters it into the log and asks {', '.join(claims.holders)}")
-            return
-        if refuse:
-            with acting(node, "node review", search_id=search) as act:
-                if person is not None:
-                    person_key(node, act, person)
-                refuse_draft(node.engine, node.vault, search, refuse, clock())
-            print_json({"search_id": search, "state": "refused"}) if as_json else typer.echo("refused; its search key is destroyed")
-            return
-        with acting(node, "node review", search_id=search):
-            claims, _ = read_draft(node.engine, node.vault, search)
-            case = read_case(node.engine, node.vault, search)
-        if save_still is not None:
-            _write(save_still, case.still)
-    shown = {
-        "case": case.case_number,
-        **_reason(claims),
-        **case.told,
-        "holders": ", ".join(claims.holders),
-        "custodians": ", ".join(claims.custodians),
-        "most leads": claims.cap,
-        "wrong persons in a million searches": claims.false_positives_per_million,
-        "answers until": f"{claims.answer_deadline:%Y-%m-%d %H:%M:%S} UTC",
-        "grant ends": f"{claims.expires:%Y-%m-%d %H:%M:%S} UTC",
-    }
-    if as_json:
-        described = {name.replace(" ", "_"): value for name, value in shown.items()}
-        print_json({"search_id": search, "state": "drafted", **described, "near_duplicates": alike})
-        return
-    typer.echo(f"draft {search}")
-    _show(shown)
-    for one in alike:
-        typer.echo(f"note: {one.sentence}")
-    typer.echo("decide with --grant --person KEY, or with --refuse REASON")
+        typer.echo(f"drafted {search_id}; it waits for {waits}: sealmatch node review {folder} --search {search_id}")
 
 
 @app.command(epilog="Example: sealmatch node release ./northport --search 8f…2c --wait 2h")
@@ -269,11 +205,11 @@ def disclose(
         if handle and not grant and not withhold:
             with acting(node, "node disclose", subject=f"handle {handle}"):
                 state, claims = read_request(node.engine, node.vault, handle)
-            shown = {"handle": handle, "state": state, "requesting agency": claims.requesting_agency, **_reason(claims)}
+            shown = {"handle": handle, "state": state, "requesting agency": claims.requesting_agency, **reason_of(claims)}
             if as_json:
                 print_json({name.replace(" ", "_"): value for name, value in shown.items()})
                 return
-            _show(shown)
+            show(shown)
             typer.echo("decide with --grant --person KEY, or with --withhold --person KEY")
             return
         if handle:
@@ -318,41 +254,11 @@ def disclose(
         typer.echo("nothing was disclosed: ask for a lead with --rank, and wait for the holder's legal staff")
 
 
-def _reason(claims: GrantClaims) -> dict[str, object]:
-    """Who asks and why, as a reviewer reads it, at the requester and at the holder."""
-    from crypto.grant_basis import CourtOrder  # noqa: PLC0415
-
-    basis = claims.basis
-    order = f", {basis.court}, {basis.docket}, {basis.issued} to {basis.expires}" if isinstance(basis, CourtOrder) else ""
-    return {
-        "investigator": claims.investigator,
-        "offence": "-" if claims.offence is None else f"{claims.offence.statute} (NIBRS {claims.offence.nibrs})",
-        "basis": basis.kind.value + order,
-        "purpose": claims.purpose.value,
-        "event": claims.event.value,
-        "source of the still": claims.probe_source.value,
-    }
-
-
-def _show(facts: dict[str, object]) -> None:
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        typer.echo(f"  {name:<{width}}  {value}")
-
-
 def _save(folder: Path, disclosed: DisclosedLead) -> Path:
     ending = "bin" if disclosed.media is None else disclosed.media.name.lower()
     path = folder / f"{disclosed.handle}.{ending}"
-    _write(path, disclosed.photograph)
+    write_file(path, disclosed.photograph)
     return path
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written: choose another place") from error
 
 
 def _basis(kind: str, court: str, docket: str, issued: str, expires: str, order: Path | None, facts: str, salt: bytes) -> LegalBasis:

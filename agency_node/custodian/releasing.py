@@ -3,10 +3,11 @@
 At its deadline, or as soon as every holder of the grant has answered or refused, since nothing more can come then (docs/adr/0008).
 
 States of a search, in table `custody`: `open`; then `released`, `refused` (the probe failed the calibration) or `lapsed` (the grant ended).
-Invariants: grant and log are verified before anything is opened, and the log is asked again before the release; what came stays sealed
-until the release, and is deleted with it (opened values that complete a search, masked as they are, go to the release of the same round
-as they were opened); scores exist in this process only between opening and release, and are overwritten; one search, one release (the
-table's key); what comes late is discarded, its sender told, and the log has an entry of it.
+Invariants: grant and log are verified before anything is opened, and before the release the log is asked again and the legal office whether
+the grant stands (`standing`): without its word nothing is opened; what came stays sealed until the release, and is deleted with it (opened
+values that complete a search, masked as they are, go to the release as they were opened); scores exist in this process only between
+opening and release, and are overwritten; one search, one release (the table's key); what comes late is discarded, its sender told, and the
+log has an entry of it.
 
 With several custodians each verifies for itself and hands its share, sealed, to the one that combines (PROTOCOL 6).
 """
@@ -24,6 +25,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, insert, null, select, 
 from agency_node.config import NodeConfig
 from agency_node.courier import Commit, Handler, NotYetError, apart
 from agency_node.custodian.combining import Custody, Outcomes, combine
+from agency_node.custodian.standing import NO_STATEMENT, Standings
 from agency_node.custodian.tables_in_use import check_table
 from agency_node.envelopes import Envelopes
 from agency_node.errors import BrokerRefusedError
@@ -88,14 +90,16 @@ class Releasing:
         self._models = {model.model_hash: model for model in models}
         self._clock = clock
         self._at_hand: tuple[SearchId, OpenedBody] | None = None
+        self._standings = Standings(self._agency, engine, desk, parties, outbox, clock, self._end_in)
 
     def handlers(self) -> Mapping[MessageType, Handler]:
-        """Shares, hand-overs, opened values and holders' refusals come here."""
+        """Shares, hand-overs, opened values, holders' refusals and the legal office's word come here."""
         return {
             MessageType.MASK_SHARE: self.receive_share,
             MessageType.MASK_HANDOVER: self.receive_handover,
             MessageType.OPENED_SCORES: self.receive_opened,
             MessageType.REFUSAL: self.receive_refusal,
+            MessageType.REVOCATION_STATEMENT: self._standings.receive,
         }
 
     def sent(self, connection: Connection, row: Outgoing) -> None:
@@ -249,6 +253,7 @@ class Releasing:
         def commit(connection: Connection) -> None:
             is_kept = _insert_part(connection, values)
             if is_kept:
+                self._standings.ask_ahead(connection, held)
                 on_kept()
             if not is_kept or isinstance(message, Message):  # else its pieces stay in the inbox, where the release finds them
                 connection.execute(update(inbox).where(inbox.c.message_id == str(message.message_id)).values(data=None))
@@ -269,7 +274,7 @@ class Releasing:
                 continue
             if self._clock() >= held.claims.answer_deadline or self._taken(held, null().label("data")).is_complete(held.claims):
                 with apart(troubles):
-                    await self._release(held, self._taken(held, custody_parts.c.data, at_hand))
+                    await self._release(held, at_hand)
         if troubles:
             raise troubles[0]
 
@@ -282,19 +287,26 @@ class Releasing:
             rows = connection.execute(wanted.where(kept.search_id == str(held.claims.search_id))).all()
         return Custody.of(rows, partial(received, self._engine), opened)
 
-    async def _release(self, held: HeldGrant, taken: Custody) -> None:
-        """Ask the log again, open, unmask, release, destroy: once."""
+    async def _release(self, held: HeldGrant, at_hand: tuple[SearchId, OpenedBody] | None) -> None:
+        """Ask for the legal office's word and the log again, open, unmask, release, destroy: once."""
         claims = held.claims
-        if self._clock() >= claims.expires:
-            self._close(held, LAPSED, "the grant expired before the release")
-            return
         try:
+            self._desk.check_no_end(held.digest)
+            if self._clock() >= claims.expires:
+                why = "the grant expired before the release"
+                self._close(held, LAPSED, why if self._standings.has_word(held) else f"{NO_STATEMENT}, and it has expired")
+                return
+            if not self._standings.stands(held):
+                if at_hand is not None and at_hand[0] == claims.search_id:
+                    self._at_hand = at_hand  # the word is on its way
+                return
             await self._desk.check_act(claims, held.digest)
         except NotYetError:
             return
         except PeerError as error:
             self._close(held, LAPSED, str(error))
             return
+        taken = self._taken(held, custody_parts.c.data, at_hand)
         manifests = await self._manifests(claims)
         keys = await self._holder_keys(claims, taken)
         requester = SealTo.statement(await self._parties.search_key(claims.requesting_agency, claims.search_id))
@@ -357,6 +369,9 @@ class Releasing:
         """The requester took the search back, or it lapsed: it is closed without a release, its shares and values are gone."""
         self._close_in(connection, held, LAPSED, why)
 
+    def _end_in(self, connection: Connection, held: HeldGrant, note: str) -> None:
+        self._close_in(connection, held, LAPSED, note)
+
     def _close(self, held: HeldGrant, state: str, note: str) -> None:
         with self._engine.begin() as connection:
             self._close_in(connection, held, state, note)
@@ -365,6 +380,7 @@ class Releasing:
         where = (custody.c.search_id == str(held.claims.search_id)) & (custody.c.state == OPEN)
         if connection.execute(update(custody).where(where).values(state=state, note=note)).rowcount == 1:
             self._forget(connection, held.claims)
+            self._at_hand = None
             record(connection, self._clock(), held.claims.search_id, state, note)
 
 

@@ -1,41 +1,56 @@
-"""A legal reviewer decides about a draft: sees what was written, has the face's commitment checked, and signs or refuses with a reason.
+"""Legal staff decides about a draft: sees what was written, has the face's commitment checked, and signs, narrows or refuses with a reason.
+
+Whom the claims name signs: one or two reviewers, and for another agency's case that agency's legal staff (R6), in any order. States of a
+search here, in table `searches`: `drafted` while a signature of legal staff is missing; `narrowed` while the investigator has not signed
+what a reviewer narrowed, which begins all signatures anew (`narrowing`); `granted` with the last signature, with which an exigent grant's
+clock starts (R4).
 
 The reviewer's side computes the face's vector from the still anew and compares it with what the investigator signed, up to rounding, so
 that a grant is for the picture that the reviewer sees (PROTOCOL 3, step 3). Invariants: what was signed verifies against the pinned roster
-before the draft becomes a grant, so one person in two roles, a lapsed training or a wrong key ends here (R5, R14); a refused draft's search
-key is destroyed.
+before it is kept, so one person in two roles, a lapsed training or a wrong key ends here (R5, R14); whoever has a conflict of interest
+signs nothing (`conflicts`); a refused draft's search key is destroyed, and its reason is sealed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 import numpy as np
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from agency_node.errors import RequestError
 from agency_node.faces.embedder import Embedder, the_one_face
 from agency_node.faces.image import read_image
-from agency_node.journal import record
+from agency_node.journal import About, Told, record, stamp
+from agency_node.legal.conflicts import check_no_conflict
+from agency_node.legal.decisions import Against, check_reason, check_reviewer, keep_decision
 from agency_node.legal.exigent import lapses_of_case, start_clock
+from agency_node.legal.narrowing import Narrowing, check_narrower, narrow
 from agency_node.legal.persons import PersonKey
 from agency_node.policy.clocks import STRICT_CLOCK, ExigentClock
 from agency_node.requester.drafting import CASE, DRAFTED, STILL, TOKEN, CaseFile
 from agency_node.requester.near_duplicates import read_face
-from agency_node.tables import searches
+from agency_node.tables import narrowings, search_holders, searches
 from agency_node.vault import Vault
 from crypto.embedding import face_commitment
-from crypto.grant import verify_grant
+from crypto.errors import MissingRoleError, SamePersonError
+from crypto.grant import check_signatures, verify_grant
 from crypto.grant_claims import GrantClaims, GrantRole
-from crypto.grant_token import add_signature, unverified_claims
+from crypto.grant_token import add_signature, unsigned_grant, unverified_claims, unverified_signers
 from crypto.roster import TrustedRoster
 
 ROUNDING: Final = 2
 """By how much a coordinate of the probe's integers (about 2,000 long) may differ when another processor computes them."""
 GRANTED: Final = "granted"
 REFUSED: Final = "refused"
+NARROWED: Final = "narrowed"
+UNDECIDED: Final = (DRAFTED, NARROWED)
+_LEGAL_ROLES: Final = (GrantRole.REVIEWER, GrantRole.SECOND_REVIEWER, GrantRole.ORIGINATOR)
+_DRAFT: Final = "draft-before-narrowing"
+_AS_ASKED: Final = Narrowing()
 
 
 def read_draft(engine: Engine, vault: Vault, search_id: str) -> tuple[GrantClaims, bytes]:
@@ -44,7 +59,7 @@ def read_draft(engine: Engine, vault: Vault, search_id: str) -> tuple[GrantClaim
         row = connection.execute(select(searches).where(searches.c.search_id == search_id)).first()
     if row is None:
         raise RequestError("there is no search of that id here: `sealmatch node status` lists them")
-    if row.state != DRAFTED:
+    if row.state not in UNDECIDED:
         raise RequestError(f"this search is {row.state}; a reviewer decides about drafts")
     token = vault.open(TOKEN, row.sealed_token, search_id.encode("ascii"))
     return unverified_claims(token), token
@@ -84,38 +99,165 @@ def grant_draft(
     embedder: Embedder,
     roster: TrustedRoster,
     search_id: str,
-    reviewer: PersonKey,
+    person: PersonKey,
     now: datetime,
     clock: ExigentClock = STRICT_CLOCK,
+    *,
+    administrator: str = "",
+    less: Narrowing = _AS_ASKED,
 ) -> GrantClaims:
-    """Sign a draft as its reviewer, after these checks in this order; an exigent grant's clock starts with it (R4):
+    """Sign a draft in the capacity in which it names this person, after these checks in this order; what was signed is returned:
 
-    1. it waits for a reviewer (`RequestError`)
-    2. the still gives the face that the investigator committed to (`RequestError`)
-    3. the grant that results verifies against the pinned roster (`verify_grant`, every check)
+    1. it waits for signatures (`RequestError`), and this person has not signed it (`SamePersonError`)
+    2. the person has no conflict of interest (R5, `RequestError`)
+    3. the still gives the face that the investigator committed to (`RequestError`)
+    4. what is taken away is less than was asked for, and only a reviewer does that (`RequestError`)
+    5. every signature verifies against the pinned roster, and so does the whole grant once none is missing (`check_signatures`,
+        `verify_grant`, every check)
     """
     claims, token = read_draft(engine, vault, search_id)  # 1
-    _check_face(engine, vault, embedder, search_id, claims)  # 2
-    signed = add_signature(token, GrantRole.REVIEWER, reviewer.signing_key)
-    verify_grant(signed, roster, now)  # 3
-    bound = search_id.encode("ascii")
+    role = _role_of(claims, person)
+    if role in unverified_signers(token):
+        raise SamePersonError(f"the {role.value.replace('_', ' ')} has signed this draft: one person signs once")
+    check_no_conflict(engine, vault, claims, role, person, administrator)  # 2
+    _check_face(engine, vault, embedder, search_id, claims)  # 3
+    before = token
+    if less:  # 4
+        if role is GrantRole.ORIGINATOR:
+            raise RequestError("a reviewer of the requesting agency's legal office narrows a draft: sign it as it is, or refuse")
+        claims = narrow(claims, less)
+        token = unsigned_grant(claims)
+    signed = add_signature(token, role, person.signing_key)
+    missing = check_signatures(signed, roster, now)  # 5
+    if not missing:
+        verify_grant(signed, roster, now)
     with engine.begin() as connection:
-        where = (searches.c.search_id == search_id) & (searches.c.state == DRAFTED)
-        changed = connection.execute(update(searches).where(where).values(state=GRANTED, sealed_token=vault.seal(TOKEN, signed, bound)))
-        if changed.rowcount != 1:
-            raise RequestError("somebody else has decided about this draft meanwhile")
-        start_clock(connection, claims, clock, now)
-        record(connection, now, search_id, "granted", "by its reviewer", actor=str(reviewer.person_id), subject=f"grant {claims.grant_id}")
+        if less:
+            _keep_narrowed(connection, vault, search_id, before, claims, person, now)
+        _keep_signed(connection, vault, search_id, before, signed, claims, missing, clock, now)
+        named = f"as its {role.value.replace('_', ' ')}"
+        said: Told = {"actor": str(person.person_id), "subject": f"grant {claims.grant_id}"}
+        record(connection, now, search_id, "signed", named, about=About.of(claims), **said)
+        if not missing:
+            record(connection, now, search_id, "granted", "by its reviewer", **said)
     return claims
 
 
-def refuse_draft(engine: Engine, vault: Vault, search_id: str, reason: str, now: datetime) -> None:
-    """Refuse a draft with a reason, which stays in this agency; the still and the search key are destroyed."""
-    read_draft(engine, vault, search_id)
+def accept_narrowed(
+    engine: Engine,
+    vault: Vault,
+    roster: TrustedRoster,
+    search_id: str,
+    investigator: PersonKey,
+    now: datetime,
+    clock: ExigentClock = STRICT_CLOCK,
+) -> GrantClaims:
+    """Sign what a reviewer narrowed as its investigator, after these checks in this order:
+
+    1. the search waits for that (`RequestError`), and this is its investigator's key (`UnknownKeyError`, with 3)
+    2. the investigator's signature under the draft verifies, and what is accepted is no more than that (`check_narrower`)
+    3. every signature verifies against the pinned roster, and so does the whole grant once none is missing
+    """
+    claims, token = read_draft(engine, vault, search_id)  # 1
     with engine.begin() as connection:
-        values = {"state": REFUSED, "note": reason, "sealed_search_key": None, "probe": None}
-        connection.execute(update(searches).where(searches.c.search_id == search_id).values(**values))
-        record(connection, now, search_id, "refused", "by its reviewer", outcome=REFUSED)
+        sealed = connection.execute(select(narrowings.c.sealed_draft).where(narrowings.c.search_id == search_id)).scalar()
+    if sealed is None or GrantRole.INVESTIGATOR in unverified_signers(token):
+        raise RequestError("nothing of this search waits for its investigator: `sealmatch node status` says what it waits for")
+    draft = vault.open(_DRAFT, sealed, search_id.encode("ascii"))  # 2
+    if GrantRole.INVESTIGATOR in check_signatures(draft, roster, now):
+        raise MissingRoleError("the investigator has not signed the draft that was narrowed")
+    check_narrower(claims, unverified_claims(draft))
+    signed = add_signature(token, GrantRole.INVESTIGATOR, investigator.signing_key)
+    missing = check_signatures(signed, roster, now)  # 3
+    if not missing:
+        verify_grant(signed, roster, now)
+    with engine.begin() as connection:
+        _keep_signed(connection, vault, search_id, token, signed, claims, missing, clock, now)
+        said: Told = {"actor": str(investigator.person_id), "subject": f"grant {claims.grant_id}"}
+        record(connection, now, search_id, "accepted", "as it was narrowed, by its investigator", **said)
+        if not missing:
+            record(connection, now, search_id, "granted", "by its reviewer", **said)
+    return claims
+
+
+def refuse_draft(
+    engine: Engine, vault: Vault, roster: TrustedRoster, search_id: str, reason: str, reviewer: PersonKey, now: datetime
+) -> None:
+    """Refuse a draft with a reason, which stays sealed in this agency; probe and search key are destroyed. The serving node enters into
+    the log that there was a refusal, and no more.
+
+    1. the draft waits for a decision, and a reason is given (`RequestError`)
+    2. the key is a reviewer's of the requesting or originating agency's legal office, in training (`check_reviewer`)
+    """
+    text = check_reason(reason)  # 1
+    claims, _ = read_draft(engine, vault, search_id)
+    trusted = roster.at(now)
+    agencies = (claims.requesting_agency, claims.originating_agency)
+    check_reviewer(trusted, reviewer, tuple(trusted.agency(one).legal_office for one in agencies), now)  # 2
+    with engine.begin() as connection:
+        note = f"refused by {reviewer.person_id}; `sealmatch node review` shows why"
+        values = {"state": REFUSED, "note": note, "sealed_search_key": None, "probe": None}
+        undecided = (searches.c.search_id == search_id) & searches.c.state.in_(UNDECIDED)
+        if connection.execute(update(searches).where(undecided).values(**values)).rowcount != 1:
+            raise RequestError("somebody else has decided about this draft meanwhile")
+        keep_decision(connection, vault, Against.REFUSED, search_id, claims.digest, text, reviewer, now)
+        record(connection, now, search_id, "refused", "by a reviewer", outcome=REFUSED, actor=str(reviewer.person_id))
+
+
+def still_to_sign(engine: Engine, vault: Vault, search_id: str) -> dict[str, str]:
+    """Who has still to sign a draft, by capacity; empty once nobody has."""
+    with engine.begin() as connection:
+        row = connection.execute(select(searches.c.state, searches.c.sealed_token).where(searches.c.search_id == search_id)).first()
+    if row is None or row.state not in UNDECIDED:
+        return {}
+    token = vault.open(TOKEN, row.sealed_token, search_id.encode("ascii"))
+    signed = unverified_signers(token)
+    return {role.value: str(person) for role, person in unverified_claims(token).signatories.items() if role not in signed}
+
+
+def _role_of(claims: GrantClaims, person: PersonKey) -> GrantRole:
+    """In which capacity the draft names this person; whom it names in none is refused with the signature, as any wrong key is."""
+    return next((role for role in _LEGAL_ROLES if claims.signatories.get(role) == person.person_id), GrantRole.REVIEWER)
+
+
+def _keep_narrowed(
+    connection: Connection, vault: Vault, search_id: str, before: bytes, claims: GrantClaims, reviewer: PersonKey, now: datetime
+) -> None:
+    """Keep what the investigator signed, unless an earlier narrowing did; the holders that are dropped have no progress any more."""
+    values = {
+        "search_id": search_id,
+        "sealed_draft": vault.seal(_DRAFT, before, search_id.encode("ascii")),
+        "reviewer": str(reviewer.person_id),
+        "narrowed_at": stamp(now),
+    }
+    if GrantRole.INVESTIGATOR in unverified_signers(before):
+        connection.execute(insert(narrowings).prefix_with("OR REPLACE").values(**values))
+    dropped = (search_holders.c.search_id == search_id) & search_holders.c.holder.not_in([str(holder) for holder in claims.holders])
+    connection.execute(delete(search_holders).where(dropped))
+
+
+def _keep_signed(
+    connection: Connection,
+    vault: Vault,
+    search_id: str,
+    before: bytes,
+    signed: bytes,
+    claims: GrantClaims,
+    missing: Sequence[GrantRole],
+    clock: ExigentClock,
+    now: datetime,
+) -> None:
+    """Keep the token with its new signature, if nobody has signed or decided since `before` was read; with the last one it is a grant."""
+    bound = search_id.encode("ascii")
+    row = connection.execute(select(searches.c.state, searches.c.sealed_token).where(searches.c.search_id == search_id)).one()
+    if row.state not in UNDECIDED or vault.open(TOKEN, row.sealed_token, bound) != before:
+        raise RequestError("somebody else has signed or decided about this draft meanwhile: look at it again")
+    state = GRANTED if not missing else NARROWED if GrantRole.INVESTIGATOR in missing else DRAFTED
+    waits = "" if not missing else f"waits for {', '.join(str(claims.signatories[role]) for role in missing)}"
+    values = {"state": state, "note": waits, "sealed_token": vault.seal(TOKEN, signed, bound), "grant_digest": claims.digest}
+    connection.execute(update(searches).where(searches.c.search_id == search_id).values(**values))
+    if not missing:
+        start_clock(connection, claims, clock, now)
 
 
 def _check_face(engine: Engine, vault: Vault, embedder: Embedder, search_id: str, claims: GrantClaims) -> None:

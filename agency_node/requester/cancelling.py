@@ -11,6 +11,7 @@ custodian do then (`grants`), late answers (`searching` refuses them).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
@@ -18,10 +19,9 @@ from sqlalchemy import Connection, Engine, select, update
 
 from agency_node.errors import RequestError
 from agency_node.journal import record
-from agency_node.legal.review import GRANTED
+from agency_node.legal.review import GRANTED, UNDECIDED
 from agency_node.outbox import MESSAGE, READY, SENT, Conversation, Outbox
 from agency_node.outbox import REFUSED as NOT_SENT
-from agency_node.requester.drafting import DRAFTED
 from agency_node.tables import outbox, searches
 from crypto.canonical import AgencyId
 from crypto.grant_claims import GrantClaims
@@ -30,7 +30,7 @@ from crypto.notices import Refusal, RefusalReason
 from crypto.wire import MessageId
 
 CANCELLED: Final = "cancelled"
-CANCELLABLE: Final = (DRAFTED, GRANTED, "submitted", "logged", "sent")
+CANCELLABLE: Final = (*UNDECIDED, GRANTED, "submitted", "logged", "sent")
 
 
 def cancel_search(engine: Engine, search_id: str, now: datetime) -> bool:
@@ -52,9 +52,20 @@ def cancel_search(engine: Engine, search_id: str, now: datetime) -> bool:
 
 def queue_withdrawals(connection: Connection, queue: Outbox, claims: GrantClaims) -> None:
     """One notice to each party to which a message of this cancelled search has left, and that was sent none yet."""
-    messages = select(outbox.c.recipient).where(outbox.c.search_id == str(claims.search_id), outbox.c.kind == MESSAGE)
-    told = set(connection.execute(messages.where(outbox.c.state == SENT, outbox.c.name != str(MessageType.REFUSAL))).scalars())
-    noticed = set(connection.execute(messages.where(outbox.c.name == str(MessageType.REFUSAL))).scalars())
-    for agency in sorted(told - noticed):
-        notice = Refusal(MessageId(claims.digest.hex()), RefusalReason.WITHDRAWN)
-        queue.open(connection, MessageType.REFUSAL, notice, Conversation.of(claims), AgencyId(agency))
+    of_refusals = select(outbox.c.recipient).where(outbox.c.search_id == str(claims.search_id), outbox.c.kind == MESSAGE)
+    noticed = set(connection.execute(of_refusals.where(outbox.c.name == str(MessageType.REFUSAL))).scalars())
+    told = [agency for agency in parties_told(connection, claims.search_id) if agency not in noticed]
+    queue_notices(connection, queue, claims, told, RefusalReason.WITHDRAWN)
+
+
+def parties_told(connection: Connection, search_id: str) -> list[AgencyId]:
+    """The parties to which a message of this search has left, other than refusals."""
+    left = select(outbox.c.recipient).where(outbox.c.search_id == str(search_id), outbox.c.kind == MESSAGE, outbox.c.state == SENT)
+    told = connection.execute(left.where(outbox.c.name != str(MessageType.REFUSAL)).distinct()).scalars()
+    return [AgencyId(one) for one in sorted(told)]
+
+
+def queue_notices(connection: Connection, queue: Outbox, claims: GrantClaims, parties: Sequence[AgencyId], reason: RefusalReason) -> None:
+    """One notice to each of these parties: the grant, which it names, has ended for that reason."""
+    for agency in parties:
+        queue.open(connection, MessageType.REFUSAL, Refusal(MessageId(claims.digest.hex()), reason), Conversation.of(claims), agency)

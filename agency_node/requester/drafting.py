@@ -65,6 +65,10 @@ class SearchRequest:
     answer_within: timedelta
     valid_for: timedelta
     policy_packs: Sequence[bytes]
+    second_reviewer: PersonId | None = None
+    originating_agency: AgencyId | None = None
+    """Whose case it is, where it is another agency's (R6); `originator` is the reviewer of its legal office who signs too."""
+    originator: PersonId | None = None
     facts: str = field(default="", repr=False)
     facts_salt: bytes = field(default=b"", repr=False)
     """The statement of facts and its salt, where the basis is one: the text stays in this agency."""
@@ -128,10 +132,10 @@ def draft_search(
         grant_id=GrantId(secrets.token_hex(16)),
         search_id=search_id,
         requesting_agency=agency,
-        originating_agency=agency,
+        originating_agency=request.originating_agency or agency,
         investigator=investigator.person_id,
-        reviewers=(request.reviewer,),
-        originator=None,
+        reviewers=(request.reviewer,) if request.second_reviewer is None else (request.reviewer, request.second_reviewer),
+        originator=request.originator,
         reason_salt=secrets.token_bytes(32),
         case_commitment=commit_case(case.case_salt, request.case_number),
         offence=request.offence,

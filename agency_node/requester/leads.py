@@ -21,6 +21,7 @@ from agency_node.envelopes import Envelopes
 from agency_node.errors import RequestError
 from agency_node.journal import record, stamp
 from agency_node.legal.exigent import check_open
+from agency_node.legal.revoking import REVOKED
 from agency_node.outbox import Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.requester.drafting import TOKEN
@@ -133,7 +134,12 @@ class Leads:
         return commit
 
     async def receive_discovery(self, message: AnyMessage) -> Commit:
-        """Scores for the legal office: kept sealed as they came. This node cannot open them."""
+        """Scores for the legal office: kept sealed as they came. This node cannot open them. Those of another agency's search, whose legal
+        office this is, are the office's part's business (`legal.office`)."""
+        with self._engine.begin() as connection:
+            own = select(searches.c.search_id).where(searches.c.search_id == str(message.header.search_id))
+            if connection.execute(own).first() is None:
+                return lambda connection: None
         row, claims = self._search(message)
         if message.header.sender != claims.combiner:
             raise GrantMismatchError("scores come from the grant's combining custodian")
@@ -270,9 +276,10 @@ def claims_of(engine: Engine, vault: Vault, search_id: str) -> GrantClaims:
 def list_leads(engine: Engine, vault: Vault, search_id: str, now: datetime | None = None) -> list[Lead]:
     """The leads of a released search by rank; a lead whose stub has not come has no handle yet.
 
-    `RequestError` before the release, and once an exigent search has lapsed, or would at `now` (R4).
+    `RequestError` before the release, once an exigent search has lapsed, or would at `now` (R4), and once the grant was taken back.
     """
     check_open(engine, search_id, now)
+    _check_not_taken_back(engine, search_id)
     with engine.begin() as connection:
         row = connection.execute(select(searches).where(searches.c.search_id == search_id)).first()
         stored = connection.execute(select(leads).where(leads.c.search_id == search_id)).all()
@@ -290,6 +297,15 @@ def list_leads(engine: Engine, vault: Vault, search_id: str, now: datetime | Non
         stub = json.loads(vault.open(_STUB, one.sealed_stub, bound))
         listed.append(Lead(rank, band, AgencyId(one.holder), stub["handle"], date.fromisoformat(stub["captured"]), stub["age_days"]))
     return sorted(listed, key=lambda lead: lead.rank)
+
+
+def _check_not_taken_back(engine: Engine, search_id: str) -> None:
+    with engine.begin() as connection:
+        if connection.execute(select(searches.c.state).where(searches.c.search_id == search_id)).scalar() == REVOKED:
+            raise RequestError(
+                "the legal office took this search's grant back: its leads are closed, and stay in the store for the defence. "
+                "`sealmatch node review` shows why"
+            )
 
 
 def ask_for(engine: Engine, vault: Vault, search_id: str, rank: int, now: datetime) -> Lead:
@@ -312,8 +328,9 @@ def write_requests(connection: Connection, search_id: str, holders: Sequence[Age
 
 
 def list_disclosed(engine: Engine, vault: Vault, search_id: str, now: datetime | None = None) -> list[DisclosedLead]:
-    """What holders answered to requests about leads of this search; dummies are left out. `RequestError` as `list_leads` after a lapse."""
+    """What holders answered to requests about leads of this search; dummies are left out. `RequestError` as `list_leads` after its end."""
     check_open(engine, search_id, now)
+    _check_not_taken_back(engine, search_id)
     with engine.begin() as connection:
         rows = connection.execute(select(disclosures).where(disclosures.c.search_id == search_id, disclosures.c.handle != "")).all()
     listed = []

@@ -33,7 +33,7 @@ from crypto.ring import I32
 
 PROBE_FACE: Final = "probe-face"
 _TOKEN: Final = "grant-token"  # noqa: S105  # the name of a purpose
-_DRAFTED: Final = "drafted"
+_UNDECIDED: Final = ("drafted", "narrowed")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def read_face(engine: Engine, vault: Vault, search_id: str) -> ProbeFace | None:
 
 def forget_faces(engine: Engine, rules: NearDuplicateRules, now: datetime) -> int:
     """Delete what has been kept for its days, but for drafts that still wait for their reviewer; how many were deleted."""
-    waiting = select(searches.c.search_id).where(searches.c.state == _DRAFTED)
+    waiting = select(searches.c.search_id).where(searches.c.state.in_(_UNDECIDED))
     over = (probe_faces.c.created_at < _kept_since(rules, now)) & probe_faces.c.search_id.not_in(waiting)
     with engine.begin() as connection:
         return connection.execute(delete(probe_faces).where(over)).rowcount

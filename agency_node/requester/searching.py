@@ -4,7 +4,7 @@ States of a search, in table `searches`:
 
     drafted -> granted -> submitted -> logged -> sent -> released -> closed
        |          |           |          |        |
-       +----------+-----------+----------+--------+--> refused, expired, cancelled
+       +----------+-----------+----------+--------+--> refused, expired, cancelled, revoked
 
 `submitted`: the broker is being asked to enter the grant; `logged`: it did; `sent`: under a cosigned checkpoint that holds the grant, probe
 and grant are on their way. Every step ends in one transaction, so that a process that dies goes on where it was.
@@ -32,6 +32,7 @@ from agency_node.follower import LogFollower
 from agency_node.journal import record, stamp
 from agency_node.keyring import Keyring
 from agency_node.legal.review import GRANTED, REFUSED
+from agency_node.legal.revoking import end_search
 from agency_node.link import PublishLink
 from agency_node.outbox import GRANT, Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
@@ -188,7 +189,8 @@ class Searching:
     async def _send(self, claims: GrantClaims, token: bytes, probe: bytes) -> None:
         """Publish the search's own sealing key, then queue the grant for everybody and the probe for the holders, in one transaction.
 
-        A holder that has published no key of this week is not asked: the others are, and the release will say that it was silent.
+        A holder that has published no key of this week is not asked: the others are, and the release will say that it was silent. A legal
+        office that is another agency is told as custodians are: without its node's word nothing is released (`legal.office`).
         """
         try:
             await self._follower.check_act(claims, claims.digest)
@@ -198,7 +200,8 @@ class Searching:
             raise NotYetError(f"the log is not ready: {error}") from error
         own = self._keyring.for_search(claims.search_id)
         await self._link.put_sealing_key(own.sign(self._keyring.node_key))
-        keys = {agency: SealTo.statement(await self._parties.week_key(agency)) for agency in claims.custodians}
+        told = {*claims.custodians} | self._other_office(claims)
+        keys = {agency: SealTo.statement(await self._parties.week_key(agency)) for agency in sorted(told)}
         absent = {}
         for holder in claims.holders:
             try:
@@ -217,6 +220,10 @@ class Searching:
                     continue
                 self._outbox.sealed(connection, MessageType.PROBE, encrypted, conversation, keys[holder])
                 self._mark(connection, claims.search_id, holder, "sent", "")
+
+    def _other_office(self, claims: GrantClaims) -> set[AgencyId]:
+        office = self._parties.roster().agency(self._agency).legal_office
+        return set() if office is None or office == self._agency else {office}
 
     # --- coming back --------------------------------------------------------------------------------------------------
 
@@ -276,6 +283,8 @@ class Searching:
         refusal = read_message(message, Refusal, recipient=self._agency, sender_public=self._parties.roster().node_key(sender))
         with self._engine.begin() as connection:
             row = connection.execute(select(searches).where(searches.c.search_id == message.header.search_id)).first()
+        if row is not None and refusal.reason is RefusalReason.REVOKED and refusal.refused.digest == row.grant_digest:
+            return self._taken_back(row, sender)
         if row is None or row.state not in RUNNING:
             return lambda connection: None
         claims, _ = self._grant_of(row)
@@ -292,6 +301,22 @@ class Searching:
                 self._end(connection, claims.search_id, REFUSED, note)
 
         return commit
+
+    def _taken_back(self, row: Row[Any], sender: AgencyId) -> Commit:
+        """A notice that names the grant itself: the legal office's ends the search, anybody else's changes nothing."""
+        if sender not in self._offices(row):
+            return lambda connection: None
+
+        def commit(connection: Connection) -> None:
+            end_search(connection, row.search_id, self._clock(), f"taken back by {sender}")
+
+        return commit
+
+    def _offices(self, row: Row[Any]) -> set[AgencyId | None]:
+        """The legal offices of the agencies that ask."""
+        claims, _ = self._grant_of(row)
+        roster = self._parties.roster()
+        return {roster.agency(one).legal_office for one in (claims.requesting_agency, claims.originating_agency)}
 
     async def receive_receipt(self, message: AnyMessage) -> Commit:
         """A party says what it deleted (R22): kept in the journal."""
