@@ -7,7 +7,7 @@ nothing (no offence, no court's order); so a row shows only what makes it differ
     about                      the policy that the example is about: each has one that is allowed and one that is refused
     rule, section              the rule's number (R1 to R79) and the section of the source on which the answer stands
     expected, policies         allow or deny; the policies that decide, separated by spaces, in any order
-    place                      where the pack's agency stands: requesting, originating or holding
+    place                      where the pack's agency stands: requesting, originating, holding or custody
     purpose ... now            the search; days as 2026-05-31, `now` as 2026-05-20T12:00:00Z
 
 Invariants of what `read_scenarios` returns: every cell was understood; words that no grant can hold are let through, because an example
@@ -184,7 +184,7 @@ def _scenario(path: Path, line: int, row: dict[str, str]) -> Scenario:
             understood("order_expires", date.fromisoformat, "a day such as 2026-05-31"),
         ),
         false_positives_per_million=understood("false_positives_per_million", int, "a whole number"),
-        place=understood("place", Place, "requesting, originating or holding"),
+        place=understood("place", Place, "requesting, originating, holding or custody"),
     )
     allowed = understood("expected", {"allow": True, "deny": False}.__getitem__, "allow or deny")
     return Scenario(row["case"], row["about"], row["rule"], row["section"], allowed, frozenset(row["policies"].split()), inputs, line)

@@ -74,7 +74,9 @@ _DUE: Final = (
 """What says whether a search can move; looked at several times a second, so without grant, probe and still."""
 FORGET_EVERY: Final = timedelta(hours=1)
 RUNNING: Final = (GRANTED, SUBMITTED, LOGGED, SENT)
-FATAL_FROM_CUSTODIAN: Final = frozenset({RefusalReason.GRANT, RefusalReason.CALIBRATION, RefusalReason.REVOKED, RefusalReason.CUSTODIAN})
+FATAL_FROM_CUSTODIAN: Final = frozenset(
+    {RefusalReason.GRANT, RefusalReason.CALIBRATION, RefusalReason.REVOKED, RefusalReason.CUSTODIAN, RefusalReason.POLICY}
+)
 
 
 class Searching:
