@@ -117,8 +117,6 @@ def _settings(node: Node) -> Iterator[Blocker]:
 
 
 def _packs(node: Node, now: datetime) -> Iterator[Blocker]:
-    if not {Role.HOLDER, Role.REQUESTER} & set(node.config.roles):
-        return
     for pack in load_packs(node.config.policy_packs):
         if not pack.verified:
             says = f"the policy pack {pack.name} is our reading of the law, and no counsel has signed for it"

@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from agency_node.errors import ConfigError
+from crypto.errors import PeerError
+
 if TYPE_CHECKING:
+    from agency_node.node import Node
     from agency_node.policy.deciding import HolderDecision
+    from agency_node.policy.decisions import StoredDecision
     from agency_node.policy.engine import Decision, Ground, PolicyPack
 
 READING: Final = "A pack is our reading of its sources and not legal advice."
@@ -66,3 +71,51 @@ def print_forecast(foreseen: Sequence[HolderDecision], packs: Sequence[PolicyPac
     if not all(one.decision.allowed for one in foreseen):
         typer.echo("no reviewer can sign this draft as it is: draft a new search within the rules above")
     show_banners(packs)
+
+
+def told_decision(one: StoredDecision) -> dict[str, object]:
+    """A stored decision for programs: what was asked stays where it is sealed."""
+    return {
+        "at": one.at,
+        "place": one.place,
+        "holder": one.holder,
+        "allowed": one.allowed,
+        "policies": list(one.policies),
+        "rules": [f"R{rule}" for rule in one.rules],
+        "packs": dict(one.packs),
+        "pack_sha256": one.pack_sha256.hex(),
+        "inputs_sha256": one.inputs_sha256.hex(),
+    }
+
+
+def show_decisions(decided: Sequence[StoredDecision]) -> None:
+    """What a node decided about a search, one line each; `policy explain` says more."""
+    for one in decided:
+        said = "allowed" if one.allowed else "REFUSED"
+        rules = ", ".join(f"{policy} R{rule}" for policy, rule in zip(one.policies, one.rules, strict=True))
+        packs = " ".join(f"{name} {sha256[:16]}" for name, sha256 in one.packs.items())
+        typer.echo(f"policy, {one.place} {one.holder}: {said} by {rules}; packs {packs}; inputs {one.inputs_sha256.hex()[:16]}")
+
+
+def pack_states(node: Node) -> list[dict[str, object]]:
+    """The packs that a node names: hash, banner, and whether two persons have signed for them; None while no roster was pinned."""
+    from agency_node.policy.approvals import unapproved  # noqa: PLC0415
+    from agency_node.policy.engine import load_packs  # noqa: PLC0415
+
+    packs = load_packs(node.config.policy_packs)
+    try:
+        unsigned: list[PolicyPack] | None = unapproved(node.folder, packs, node.agency, node.parties.roster())
+    except (ConfigError, PeerError):
+        unsigned = None
+    approved = [None if unsigned is None else pack not in unsigned for pack in packs]
+    return [{**told, "approved": one} for told, one in zip(banners(packs), approved, strict=True)]
+
+
+def show_pack_states(packs: Iterable[dict[str, object]]) -> None:
+    """Each with its banner, in red on a terminal; and a warning for one that nobody signed for, by which only a demonstration decides."""
+    for one in packs:
+        typer.echo(f"policy pack {one['pack']} {str(one['sha256'])[:16]}")
+        if one["banner"]:
+            typer.secho(f"  {one['banner']}", fg=typer.colors.RED)
+        if one["approved"] is False:
+            typer.secho("  WARNING: no two persons have signed for it; outside a demonstration this node does not decide by it", fg="red")

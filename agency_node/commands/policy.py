@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agency_node.commands.decided import READING, banners, packs_asked, show_banners, show_grounds
+from agency_node.commands.decided import READING, banners, packs_asked, show_banners, show_grounds, told_decision
 from agency_node.commands.output import AsJson, clock, print_json, print_table, sentences
 from agency_node.errors import RequestError
 
@@ -51,16 +51,15 @@ def list_packs(as_json: AsJson = False) -> None:
         print_json({"packs": rows, "notice": READING})
         return
     headings = {"pack": True, "title": False, "verified": True, "evidence": True, "review by": True, "binds": False, "hash": True}
-    told = [
-        [one.name, one.title, "yes" if one.verified else "NO", " ".join(one.evidence), one.review_by, " ".join(one.binds) or "-"]
-        + [one.sha256.hex()[:16]]
-        for one in packs
-    ]
+    told = []
+    for one in packs:
+        verified, binds = "yes" if one.verified else "NO", " ".join(one.binds) or "-"
+        told.append([one.name, one.title, verified, " ".join(one.evidence), one.review_by, binds, one.sha256.hex()[:16]])
     print_table("delivered policy packs", headings, told, caption=READING)
 
 
 @app.command("test", epilog="Example: sealmatch policy test strict-default us-md --json")
-def test_packs(
+def try_packs(
     pack: Annotated[
         list[str] | None, typer.Argument(help="Packs by name or path; all delivered ones if left out.", metavar="[PACK]...")
     ] = None,
@@ -91,11 +90,10 @@ def test_packs(
         print_json({"ok": whole, "packs": rows, "notice": READING})
     else:
         headings = dict.fromkeys(["pack", "policies", "examples", "allowed", "refused", "red", "holds"], True)
-        told = [
-            [row["pack"], row["policies"], row["examples"], row["allowed"], row["examples"] - row["allowed"], len(row["red"])]
-            + ["NO" if row["faults"] else "yes"]
-            for row in rows
-        ]
+        told = []
+        for row in rows:
+            refused, holds = row["examples"] - row["allowed"], "NO" if row["faults"] else "yes"
+            told.append([row["pack"], row["policies"], row["examples"], row["allowed"], refused, len(row["red"]), holds])
         print_table("examples of the packs", headings, told, caption=READING)
         for row in rows:
             for fault in row["faults"]:
@@ -229,27 +227,12 @@ def _explain_stored(folder: Path, search: str, as_json: bool) -> None:
 
 
 def engines_of(node: Node, own: tuple[PolicyPack, ...], stored: list[StoredDecision]) -> list[PolicyEngine]:
-    """Everything that may have decided at this node, as far as it is here now: its packs, the delivered ones, its list of federal purposes."""
+    """Everything that may have decided at this node, as far as it is here now: its packs, those that bind, its own federal list."""
     from agency_node.holder.federal import federal_gate  # noqa: PLC0415
     from agency_node.policy.deciding import binding_packs  # noqa: PLC0415
 
     gates = [gate for one in stored if one.inputs is not None for gate in federal_gate(one.inputs, node.config.federal.allow)]
     return [*own, *binding_packs(), *gates]
-
-
-def told_decision(one: StoredDecision) -> dict[str, object]:
-    """A stored decision for programs: what was asked stays where it is sealed."""
-    return {
-        "at": one.at,
-        "place": one.place,
-        "holder": one.holder,
-        "allowed": one.allowed,
-        "policies": list(one.policies),
-        "rules": [f"R{rule}" for rule in one.rules],
-        "packs": dict(one.packs),
-        "pack_sha256": one.pack_sha256.hex(),
-        "inputs_sha256": one.inputs_sha256.hex(),
-    }
 
 
 def _delivered() -> list[PolicyPack]:

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
-from agency_node.errors import ConfigError
+from agency_node.errors import ConfigError, RequestError
 from agency_node.policy.engine import NO_DECISION, NOTHING_PERMITS, Decision, PolicyPack
 from agency_node.policy.inputs import AgencyFacts, OrderDays, Place, PolicyInputs
 from agency_node.policy.pack_folder import SCENARIOS_FILE
@@ -84,6 +84,27 @@ class Scenario:
 
 def read_scenarios(folder: Path) -> tuple[Scenario, ...]:
     """The examples of the pack in `folder`; `ConfigError` with file and line for a table that cannot be read."""
+    return tuple(_scenario(folder / SCENARIOS_FILE, line, row) for line, row in _read_rows(folder))
+
+
+def changed_scenario(folder: Path, case: str = "", line: int = 0, changes: Mapping[str, str] | None = None) -> Scenario:
+    """One example by its words or its line, the base case if neither is given, with other values in some columns: a question put in the
+    table's own words. `RequestError` for a row or column that there is not."""
+    rows = _read_rows(folder)
+    found = [one for one in rows if one[1]["case"] == case or one[0] == line] if case or line else rows[:1]
+    if len(found) != 1:
+        raise RequestError(
+            f"the table of {folder.name} has no such row: give a --case in its own words, or a --line from 2 to {len(rows) + 1}"
+        )
+    number, row = found[0]
+    unknown = sorted(set(changes or {}) - set(_INHERITED))
+    if unknown:
+        raise RequestError(f"{unknown[0]} is no column that a search has: take {', '.join(_INHERITED)}")
+    return _scenario(folder / SCENARIOS_FILE, number, {**row, **(changes or {})})
+
+
+def _read_rows(folder: Path) -> list[tuple[int, dict[str, str]]]:
+    """Every row with its line, whole: what it leaves empty filled in from the base case."""
     path = folder / SCENARIOS_FILE
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines(), strict=True))
@@ -91,7 +112,7 @@ def read_scenarios(folder: Path) -> tuple[Scenario, ...]:
         raise _broken(path, 1, f"cannot be read ({type(error).__name__})") from error
     if not rows or tuple(rows[0]) != COLUMNS:
         raise _broken(path, 1, f"the first line names the columns: {','.join(COLUMNS)}")
-    scenarios: list[Scenario] = []
+    found: list[tuple[int, dict[str, str]]] = []
     base: dict[str, str] = {}
     for line, cells in enumerate(rows[1:], start=2):
         if len(cells) != len(COLUMNS):
@@ -102,8 +123,8 @@ def read_scenarios(folder: Path) -> tuple[Scenario, ...]:
         empty = [name for name in COLUMNS if not whole[name]]
         if empty:
             raise _broken(path, line, f"{empty[0]} is empty, in the base case too")
-        scenarios.append(_scenario(path, line, whole))
-    return tuple(scenarios)
+        found.append((line, whole))
+    return found
 
 
 def red_scenarios(pack: PolicyPack, scenarios: Sequence[Scenario]) -> list[tuple[Scenario, Decision]]:
