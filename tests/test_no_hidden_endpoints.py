@@ -80,6 +80,7 @@ COMMANDS = {
     "node statement": "signs a month's count of federal queries",
     "node evaluated": "signs that a model was tested here",
     "node ratify": "a second reviewer ratifies one exigent grant",
+    "node originate": "carries one draft to the agency whose case it is, whose reviewer signs it",
     "node unseal": "opens one lapsed search for a court's order, with the legal office's own key",
     "node search": "drafts one search for one still, which an investigator signs",
     "node review": "a reviewer looks at one draft and decides",

@@ -1,4 +1,4 @@
-"""Policy at requester, holder and custodian: each refuses by itself, nobody's yes lifts a no, a ban reaches every party (R6, R7).
+"""Policy at requester, originator, holder and custodian: each refuses by itself, nobody's yes lifts a no, a ban reaches every party (R6, R7).
 
 The world's nodes name the strict default. A party that wants another answer is given another engine in place of its own packs, as an
 administrator could; what binds by jurisdiction cannot be taken out there.
@@ -9,27 +9,33 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
 
 from agency_node.demo.attacker import TakenOut
-from agency_node.errors import PolicyRefusedError, StoreError
+from agency_node.errors import PolicyRefusedError, RequestError, StoreError
 from agency_node.grants import REFUSED
+from agency_node.legal.originating import sign_as_originator, take_originators_signature
+from agency_node.legal.persons import PersonKey
+from agency_node.legal.review import read_draft
 from agency_node.policy.deciding import binding_packs, decide_each, forecast, packs_for
 from agency_node.policy.decisions import Again, decide_again, forget_inputs, stored_decisions
 from agency_node.policy.engine import PolicyInputs, PolicyPack
 from agency_node.policy.inputs import Place
 from agency_node.policy.pack_folder import find_pack
 from agency_node.tables import answers, custody, decisions, held_grants, outbox, searches
-from crypto.canonical import AgencyId
+from crypto.canonical import AgencyId, SearchId
 from crypto.entries import EntryKind
+from crypto.errors import MissingRoleError, UnknownKeyError
 from crypto.grant_basis import Offence
-from crypto.grant_claims import GrantClaims
+from crypto.grant_claims import GrantClaims, GrantRole
+from crypto.grant_token import GrantToken, add_signature
 from crypto.notices import Refusal, RefusalReason
 from crypto.roster import Roster
-from crypto.roster_entries import Jurisdiction
-from tests.node_world import World, WorldNode, packs, search_claims, the_refusal
+from crypto.roster_entries import Jurisdiction, PersonRole
+from tests.node_world import World, WorldNode, packs, person_key, reviewer, search_claims, the_refusal
 from tests.sample_federation import (
     EASTFIELD,
     EASTFIELD_LAW,
@@ -267,3 +273,80 @@ async def test_a_forecast_says_for_each_holder_what_this_node_can_know(world: Wo
     assert second["section"]
     assert second["next"]
     assert len(node.rows(decisions, search_id=str(content.search_id))) == 2
+
+
+# --- the originating agency ---------------------------------------------------------------------------------------------
+
+
+def eastfield_counsel() -> PersonKey:
+    return person_key(ORIGINATOR, PersonRole.REVIEWER)
+
+
+async def for_eastfield(world: World, **changes: Any) -> tuple[str, bytes]:
+    """A draft of Northport's for a case of Eastfield's, as it travels."""
+    search_id = await world.drafted(originating=EASTFIELD, originator=ORIGINATOR, **changes)
+    node = world.nodes[NORTHPORT]
+    await world.node(EASTFIELD)
+    return str(search_id), read_draft(node.engine, node.vault, search_id)[1]
+
+
+def signed_there(world: World, token: bytes, agency: AgencyId = EASTFIELD, who: PersonKey | None = None) -> bytes:
+    node = world.nodes[agency]
+    listed, key = node.parties.roster(), who or eastfield_counsel()
+    return sign_as_originator(node.engine, node.vault, listed, agency, token, key, node.packs, NOW)[1]
+
+
+@pytest.mark.rule("R6")
+async def test_the_originating_agency_signs_by_its_own_policy_and_the_search_goes_on(world: World) -> None:
+    """R6: without its signature the reviewer's makes no grant; with it the search is released, and four places decided."""
+    search_id, token = await for_eastfield(world)
+    requester = world.nodes[NORTHPORT]
+    with pytest.raises(MissingRoleError):
+        await world.sign(SearchId(search_id))
+    take_originators_signature(requester.engine, requester.vault, search_id, signed_there(world, token), NOW)
+    content = await world.sign(SearchId(search_id))
+    assert content.originating_agency == EASTFIELD
+    for agency in (LAKESIDE, OVERSIGHT):
+        await world.node(agency)
+    await world.run(rounds=5)
+    assert [row.state for row in requester.rows(searches)] == ["released"]
+    places = {agency: {row.place for row in node.rows(decisions)} for agency, node in world.nodes.items()}
+    assert places == {NORTHPORT: {"requesting"}, EASTFIELD: {"originating"}, LAKESIDE: {"holding"}, OVERSIGHT: {"custody"}}
+
+
+@pytest.mark.rule("R6")
+async def test_the_originating_agencys_own_policy_refuses_before_it_signs(world: World) -> None:
+    """R6: though the agency that asks would allow it."""
+    _, token = await for_eastfield(world, offence=THEFT)
+    with pytest.raises(PolicyRefusedError, match=r"R1 \(strict-default/forbid-offence-not-listed\)"):
+        signed_there(world, token)
+    assert [(row.place, row.allowed) for row in world.nodes[EASTFIELD].rows(decisions)] == [("originating", 0)]
+
+
+async def test_nobody_else_signs_as_originator(world: World) -> None:
+    _, token = await for_eastfield(world)
+    await world.node(LAKESIDE)
+    with pytest.raises(RequestError, match="of no case of this agency"):
+        signed_there(world, token, LAKESIDE)
+    with pytest.raises(RequestError, match="another person"):
+        signed_there(world, token, who=reviewer())
+    with pytest.raises(UnknownKeyError):
+        signed_there(world, token, who=person_key(ORIGINATOR, PersonRole.REVIEWER, "somebody's key"))
+    assert world.nodes[EASTFIELD].rows(decisions) == []
+
+
+async def test_only_the_draft_itself_comes_back(world: World) -> None:
+    search_id, token = await for_eastfield(world)
+    other_id, other = await for_eastfield(world, case_number="another case")
+    node = world.nodes[NORTHPORT]
+    unsigned, another = token, signed_there(world, other)
+    stripped = GrantToken.from_bytes(signed_there(world, token))
+    without_investigator = replace(stripped, signatures=stripped.signatures[1:]).to_bytes()
+    for wrong in (unsigned, another, without_investigator):
+        with pytest.raises(RequestError, match="is not the draft with its originator's signature"):
+            take_originators_signature(node.engine, node.vault, search_id, wrong, NOW)
+    forged = add_signature(token, GrantRole.ORIGINATOR, reviewer().signing_key)
+    take_originators_signature(node.engine, node.vault, search_id, forged, NOW)
+    with pytest.raises(UnknownKeyError):
+        await world.sign(SearchId(search_id))
+    assert other_id != search_id

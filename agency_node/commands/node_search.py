@@ -57,6 +57,8 @@ def search(
     facts: Annotated[str, typer.Option(help="Any other basis: the statement of facts.")] = "",
     cap: Annotated[int, typer.Option(help="Most leads, over all holders together (R32).")] = 20,
     rate: Annotated[int, typer.Option(help="How many of a million searches may show a wrong person (R33).")] = 1000,
+    originating: Annotated[str, typer.Option(help="The agency whose case it is, if it is not your own (R6).")] = "",
+    originator: Annotated[str, typer.Option(help="With --originating: the legal reviewer there, who signs with `node originate`.")] = "",
     answer_within: Annotated[str, typer.Option(help="Deadline for answers: 90s, 30m, 4h, 2d.")] = "4h",
     valid_for: Annotated[str, typer.Option(help="How long the grant holds.")] = "2d",
     as_json: AsJson = False,
@@ -97,6 +99,8 @@ def search(
             policy_packs=[pack.sha256 for pack in packs],
             facts=facts,
             facts_salt=facts_salt,
+            originating=AgencyId(originating) if originating else None,
+            originator=PersonId(originator) if originator else None,
         )
         with acting(node, "node search") as act:
             discovery = node.parties.roster().discovery_key(node.agency)
