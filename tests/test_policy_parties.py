@@ -1,4 +1,4 @@
-"""Policy at requester, originator, holder and custodian: each refuses by itself, nobody's yes lifts a no, a ban reaches every party (R6, R7).
+"""Policy at requester, originator, holder and custodian: each refuses by itself, nobody's yes lifts a no, a ban reaches everybody (R6, R7).
 
 The world's nodes name the strict default. A party that wants another answer is given another engine in place of its own packs, as an
 administrator could; what binds by jurisdiction cannot be taken out there.
@@ -267,7 +267,7 @@ async def test_a_forecast_says_for_each_holder_what_this_node_can_know(world: Wo
     assert [(one.holder, one.decision.rules) for one in told] == [(EASTFIELD, (1, 7)), (LAKESIDE, (1,))]
     shown = told[0].told
     assert shown["allowed"] is False
-    (first, second) = shown["grounds"]  # type: ignore[misc]
+    first, second = shown["grounds"]
     assert (first["pack"], first["rule"], first["evidence"]) == ("strict-default", "R1", ["S"])
     assert (second["pack"], second["policy"]) == ("us-wi-madison", "forbid-madison-answers")
     assert second["section"]

@@ -1,4 +1,4 @@
-"""`sealmatch node originate`: a draft that one agency makes for another's case goes to that agency, is signed there, and comes back (R6)."""
+"""`sealmatch node originate`: a draft for another agency's case goes to that agency, is signed there, and comes back (R6)."""
 
 from __future__ import annotations
 
@@ -35,9 +35,8 @@ def originate(
 
         node = open_node(folder, clock)
         if (sign is None) == (not search) or (take is None) == (save is None):
-            raise RequestError(
-                "one step at a time: --search ID --save FILE, or --sign FILE --person KEY --save FILE, or --search ID --take FILE"
-            )
+            steps = "--search ID --save FILE, or --sign FILE --person KEY --save FILE, or --search ID --take FILE"
+            raise RequestError(f"one step at a time: {steps}")
         if sign is not None:
             if person is None or save is None:
                 raise RequestError("a signature needs --person KEY, who signs, and --save FILE, which goes back to the requester")

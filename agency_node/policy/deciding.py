@@ -16,6 +16,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 
@@ -63,7 +64,7 @@ class HolderDecision:
         return f"{self.holder}: {' '.join(grounds)}"
 
     @property
-    def told(self) -> dict[str, object]:
+    def told(self) -> dict[str, Any]:
         """The same for programs."""
         return {
             "holder": str(self.holder),
