@@ -55,7 +55,7 @@ REFUSED: dict[str, tuple[Callable[[], LogEntry | bytes], Callable[[], bytes], Ag
         change,
         lambda: PackApproval(NORTHPORT, "us-xx-city", PACK, round_moment(NOW)).sign(signing_key(REVIEWER)),
         NORTHPORT,
-        "role-missing",
+        "signature-missing",
     ),
     "another pack": (lambda: change(digest("other")), approval, NORTHPORT, "entry-not-yours"),
     "in another's name": (lambda: change(author=EASTFIELD), approval, NORTHPORT, "entry-not-yours"),

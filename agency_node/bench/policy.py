@@ -79,9 +79,8 @@ def _timed_by_table(pack: PolicyPack, examples: Sequence[Scenario], count: int) 
     def check(number: int, decision: Decision) -> None:
         expected = examples[number]
         if not expected.is_met_by(decision):
-            raise WrongResultError(
-                f"{pack.name} answers its example in line {expected.line} otherwise than its table says: run policy test"
-            )
+            where = f"{pack.name} does not answer line {expected.line} of its table as that says"
+            raise WrongResultError(f"{where}: run `sealmatch policy test {pack.name}`")
 
     return _timed([one.inputs for one in examples], pack.decide, check, count)
 

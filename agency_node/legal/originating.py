@@ -1,9 +1,9 @@
 """The agency whose case it is signs what another agency drafts for it, after its own policy allowed it at every holder (R6).
 
 The draft's token goes as a file from the requester to the originating agency's legal office and back. It holds the reason in the clear,
-for the office whose case it is; nothing of the still. Invariants: nobody signs as originator but a reviewer of the originating agency's own legal
-office, whom the draft names; the originating agency's packs, and those that bind, were asked at its own node and the decision stored there
-before the signature was made; what the requester takes back is the very draft with that one signature more.
+for the office whose case it is; nothing of the still. Invariants: nobody signs as originator but a reviewer of the originating agency's own
+legal office, whom the draft names; the originating agency's packs, and those that bind, were asked at its own node and the decision stored
+there before the signature was made; what the requester takes back is the very draft with that one signature more.
 
 Left to others: the investigator's and the reviewer's signatures (`drafting`, `review`, where the whole grant is verified).
 """
