@@ -19,6 +19,7 @@ from rich.table import Table
 
 from agency_node.commands import node_duties as _node_duties  # noqa: F401  # its commands join those of `node`
 from agency_node.commands import node_exigent as _node_exigent  # noqa: F401  # and its
+from agency_node.commands import node_originating as _node_originating  # noqa: F401  # so does its one
 from agency_node.commands import node_review as _node_review  # noqa: F401  # and its
 from agency_node.commands.bench import AsJson, Dimensions, bench
 from agency_node.commands.calibration import app as calibration

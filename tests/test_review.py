@@ -19,6 +19,7 @@ from sqlalchemy import update
 from agency_node.errors import RequestError
 from agency_node.legal.decisions import read_told
 from agency_node.legal.narrowing import Narrowing, check_narrower, narrow
+from agency_node.legal.originating import sign_as_originator, take_originators_signature
 from agency_node.legal.persons import PersonKey
 from agency_node.legal.review import accept_narrowed, grant_draft, read_draft, refuse_draft, still_to_sign
 from agency_node.requester.cancelling import cancel_search
@@ -73,6 +74,15 @@ def sign(world: World, search_id: SearchId, who: PersonKey | None = None, **name
 def accept(world: World, search_id: SearchId, who: PersonKey | None = None) -> GrantClaims:
     node = world.nodes[NORTHPORT]
     return accept_narrowed(node.engine, node.vault, node.parties.trusted, search_id, who or investigator(), world.clock())
+
+
+def originate(world: World, search_id: SearchId, who: PersonKey) -> None:
+    """Eastfield's legal staff signs the draft at Eastfield's node, and Northport takes the signature back."""
+    node, theirs = world.nodes[NORTHPORT], world.nodes[EASTFIELD]
+    listed, now = theirs.parties.roster(), world.clock()
+    token = read_draft(node.engine, node.vault, search_id)[1]
+    _, signed = sign_as_originator(theirs.engine, theirs.vault, listed, EASTFIELD, token, who, theirs.packs, now)
+    take_originators_signature(node.engine, node.vault, node.parties.trusted, search_id, signed, now)
 
 
 def refuse(world: World, search_id: SearchId, who: PersonKey | None = None, reason: str = REASON) -> None:
@@ -137,20 +147,21 @@ async def test_one_person_is_not_named_twice(world: World) -> None:
 async def test_the_agency_whose_case_it_is_signs_too(world: World) -> None:
     """R6: its legal staff, with a key of its own; without that the draft stays one, and the requester's reviewer signs for nobody else."""
     search_id = await world.drafted(originating_agency=EASTFIELD, originator=ORIGINATOR)
+    await world.node(EASTFIELD)
     sign(world, search_id)
     assert waits_for(world, search_id) == {"originator": str(ORIGINATOR)}
     for wrong in (second_reviewer(), person_key(ORIGINATOR, PersonRole.REVIEWER, "not on the roster")):
-        with pytest.raises((UnknownKeyError, SamePersonError)):
-            sign(world, search_id, wrong)
-    sign(world, search_id, person_key(ORIGINATOR, PersonRole.REVIEWER))
+        with pytest.raises((RequestError, UnknownKeyError)):
+            originate(world, search_id, wrong)
+    originate(world, search_id, person_key(ORIGINATOR, PersonRole.REVIEWER))
     assert state(world, search_id) == "granted"
     assert verify_grant(token_at(world, search_id), world.nodes[NORTHPORT].parties.trusted, NOW).claims.originating_agency == EASTFIELD
 
 
-async def test_the_originator_signs_what_it_is_or_refuses(world: World) -> None:
+async def test_the_originator_signs_at_its_own_node_or_refuses(world: World) -> None:
     search_id = await world.drafted(originating_agency=EASTFIELD, originator=ORIGINATOR)
-    with pytest.raises(RequestError, match="narrows"):
-        sign(world, search_id, person_key(ORIGINATOR, PersonRole.REVIEWER), less=Narrowing(cap=1))
+    with pytest.raises(RequestError, match="originating agency's own node"):
+        sign(world, search_id, person_key(ORIGINATOR, PersonRole.REVIEWER))
     refuse(world, search_id, person_key(ORIGINATOR, PersonRole.REVIEWER))
     assert state(world, search_id) == "refused"
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from agency_node.commands.decided import pack_states, show_decisions, show_pack_states, told_decision
 from agency_node.commands.output import AsJson, Folder, clock, member, plain, print_json, print_table, sentences
 from agency_node.errors import RequestError
 
@@ -256,11 +257,12 @@ def status(
         spent = Budgets(node.config.budgets, node.vault).spent(node.engine, clock()) if Role.HOLDER in node.config.roles else []
         found, weeks = node_status(node.engine, str(node.agency), spent), weeks_to_review(node.engine, clock())
         exigent = exigent_status(node.engine, clock())
+        packs = pack_states(node)
         if search:
             _show_search(node, search, found.searches, as_json=as_json)
             return
     if as_json:
-        print_json({**plain(found), "weeks_to_review": plain(weeks), "exigent": plain(exigent)})
+        print_json({**plain(found), "weeks_to_review": plain(weeks), "exigent": plain(exigent), "packs": packs})
         return
     if found.halted:
         typer.echo(f"HALTED: {found.halted}")
@@ -278,6 +280,7 @@ def status(
     for week in weeks:
         typer.echo(f"ledger of {week.week}: {week.rows} rows, nobody has signed for it{', and the review is overdue' * week.overdue} (R53)")
     _show_exigent(exigent)
+    show_pack_states(packs)
     typer.echo(f"{found.agency}: " + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found.counts.items()))
 
 
@@ -286,20 +289,24 @@ def _show_search(node: Node, search: str, own_searches: Sequence[SearchStatus], 
     from agency_node.commands.acting import acting  # noqa: PLC0415
     from agency_node.legal.decisions import read_told  # noqa: PLC0415
     from agency_node.overview import full_search_id, holder_events, journal_of  # noqa: PLC0415
+    from agency_node.policy.decisions import stored_decisions  # noqa: PLC0415
 
     with acting(node, "node status") as act:
         act.search_id = search_id = full_search_id(node.engine, search)
     journal, events = journal_of(node.engine, search_id), holder_events(node.engine, search_id)
     own = next((one for one in own_searches if one.search_id == search_id), None)  # none at a holder or custodian
     told = read_told(node.engine, node.vault, search_id, node.parties)
+    policy = stored_decisions(node.engine, node.vault, search_id)
     if as_json:
         decided = {} if told is None else {"decision": plain(told)}
-        print_json({"search_id": search_id, **({} if own is None else plain(own)), **decided, "events": events, "ledger": journal})
+        shown = {"events": events, "decisions": [told_decision(one) for one in policy], "ledger": journal}
+        print_json({"search_id": search_id, **({} if own is None else plain(own)), **decided, **shown})
     else:
         if own is not None and own.state == "lapsed":
             typer.echo(own.note)
         if told is not None:
             typer.echo(f"{told.what} by {told.reviewer} at {told.decided_at}: {told.reason}")
+        show_decisions(policy)
         print_table(f"ledger of {search_id}", dict.fromkeys(["at", "event", "detail"], False), [one.values() for one in journal])
 
 

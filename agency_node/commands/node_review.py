@@ -142,6 +142,7 @@ def _grant(node: Node, search: str, person: Path, narrowed: tuple[list[str], int
     from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
     from agency_node.legal.narrowing import Narrowing  # noqa: PLC0415
     from agency_node.legal.review import grant_draft, still_to_sign  # noqa: PLC0415
+    from agency_node.policy.approvals import packs_in_force  # noqa: PLC0415
     from agency_node.requester.near_duplicates import near_duplicates  # noqa: PLC0415
     from crypto.canonical import AgencyId  # noqa: PLC0415
 
@@ -160,6 +161,7 @@ def _grant(node: Node, search: str, person: Path, narrowed: tuple[list[str], int
             rule_of(node),
             administrator=node.config.administrator,
             less=Narrowing(tuple(AgencyId(one) for one in dropped), cap or None, rate or None),
+            packs=packs_in_force(node),
         )
         waits = still_to_sign(node.engine, node.vault, search)
     _say_signed(search, claims, waits, alike, as_json=as_json)

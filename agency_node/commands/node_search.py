@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agency_node.commands.decided import banners, packs_asked, print_forecast
 from agency_node.commands.described import reason_of, show, write_file
 from agency_node.commands.listed import check_listed, check_others
 from agency_node.commands.node import app, duration
@@ -44,7 +45,7 @@ def search(
     person: Person,
     second_reviewer: Annotated[str, typer.Option(help="A second legal reviewer, where one is not enough; both sign.")] = "",
     originating: Annotated[str, typer.Option("--originating-agency", help="Whose case it is, if another agency's (R6).")] = "",
-    originator: Annotated[str, typer.Option(help="The reviewer of that agency's legal office who signs as well.")] = "",
+    originator: Annotated[str, typer.Option(help="The reviewer of that agency's legal office, who signs with `node originate`.")] = "",
     statute: Annotated[str, typer.Option(help="The offence in your own code.")] = "",
     nibrs: Annotated[str, typer.Option(help="The offence as a NIBRS code, e.g. 13A.")] = "",
     purpose: Annotated[str, typer.Option(help="criminal_investigation, threat_to_life, missing_person, …")] = "criminal_investigation",
@@ -66,13 +67,16 @@ def search(
     with sentences(as_json):
         from agency_node.commands.acting import acting, person_key  # noqa: PLC0415
         from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
+        from agency_node.legal.review import read_draft  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
-        from agency_node.policy.engine import load_packs  # noqa: PLC0415
+        from agency_node.policy.approvals import packs_in_force  # noqa: PLC0415
+        from agency_node.policy.deciding import forecast  # noqa: PLC0415
         from agency_node.requester.drafting import SearchRequest, draft_search  # noqa: PLC0415
         from crypto.canonical import AgencyId, PersonId  # noqa: PLC0415
         from crypto.grant_basis import Event, Offence, ProbeSource, Purpose  # noqa: PLC0415
 
         node = open_node(folder, clock)
+        packs = packs_in_force(node)
         if not case.strip():
             raise RequestError("a search belongs to a case: --case, your own number for it")
         facts_salt = secrets.token_bytes(32)
@@ -92,7 +96,7 @@ def search(
             false_positives_per_million=rate,
             answer_within=duration(answer_within),
             valid_for=duration(valid_for),
-            policy_packs=[pack.sha256 for pack in load_packs(node.config.policy_packs)],
+            policy_packs=[pack.sha256 for pack in packs],
             second_reviewer=PersonId(second_reviewer) if second_reviewer else None,
             originating_agency=AgencyId(originating) if originating else None,
             originator=PersonId(originator) if originator else None,
@@ -108,10 +112,14 @@ def search(
             act.search_id = search_id = draft_search(
                 node.engine, node.vault, load_embedder(node.config.embedder), node.agency, discovery, request, investigator, clock()
             )
+            claims, _ = read_draft(node.engine, node.vault, search_id)
+            foreseen = forecast(node.engine, node.vault, claims, roster, packs, clock())
     waits = " and ".join(one for one in (reviewer, second_reviewer, originator) if one)
+    asked = packs_asked([one.decision for one in foreseen], packs)
     if as_json:
-        print_json({"search_id": str(search_id), "state": "drafted"})
+        print_json({"search_id": str(search_id), "state": "drafted", "policy": [one.told for one in foreseen], "packs": banners(asked)})
     else:
+        print_forecast(foreseen, asked)
         typer.echo(f"drafted {search_id}; it waits for {waits}: sealmatch node review {folder} --search {search_id}")
 
 

@@ -1,6 +1,7 @@
 """Legal staff decides about a draft: sees what was written, has the face's commitment checked, and signs, narrows or refuses with a reason.
 
-Whom the claims name signs: one or two reviewers, and for another agency's case that agency's legal staff (R6), in any order. States of a
+Whom the claims name signs: one or two reviewers here, and for another agency's case that agency's legal staff at its own node (R6,
+`originating`), in any order. States of a
 search here, in table `searches`: `drafted` while a signature of legal staff is missing; `narrowed` while the investigator has not signed
 what a reviewer narrowed, which begins all signatures anew (`narrowing`); `granted` with the last signature, with which an exigent grant's
 clock starts (R4).
@@ -31,6 +32,9 @@ from agency_node.legal.exigent import lapses_of_case, start_clock
 from agency_node.legal.narrowing import Narrowing, check_narrower, narrow
 from agency_node.legal.persons import PersonKey
 from agency_node.policy.clocks import STRICT_CLOCK, ExigentClock
+from agency_node.policy.deciding import check_policy
+from agency_node.policy.engine import PolicyEngine
+from agency_node.policy.inputs import Place
 from agency_node.requester.drafting import CASE, DRAFTED, STILL, TOKEN, CaseFile
 from agency_node.requester.near_duplicates import read_face
 from agency_node.tables import narrowings, search_holders, searches
@@ -105,36 +109,41 @@ def grant_draft(
     *,
     administrator: str = "",
     less: Narrowing = _AS_ASKED,
+    packs: Sequence[PolicyEngine] | None = None,
 ) -> GrantClaims:
     """Sign a draft in the capacity in which it names this person, after these checks in this order; what was signed is returned:
 
     1. it waits for signatures (`RequestError`), and this person has not signed it (`SamePersonError`)
     2. the person has no conflict of interest (R5, `RequestError`)
     3. the still gives the face that the investigator committed to (`RequestError`)
-    4. what is taken away is less than was asked for, and only a reviewer does that (`RequestError`)
+    4. what is taken away is less than was asked for (`RequestError`)
     5. every signature verifies against the pinned roster, and so does the whole grant once none is missing (`check_signatures`,
         `verify_grant`, every check)
+    6. the agency's own packs, None for the strict default, and those that bind an agency of it allow it (`PolicyRefusedError`, R6, R7)
+
+    An originator signs at the originating agency's own node, by that agency's own policy (`originating`), and not here (`RequestError`).
     """
     claims, token = read_draft(engine, vault, search_id)  # 1
     role = _role_of(claims, person)
+    if role is GrantRole.ORIGINATOR:
+        raise RequestError("the originator signs at the originating agency's own node: `sealmatch node originate` carries the draft there")
     if role in unverified_signers(token):
         raise SamePersonError(f"the {role.value.replace('_', ' ')} has signed this draft: one person signs once")
     check_no_conflict(engine, vault, claims, role, person, administrator)  # 2
     _check_face(engine, vault, embedder, search_id, claims)  # 3
     before = token
     if less:  # 4
-        if role is GrantRole.ORIGINATOR:
-            raise RequestError("a reviewer of the requesting agency's legal office narrows a draft: sign it as it is, or refuse")
         claims = narrow(claims, less)
         token = unsigned_grant(claims)
     signed = add_signature(token, role, person.signing_key)
     missing = check_signatures(signed, roster, now)  # 5
     if not missing:
         verify_grant(signed, roster, now)
+    check_policy(engine, vault, claims, roster.at(now), packs, Place.REQUESTING, now)  # 6
     with engine.begin() as connection:
         if less:
             _keep_narrowed(connection, vault, search_id, before, claims, person, now)
-        _keep_signed(connection, vault, search_id, before, signed, claims, missing, clock, now)
+        keep_signed(connection, vault, search_id, before, signed, claims, missing, clock, now)
         named = f"as its {role.value.replace('_', ' ')}"
         said: Told = {"actor": str(person.person_id), "subject": f"grant {claims.grant_id}"}
         record(connection, now, search_id, "signed", named, about=About.of(claims), **said)
@@ -172,7 +181,7 @@ def accept_narrowed(
     if not missing:
         verify_grant(signed, roster, now)
     with engine.begin() as connection:
-        _keep_signed(connection, vault, search_id, token, signed, claims, missing, clock, now)
+        keep_signed(connection, vault, search_id, token, signed, claims, missing, clock, now)
         said: Told = {"actor": str(investigator.person_id), "subject": f"grant {claims.grant_id}"}
         record(connection, now, search_id, "accepted", "as it was narrowed, by its investigator", **said)
         if not missing:
@@ -236,7 +245,7 @@ def _keep_narrowed(
     connection.execute(delete(search_holders).where(dropped))
 
 
-def _keep_signed(
+def keep_signed(
     connection: Connection,
     vault: Vault,
     search_id: str,

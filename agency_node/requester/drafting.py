@@ -67,7 +67,8 @@ class SearchRequest:
     policy_packs: Sequence[bytes]
     second_reviewer: PersonId | None = None
     originating_agency: AgencyId | None = None
-    """Whose case it is, where it is another agency's (R6); `originator` is the reviewer of its legal office who signs too."""
+    """Whose case it is, where it is another agency's (R6); `originator` is the reviewer of its legal office who signs too
+    (`legal.originating`)."""
     originator: PersonId | None = None
     facts: str = field(default="", repr=False)
     facts_salt: bytes = field(default=b"", repr=False)
