@@ -45,7 +45,9 @@ from agency_node.tables import (
     held_grants,
     layouts,
     leads,
+    legal_decisions,
     metadata,
+    narrowings,
     outbox,
     probe_faces,
     records,
@@ -98,10 +100,21 @@ SEALED: Final[Mapping[tuple[Table, str], tuple[str, Bound]]] = {
     (block_keys, "sealed_key"): ("template key", lambda row: int(row.block).to_bytes(8, "big")),
     (layouts, "sealed_layout"): ("layout", lambda row: str(row.layout_id).encode()),
     (answers, "sealed_root"): ("answer-root", lambda row: str(row.search_id).encode()),
+    (legal_decisions, "sealed_reason"): ("legal-reason", lambda row: str(row.search_id).encode()),
+    (narrowings, "sealed_draft"): ("draft-before-narrowing", lambda row: str(row.search_id).encode()),
     (exigent_grants, "sealed_salt"): ("case-salt", lambda row: bytes(row.case_tag)),
     (answers, "sealed_release"): ("holder-release", lambda row: str(row.search_id).encode()),
 }
 """Every sealed column of a node's store: its purpose, and what a blob is bound to."""
+NOT_IN_THIS_RUN: Final = frozenset(
+    {
+        ("searches", "sealed_search_key"),
+        ("exigent_grants", "sealed_salt"),
+        ("legal_decisions", "sealed_reason"),
+        ("narrowings", "sealed_draft"),
+    }
+)
+"""Columns that are empty at its end: the key is destroyed; no exigent search lapsed, no draft was narrowed or refused, no grant revoked."""
 
 
 def sealed_columns() -> set[tuple[Table, str]]:

@@ -33,7 +33,7 @@ from crypto.notices import Refusal, RefusalReason, RevocationQuery, RevocationSt
 from crypto.roster import Roster
 from crypto.roster_entries import AgencyRole, PersonRole
 from crypto.wire import MessageId
-from tests.exigent_world import entries, later
+from tests.exigent_world import entries, later, restart
 from tests.face_samples import plain_picture
 from tests.node_world import World, investigator, node_key, person_key, reviewer, search_claims
 from tests.node_world_broker import leaf_of
@@ -247,6 +247,20 @@ async def test_an_old_statement_is_asked_for_again_and_its_replay_counts_for_not
     assert released(world)
 
 
+async def test_a_lost_question_is_asked_once_more(world: World) -> None:
+    """Not every round, but once an hour: a broker that lost it by accident costs that hour, and no release."""
+    await in_custody(world)
+    world.broker.boxes[NORTHPORT_LAW].clear()
+    first = nonce_of(world)
+    await world.run(OVERSIGHT, rounds=5)
+    assert world.broker.boxes[NORTHPORT_LAW] == []
+    await later(world, hours=1, rounds=1, without=(NORTHPORT_LAW,))
+    assert len(world.broker.boxes[NORTHPORT_LAW]) == 1
+    assert nonce_of(world) != first
+    await world.run(NORTHPORT_LAW, OVERSIGHT, rounds=1)
+    assert released(world)
+
+
 async def test_a_broker_that_hides_a_revocation_stops_the_release_and_starts_none(world: World) -> None:
     """Log entry, notices and the office's "ended" are all kept from everybody."""
     content = await in_custody(world)
@@ -308,6 +322,21 @@ async def test_everybody_is_told_and_the_log_says_so(world: World) -> None:
     assert [row.state for row in world.nodes[OVERSIGHT].rows(custody)] == ["lapsed"]
     assert entries(world, EntryKind.REVOCATION, content.digest) == 1
     assert not released(world)
+
+
+async def test_an_office_whose_process_dies_goes_on_telling_and_tells_once(world: World) -> None:
+    """Killed after every round: one notice to each party, one entry."""
+    content = await in_custody(world)
+    revoke(world, content)
+    office = world.nodes[NORTHPORT_LAW]
+    for _ in range(4):
+        await office.work()
+        restart(office)
+        await office.send()
+        restart(office)
+    notices = [one for one in world.broker.carried if one.header.message_type is MessageType.REFUSAL]
+    assert sorted(one.header.recipient for one in notices) == sorted(ALL_BUT_THE_OFFICE)
+    assert entries(world, EntryKind.REVOCATION, content.digest) == 1
 
 
 async def test_the_log_alone_ends_it_where_no_notice_comes(world: World) -> None:

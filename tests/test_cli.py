@@ -99,7 +99,7 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
         "log verify",
         *(f"node {name}" for name in ("init", "serve", "enrol", "expunge", "status", "search", "review", "release", "cancel", "disclose")),
         *(f"node {name}" for name in ("ledger", "preflight", "statement", "evaluated")),
-        *(f"node {name}" for name in ("ratify", "unseal", "originate")),
+        *(f"node {name}" for name in ("ratify", "unseal", "originate", "accept", "revoke")),
         *(f"person {name}" for name in ("init", "discovery")),
         *(f"policy {name}" for name in ("explain", "test", "diff", "list", "approve", "adopt")),
         *(f"roster {name}" for name in ("office-key", "countersign", "root-key", "root-set", "draft", "sign", "show")),
@@ -139,6 +139,8 @@ def test_an_error_is_one_sentence_on_standard_error(name: str, as_json: bool, tm
         "node init": "node init nowhere --agency a-pd --name A --jurisdiction us-wi-a --role holdr --officer O --broker http://127.0.0.1:1 "
         f"--mode demo --root-fingerprint {'a' * 64}",
         "node serve": "node serve nowhere",
+        "node accept": "node accept nowhere --search 00 --person there",
+        "node revoke": "node revoke nowhere --search 00 --person there --reason none",
         "node enrol": "node enrol nowhere --folder . --table there",
         "node expunge": "node expunge nowhere L-1 --reason error",
         "node cancel": "node cancel nowhere 12",

@@ -18,6 +18,7 @@ from sqlalchemy import update
 
 from agency_node.errors import RequestError
 from agency_node.legal.decisions import read_told
+from agency_node.legal.exigent import ratify_search
 from agency_node.legal.narrowing import Narrowing, check_narrower, narrow
 from agency_node.legal.originating import sign_as_originator, take_originators_signature
 from agency_node.legal.persons import PersonKey
@@ -34,7 +35,7 @@ from crypto.grant import check_signatures, verify_grant
 from crypto.grant_claims import GrantClaims, GrantRole
 from crypto.grant_token import add_signature, unsigned_grant
 from crypto.roster_entries import PersonRole
-from tests.exigent_world import exigent, second_reviewer
+from tests.exigent_world import exigent, ratify, second_reviewer
 from tests.face_samples import plain_picture
 from tests.node_world import STILL, PixelEmbedder, World, investigator, person_key, reviewer, search_request
 from tests.sample_federation import (
@@ -328,6 +329,19 @@ async def test_a_reviewer_who_investigates_the_case_does_not_decide_about_it(wor
     cancel_search(node.engine, own, world.clock())
     sign(world, same_case, second_reviewer())
     assert state(world, same_case) == "granted"
+
+
+@pytest.mark.rule("R5")
+async def test_a_conflict_ratifies_nothing_either(world: World) -> None:
+    """R5: an exigent grant is ratified by a second reviewer for whom the same holds."""
+    node = world.nodes[NORTHPORT]
+    search_id = await world.drafted(**exigent())
+    sign(world, search_id)
+    with pytest.raises(RequestError, match=r"administers this node.*\(R5\)"):
+        ratify_search(node.engine, node.vault, node.parties.trusted, search_id, second_reviewer(), world.clock(), administrator=str(BOTH))
+    assert [row.state for row in node.rows(exigent_grants)] == ["running"]
+    ratify(world, search_id)
+    assert [row.state for row in node.rows(exigent_grants)] == ["ratified"]
 
 
 @pytest.mark.rule("R5")

@@ -255,7 +255,8 @@ class Department:
 
     @property
     def total_bytes(self) -> int:
-        """All messages of a search, each counted once; releases and receipts, some thousand bytes, are left out."""
+        """All messages of a search, each counted once; releases, receipts and the word that the grant stands, some thousand bytes, are left
+        out."""
         return self.sent_by_requester + self.holders * self.sent_by_holder
 
     @property

@@ -39,7 +39,7 @@ STEPS = (
     Step("probe and grant to the holder", "holder", "SELECT max(claimed_at) FROM answers WHERE search_id = :search", ("grant", "probe")),
     Step("holder's scan and answer", "holder", _LEDGER.format("queued answer")),
     Step("answer to the requester", "requester", _RECEIVED.format("answer"), ("answer", "mask-share", "deletion-receipt")),
-    Step("opening", "requester", _LEDGER.format("queued opened-scores")),
+    Step("opening", "requester", _LEDGER.format("queued opened-scores"), ("revocation-query", "revocation-statement")),  # beside it
     Step("opened values to the custodian", "custodian", _RECEIVED.format("opened-scores"), ("opened-scores",)),
     Step("release", "custodian", _LEDGER.format("released")),
     Step(

@@ -141,7 +141,8 @@ def serve(
             if as_json:
                 print_json({"ready": True, "agency": str(node.agency)})
             else:
-                typer.echo(f"{node.agency} serves {', '.join(role.value for role in node.config.roles)} at {node.config.broker}", err=True)
+                serves = ", ".join(role.value for role in node.config.roles) or "as a legal office"
+                typer.echo(f"{node.agency} serves {serves} at {node.config.broker}", err=True)
 
         try:
             serve_node(node, on_ready)

@@ -42,7 +42,8 @@ def ratify(
 
         node = open_node(folder, clock)
         search = full_search_id(node.engine, search)
-        at = ratify_search(node.engine, node.vault, node.parties.trusted, search, read_person_key(person), clock())
+        key, administrator = read_person_key(person), node.config.administrator
+        at = ratify_search(node.engine, node.vault, node.parties.trusted, search, key, clock(), administrator=administrator)
     if as_json:
         print_json({"search_id": search, "state": "ratified", "ratified_at": format_moment(at)})
         return

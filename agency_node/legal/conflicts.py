@@ -1,7 +1,7 @@
 """Who must not decide about a draft, though the roster lists them as a reviewer: a conflict of interest is refused with a sentence (R5).
 
 Invariants: whoever has any other part in the draft, investigates the same case, or administers the machine that the drafts lie on, signs no
-grant of it. Stopping is not limited: a person with a conflict may refuse a draft or take a grant back.
+grant of it and ratifies none. Stopping is not limited: a person with a conflict may refuse a draft or take a grant back.
 
 Left to others: that persons and keys are those of the grant (`crypto.grant`), and that one person does not sign twice (there, too).
 """

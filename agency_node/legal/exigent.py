@@ -18,13 +18,14 @@ from sqlalchemy import Connection, Engine, Row, func, insert, select, update
 
 from agency_node.errors import RequestError
 from agency_node.journal import record, stamp
+from agency_node.legal.conflicts import check_no_conflict
 from agency_node.legal.persons import PersonKey
 from agency_node.policy.clocks import ExigentClock
 from agency_node.requester.drafting import TOKEN
 from agency_node.tables import exigent_grants, lapse_notices, searches
 from agency_node.vault import Vault
 from crypto.grant_basis import BasisKind
-from crypto.grant_claims import GrantClaims
+from crypto.grant_claims import GrantClaims, GrantRole
 from crypto.grant_token import unverified_claims
 from crypto.moments import parse_moment, round_moment
 from crypto.ratification import Ratification, verify_ratification
@@ -66,11 +67,14 @@ def start_clock(connection: Connection, claims: GrantClaims, clock: ExigentClock
     record(connection, now, claims.search_id, "exigent clock started", f"to be ratified before {stamp(ratify_by)}")
 
 
-def ratify_search(engine: Engine, vault: Vault, roster: TrustedRoster, search_id: str, person: PersonKey, now: datetime) -> datetime:
+def ratify_search(
+    engine: Engine, vault: Vault, roster: TrustedRoster, search_id: str, person: PersonKey, now: datetime, *, administrator: str = ""
+) -> datetime:
     """Sign the ratification of an exigent grant as a second reviewer and store it; the serving node tells holders and custodians.
 
     1. an exigent grant of that id runs here (`RequestError`), and its clock is not over (`RequestError`)
     2. the ratification verifies (`verify_ratification`, every check: another person, a reviewer of the legal office, trained)
+    3. the person has no conflict of interest (R5, `RequestError`)
     Returns the moment that it names.
     """
     with engine.begin() as connection:
@@ -87,6 +91,7 @@ def ratify_search(engine: Engine, vault: Vault, roster: TrustedRoster, search_id
     said = Ratification(claims.search_id, claims.digest, person.person_id, round_moment(now))
     document = said.sign(person.signing_key)
     verify_ratification(document, claims, roster.at(now), ratify_by, now)  # 2
+    check_no_conflict(engine, vault, claims, GrantRole.SECOND_REVIEWER, person, administrator)  # 3
     with engine.begin() as connection:
         running = (exigent_grants.c.search_id == search_id) & (exigent_grants.c.state == RUNNING)
         values = {"state": RATIFIED, "ended_at": stamp(now), "ratification": document}

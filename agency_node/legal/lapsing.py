@@ -141,9 +141,11 @@ class ExigentClocks:
             messages = select(outbox.c.recipient).where(of_search, outbox.c.kind == MESSAGE)
             knows = set(connection.execute(messages.where(outbox.c.name == str(MessageType.GRANT), outbox.c.state == SENT)).scalars())
             told = set(connection.execute(messages.where(outbox.c.name == str(MessageType.RATIFICATION))).scalars())
+        claims = unverified_claims(self._vault.open(TOKEN, sealed, row.search_id.encode("ascii")))
+        knows &= {*claims.holders, *claims.custodians}  # who keeps a clock of its own; a legal office does not
         if knows <= told:
             return
-        conversation = Conversation.of(unverified_claims(self._vault.open(TOKEN, sealed, row.search_id.encode("ascii"))))
+        conversation = Conversation.of(claims)
         for agency in sorted(knows - told):
             try:
                 key = SealTo.statement(await self._parties.week_key(AgencyId(agency)))
