@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from sqlalchemy import Connection, Engine, insert, select
@@ -46,6 +46,8 @@ from crypto.witness import CheckpointPolicy, check_checkpoint
 
 ACT_WAIT_S: Final = 3.0
 """How long an act waits for a head that allows it before it is put off."""
+ROSTER_AGAIN: Final = timedelta(seconds=10)
+"""How long a roster that the log has and this node has not is not asked for again: it may be long, and many messages may wait for it."""
 _AGAIN_S: Final = 0.05
 """Between two looks for a head that more witnesses have cosigned."""
 
@@ -71,6 +73,7 @@ class LogFollower:
         self._lock = asyncio.Lock()
         self._latest: SignedCheckpoint | None = None
         self._waited_for: set[tuple[bytes, EntryKind | None]] = set()
+        self._roster_asked_at: datetime | None = None
         self._mirror = LogMirror()
         self._reload()
 
@@ -139,13 +142,20 @@ class LogFollower:
         try:
             return await self._checked(grant, grant_digest, entered, wait_s)
         except UnloggedRosterError:
-            before = self._parties.trusted
-            with contextlib.suppress(BrokerError, PeerError):  # what is wrong with the roster is said where rosters are refreshed
-                await self._parties.refresh()
-            self._check_not_halted()
-            if self._parties.trusted.version == before.version:
+            if not await self._has_newer_roster():
                 raise
         return await self._checked(grant, grant_digest, entered, wait_s)
+
+    async def _has_newer_roster(self) -> bool:
+        """Ask the broker for its roster, unless that was done a moment ago; whether a newer one is trusted now."""
+        now, before = self._clock(), self._parties.trusted.version
+        if self._roster_asked_at is not None and abs(now - self._roster_asked_at) < ROSTER_AGAIN:
+            return False
+        self._roster_asked_at = now
+        with contextlib.suppress(BrokerError, PeerError):  # what is wrong with the roster is said where rosters are refreshed
+            await self._parties.refresh()
+        self._check_not_halted()
+        return self._parties.trusted.version > before
 
     async def _checked(self, grant: ActingParties, grant_digest: bytes, entered: EntryKind | None, wait_s: float) -> Checkpoint:
         self._check_not_halted()  # 1

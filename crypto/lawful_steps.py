@@ -219,7 +219,7 @@ _ERRORS: Final[Mapping[type[errors.PeerError], Explanation]] = MappingProxyType(
         errors.UnloggedRosterError: Explanation(
             "roster-not-logged",
             "The log does not hold the roster that is trusted here as its last one",
-            "Have the broker's operator install and enter the newest roster (`sealmatch broker roster`); until then nothing is done.",
+            "Have the broker's operator install the newest roster, which enters it; until then nothing is done.",
         ),
         errors.RevokedError: Explanation(
             "grant-revoked",

@@ -13,12 +13,14 @@ from typing import Any, Final
 
 import pytest
 
-from agency_node import follower
+from agency_node import follower, preflight
 from agency_node.grants import GrantDesk
-from agency_node.holder import answering
+from agency_node.holder import answering, blocks
 from agency_node.holder.budgets import Budgets
 from agency_node.legal import lapsing, review
 from agency_node.policy import engine
+from agency_node.requester import leads
+from broker.nonces import Nonces
 from crypto import grant_claims, roster_entries
 from crypto.grant_basis import GrantReason
 from crypto.grant_claims import GrantTerms
@@ -38,6 +40,22 @@ def nothing(*_args: Any, **_named: Any) -> None:
 
 async def nothing_awaited(*_args: Any, **_named: Any) -> None:
     """In place of a check that waits."""
+
+
+class NoCipher:
+    """In place of an AEAD: what goes in comes out, with room for a tag."""
+
+    def __init__(self, key: bytes) -> None:
+        del key
+
+    def encrypt(self, _nonce: bytes, data: Any, _bound: bytes) -> bytes:
+        """The bytes as they are."""
+        return bytes(data) + bytes(16)
+
+
+def finds_nothing(*_args: Any) -> tuple[()]:
+    """In place of a look that yields what blocks."""
+    return ()
 
 
 def replaced(place: object, name: str, value: object = nothing) -> Callable[[pytest.MonkeyPatch], None]:
@@ -94,9 +112,15 @@ SWITCHES: Final[dict[str, Switch]] = {
     "R11": Switch("the packs' policies on assemblies and protected activity", without_policies_of(11)),
     "R14": Switch("the last day of training", replaced(roster_entries.Person, "check_trained")),
     "R16": Switch("the officer's name", replaced(roster_entries, "check_text")),
+    "R17": Switch("preflight's look at the posted policy", replaced(preflight, "_public_basis", finds_nothing)),
+    "R18": Switch("preflight's look at the approval", replaced(preflight, "_public_basis", finds_nothing)),
     "R22": Switch("the deletion of an answered probe", replaced(answering.Answering, "_forget_probe")),
+    "R28": Switch("the sealing of templates at rest", replaced(blocks, "AESGCM", NoCipher)),
     "R32": Switch("the limit of the cap", replaced(grant_claims, "MAX_CAP", 10**6)),
+    "R34": Switch("the words beside every list of leads", replaced(leads, "LEAD_NOTICE", "")),
+    "R47": Switch("preflight's look for persons' keys in a node's folder", replaced(preflight, "_keys", finds_nothing)),
     "R48": Switch("the packs' policies on where information may lie", without_policies_of(48)),
+    "R49": Switch("a request's nonce, good once (the rule's factors, locks and time limits are not here)", replaced(Nonces, "spend")),
     "R57": Switch("the counting of searches", replaced(Budgets, "spend")),
     "R60": Switch("the holder's own decision", replaced(answering, "decide_all", allow_all)),
     "R76": Switch("the log's word before an act", replaced(GrantDesk, "check_act", nothing_awaited)),

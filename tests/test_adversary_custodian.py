@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from crypto import ring
 from crypto.opening import _open_exact, middle
@@ -74,6 +75,7 @@ def divided(y: ring.U32, a: ring.U32, b: ring.U32) -> ring.U32:
     return ring.multiply(ring.forward(ring.subtract(y, b)), inverses)
 
 
+@pytest.mark.rule("R56")
 def test_attack_exact_y_is_the_secret_key_and_y16_is_not() -> None:
     """A custodian to whom a holder shows the answer: one division gives the key from exact y, and nothing from `Y16`."""
     rng = np.random.default_rng(44)

@@ -81,6 +81,7 @@ async def test_an_unknown_address_and_another_method(world: World) -> None:
     assert problem(await world.ask("PATCH", "/v1/grants")) == (405, "method-not-allowed")
 
 
+@pytest.mark.rule("R49")
 async def test_a_request_is_accepted_once(world: World) -> None:
     request = world.client.build_request("GET", "/v1/roster")
     request.headers.update(

@@ -308,6 +308,7 @@ async def test_entries_of_a_grant_are_limited_but_its_end_always_gets_in(tmp_pat
         assert (await world.post_entry(entry_of(EntryKind.REVOCATION, CLAIMS.digest), CLAIMS.digest, NORTHPORT_LAW)).status_code == 201
 
 
+@pytest.mark.rule("R59")
 async def test_a_grant_leaves_no_person_in_the_store(world: World) -> None:
     """The broker keeps routing facts; who signed passes through. The roster names persons, so what is counted is what the grant adds."""
     names = [*CLAIMS.signatories.values(), "26-CF-101", "13A", "signatures"]

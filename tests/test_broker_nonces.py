@@ -41,6 +41,7 @@ def signed(world: World, nonce: bytes, path: str = "/v1/roster") -> httpx.Reques
 # --- requests ---
 
 
+@pytest.mark.rule("R49")
 async def test_a_nonce_serves_one_request(world: World) -> None:
     nonce = world.nonce()
     request = signed(world, nonce)

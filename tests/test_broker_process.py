@@ -49,7 +49,7 @@ from crypto.parts import split_message
 from crypto.request_signature import fresh_nonce, sign_request
 from crypto.roster import Roster
 from tests.broker_world import ROSTER, entry_of, frame, grant_entry, node_key
-from tests.sample_federation import LAKESIDE, NORTHPORT, VENDOR, claims, sign_roster, token_of
+from tests.sample_federation import LAKESIDE, NORTHPORT, VENDOR, claims, sign_roster, token_of, with_agency
 
 ORIGIN = "log.example.org/2026"
 PATIENCE_S = 60
@@ -63,10 +63,11 @@ def now() -> datetime:
 def current_roster(log: LogKey) -> Roster:
     """The sample roster, valid and its persons trained today."""
     trained = (now() + timedelta(days=30)).date()
-    agencies = tuple(
-        replace(agency, persons=tuple(replace(person, trained_until=trained) for person in agency.persons)) for agency in ROSTER.agencies
-    )
-    return replace(ROSTER, log=log, agencies=agencies, expires=round_moment(now() + timedelta(days=30)))
+    current = replace(ROSTER, log=log, expires=round_moment(now() + timedelta(days=30)))
+    for agency in ROSTER.agencies:
+        persons = tuple(replace(person, trained_until=trained) for person in agency.persons)
+        current = with_agency(current, agency.agency_id, persons=persons)
+    return current
 
 
 def current_claims() -> GrantClaims:
@@ -259,7 +260,7 @@ def test_tls_with_a_certificate_of_ones_own(broker: Broker, tmp_path: Path) -> N
     broker.start("--tls-certificate", str(certificate), "--tls-key", str(key))
     context = ssl.create_default_context(cafile=str(certificate))
     reply = httpx.get(f"https://127.0.0.1:{broker.port}/healthz", verify=context, trust_env=False, timeout=PATIENCE_S)
-    assert reply.json() == {"status": "ok", "log_size": 0}
+    assert reply.json() == {"status": "ok", "log_size": 1}  # the roster's entry
     alone = CliRunner().invoke(cli.app, ["serve", str(broker.folder), "--tls-key", str(key)])
     assert alone.exit_code == 2
     broken = CliRunner().invoke(cli.app, ["serve", str(broker.folder), "--tls-key", str(key), "--tls-certificate", str(key)])
@@ -289,7 +290,9 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_promised(broker: Broker) ->
     content = current_claims()
     leaf = grant_entry(content.digest)
     assert broker.enter_grant(content, leaf).status_code == 201
-    promised: list[tuple[LogEntry, int]] = [(leaf, 0)]
+    installed = LogEntry.from_bytes(broker.leaves()[0])
+    assert installed.kind is EntryKind.ROSTER_CHANGE
+    promised: list[tuple[LogEntry, int]] = [(installed, 0), (leaf, 1)]
     queued: list[Message] = []
     heads: list[Checkpoint] = [broker.head().checkpoint]
     sequence = 0

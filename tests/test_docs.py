@@ -329,6 +329,7 @@ def test_the_readme_shows_what_a_whole_demonstration_prints(tmp_path: Path) -> N
 # --- names of tests, links, pictures --------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("R58")
 @each_page(PAGES)
 def test_named_tests_exist(page: Path) -> None:
     """Every `tests/….py` and every `tests/….py::test_…` of a page."""

@@ -243,6 +243,7 @@ def on_disk(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.glob("node.sqlite*")))
 
 
+@pytest.mark.rule("R28")
 def test_the_disk_shows_neither_numbers_nor_templates_nor_pictures(store: RecordStore, engine: Engine, tmp_path: Path) -> None:
     picture = RANDOM.bytes(3000)
     batch = [new(f"BOOKING-{i:04d}-SECRET", photograph=picture, media=Media.PNG) for i in range(40)]

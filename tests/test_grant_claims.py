@@ -317,6 +317,7 @@ PRIVATE: dict[str, bytes] = {
 MEETING = replace(CLAIMS, event=Event.PROTEST_OR_ASSEMBLY)
 
 
+@pytest.mark.rule("R59")
 @pytest.mark.parametrize("private", PRIVATE.values(), ids=PRIVATE)
 def test_what_the_broker_is_given_holds_nothing_of_the_reason(private: bytes) -> None:
     whole = token_of(MEETING)

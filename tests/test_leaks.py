@@ -243,6 +243,7 @@ def bytes_of(run: Run, party: str) -> dict[str, bytes]:
 PARTIES = [BROKER, NORTHPORT, EASTFIELD, LAKESIDE, BOARD]
 
 
+@pytest.mark.rule("R59")
 @pytest.mark.parametrize("party", PARTIES)
 def test_no_party_has_a_byte_of_what_it_may_not_know(run: Run, party: str) -> None:
     parts = bytes_of(run, party)
@@ -298,6 +299,7 @@ def test_the_run_has_every_sealed_type(run: Run) -> None:
     assert {one.kind for one in run.sealed} == set(SEALED_TYPES) - ELSEWHERE
 
 
+@pytest.mark.rule("R59")
 def test_the_brokers_keys_open_nothing_that_passed(run: Run) -> None:
     assert len(run.sealed) >= 21
     assert run.broker_keys

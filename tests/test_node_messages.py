@@ -211,6 +211,7 @@ async def test_signed_nonsense_of_every_type_ends_as_a_refusal(
         await world.goes_on(party, search_claims(1))
 
 
+@pytest.mark.rule("R56")
 @by_each
 async def test_a_body_that_is_none_inside_a_true_seal(world: World, party: AgencyId) -> None:
     """Sealed and signed by its rightful sender, with random bytes inside."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agency_node.follower import ROSTER_AGAIN
 from agency_node.requester.leads import list_leads
 from agency_node.tables import answers, custody, held_grants, searches
 from agency_node.verification import verify_log
@@ -211,6 +212,9 @@ async def test_a_node_that_is_served_an_old_roster_does_nothing_until_it_has_the
     assert (node.state_of(message)[0], node.rows(held_grants)) == ("waiting", [])
     assert "later roster" in node.state_of(message)[1]
     world.broker.rosters[2] = sign_roster(roster(2))
+    await node.work()
+    assert node.state_of(message)[0] == "waiting"  # it asked a moment ago: many messages are one question
+    world.clock.now += ROSTER_AGAIN
     await node.work()
     assert node.state_of(message)[0] == "done"
     assert node.parties.trusted.version == 2
