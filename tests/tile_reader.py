@@ -1,7 +1,7 @@
 """A reader of a tiled log, written from the text of C2SP's tlog-tiles, tlog-checkpoint and signed-note and from RFC 6962 alone.
 
-The independent twin of `crypto.tiles` and `agency_node.log_bundle`: nothing of `crypto` is used here, paths and hashes are computed in their
-own words, and signatures are checked by PyNaCl.
+The independent twin of `crypto.tiles` and `agency_node.log_bundle`: nothing of `crypto` is used here, paths and hashes are computed in
+their own words, and signatures are checked by PyNaCl.
 """
 
 from __future__ import annotations
