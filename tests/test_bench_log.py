@@ -63,7 +63,6 @@ def test_a_verification_that_counts_wrong_is_no_figure(monkeypatch: pytest.Monke
     real = verify_bundle
 
     def off_by_one(*given: Any, **named: Any) -> Any:
-        from dataclasses import replace  # noqa: PLC0415
 
         return replace(real(*given, **named), size=599)
 
