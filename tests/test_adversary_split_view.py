@@ -22,7 +22,7 @@ from agency_node.facts import Fact
 from agency_node.follower import LogFollower
 from agency_node.keyring import WITNESS_KEY_FILE, Keyring
 from agency_node.parties import Parties
-from agency_node.tables import answers, custody, outbox
+from agency_node.tables import custody, custody_parts, outbox
 from agency_node.vault import Vault
 from agency_node.witness import Witness
 from crypto.canonical import AgencyId
@@ -30,10 +30,13 @@ from crypto.checkpoint import SignedCheckpoint, check_continues
 from crypto.entries import EntryKind
 from crypto.errors import ConsistencyError, WitnessError
 from crypto.ledger import MerkleTree, leaf_hash
+from crypto.message_types import MessageType
+from crypto.notices import Refusal, RefusalReason
+from crypto.wire import MessageId
 from crypto.witness import CheckpointPolicy
 from tests.node_samples import Clock, MemoryBroker, cosigned, fact, head_of, leaf, other_leaves, store
 from tests.node_world import World, WorldNode, search_claims
-from tests.sample_federation import BOARD, NORTHPORT_BOARD, OVERSIGHT, digest, root_set, roster, signing_key
+from tests.sample_federation import BOARD, LAKESIDE, NORTHPORT_BOARD, OVERSIGHT, digest, root_set, roster, signing_key
 from tests.test_log_bundle import AT, FINGERPRINT, note_of, write
 
 VAULT = Vault(bytes(range(32)))
@@ -180,19 +183,21 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 @FORKS
-async def test_a_running_custodian_is_halted_by_the_share_of_a_holder_that_saw_another_fork(world: World, other: list[bytes]) -> None:
-    """The holder answered on its side. Its mask share carries that head; the custodian takes nothing of it into custody."""
+async def test_a_running_custodian_is_halted_by_the_message_of_a_holder_that_saw_another_fork(world: World, other: list[bytes]) -> None:
+    """Every frame carries its sender's head, here a holder's refusal. The custodian takes nothing of it, and keeps both notes."""
     custodian = await world.node(OVERSIGHT)
     world.broker.log[:] = other
     world.broker.cosign_again()
     await custodian.follower.follow()
     seen_by_holder = cosigned(head_of(TO_HOLDER), BOARD, OVERSIGHT)
-    await world.requester_with_key(CLAIMS)
-    note = world.grant(CLAIMS, OVERSIGHT, checkpoint=seen_by_holder)
-    world.post(OVERSIGHT, note)
+    refusal = Refusal(MessageId("ab" * 32), RefusalReason.MALFORMED)
+    world.post(OVERSIGHT, world.message(MessageType.REFUSAL, refusal, CLAIMS, LAKESIDE, OVERSIGHT, checkpoint=seen_by_holder))
     await _until_halted(custodian)
     assert facts.halted(custodian.engine)
-    assert custodian.rows(custody) == custodian.rows(answers) == custodian.rows(outbox) == []
+    shown = fact(custodian.engine, Fact.EVIDENCE_SHOWN)
+    assert shown is not None
+    assert SignedCheckpoint.from_bytes(shown).checkpoint == seen_by_holder.checkpoint
+    assert custodian.rows(custody_parts) == custodian.rows(custody) == custodian.rows(outbox) == []
 
 
 async def _until_halted(node: WorldNode) -> None:

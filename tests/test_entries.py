@@ -189,6 +189,28 @@ def test_an_entry_cut_or_altered_anywhere_is_refused_or_another_entry() -> None:
             assert other.to_bytes() == changed
 
 
+@given(
+    st.sampled_from(EntryKind),
+    st.dates(date(2000, 1, 1), date(2099, 12, 31)),
+    st.lists(st.binary(min_size=32, max_size=32), min_size=2, max_size=5, unique=True),
+    st.integers(0, 1 << 20),
+    st.sampled_from([b"", b"0", b'"', b",", b"\n", b"}", b"F", "é".encode()]),
+)
+def test_the_quick_reader_says_what_the_strict_one_says(kind: EntryKind, day: date, hashes: list[bytes], place: int, put: bytes) -> None:
+    """The slow twin reads the JSON itself; on good entries and on damaged ones both give the same entry, or the same error."""
+    good = LogEntry(kind, day, hashes[0], tuple(hashes[1:])).to_bytes()
+    at = place % len(good)
+    for data in (good, good[:at] + put + good[at + 1 :], good[:at] + put + good[at:]):
+        said: list[object] = []
+        for read in (LogEntry.from_bytes, LogEntry._from_json):
+            try:
+                said.append(read(data))
+            except EncodingError as error:
+                said.append((type(error), str(error)))
+        assert said[0] == said[1]
+        assert data != good or isinstance(said[0], LogEntry)
+
+
 def test_fields_out_of_range_make_no_entry() -> None:
     good = some_entry()
     for commitments in ((), good.commitments[:1] * 2, (b"short",), tuple(bytes([number]) * 32 for number in range(MAX_COMMITMENTS + 1))):
