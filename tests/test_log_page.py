@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tests.test_walkthrough import Terminal, typed
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(tmp_path / "bundle")
     write(tmp_path / "bundle-of-last-month", LOG[:200])
     fork = [*LOG[:200], *other_leaves(3, "another history"), leaf(EntryKind.GRANT, digest("hidden"))]
