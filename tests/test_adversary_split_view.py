@@ -22,14 +22,18 @@ from agency_node.facts import Fact
 from agency_node.follower import LogFollower
 from agency_node.keyring import WITNESS_KEY_FILE, Keyring
 from agency_node.parties import Parties
-from agency_node.tables import answers, custody, outbox
+from agency_node.tables import custody, custody_parts, outbox
 from agency_node.vault import Vault
 from agency_node.witness import Witness
 from crypto.canonical import AgencyId
-from crypto.checkpoint import SignedCheckpoint
+from crypto.checkpoint import SignedCheckpoint, check_continues
 from crypto.entries import EntryKind
 from crypto.errors import ConsistencyError, WitnessError
-from crypto.grant_claims import GrantClaims
+from crypto.ledger import MerkleTree, leaf_hash
+from crypto.message_types import MessageType
+from crypto.notices import Refusal, RefusalReason
+from crypto.wire import MessageId
+from crypto.witness import CheckpointPolicy
 from tests.node_samples import Clock, MemoryBroker, cosigned, fact, head_of, leaf, other_leaves, store
 from tests.node_world import World, WorldNode, search_claims
 from tests.sample_federation import BOARD, LAKESIDE, NORTHPORT_BOARD, OVERSIGHT, digest, root_set, roster, signing_key
@@ -155,7 +159,7 @@ def test_one_witness_that_signs_both_sides_makes_both_count_and_is_named_by_the_
         custodian.is_told(holder.latest())
 
 
-def _policy(side: Side) -> object:
+def _policy(side: Side) -> CheckpointPolicy:
     return side.parties.roster().checkpoint_policy(
         parties=(CLAIMS.requesting_agency,), holders=CLAIMS.holders, custodians=CLAIMS.custodians
     )
@@ -179,19 +183,21 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 @FORKS
-async def test_a_running_custodian_is_halted_by_the_share_of_a_holder_that_saw_another_fork(world: World, other: list[bytes]) -> None:
-    """The holder answered on its side. Its mask share carries that head; the custodian takes nothing of it into custody."""
+async def test_a_running_custodian_is_halted_by_the_message_of_a_holder_that_saw_another_fork(world: World, other: list[bytes]) -> None:
+    """Every frame carries its sender's head, here a holder's refusal. The custodian takes nothing of it, and keeps both notes."""
     custodian = await world.node(OVERSIGHT)
     world.broker.log[:] = other
     world.broker.cosign_again()
     await custodian.follower.follow()
     seen_by_holder = cosigned(head_of(TO_HOLDER), BOARD, OVERSIGHT)
-    await world.requester_with_key(CLAIMS)
-    note = world.grant(CLAIMS, OVERSIGHT, checkpoint=seen_by_holder)
-    world.post(OVERSIGHT, note)
+    refusal = Refusal(MessageId("ab" * 32), RefusalReason.MALFORMED)
+    world.post(OVERSIGHT, world.message(MessageType.REFUSAL, refusal, CLAIMS, LAKESIDE, OVERSIGHT, checkpoint=seen_by_holder))
     await _until_halted(custodian)
     assert facts.halted(custodian.engine)
-    assert custodian.rows(custody) == custodian.rows(answers) == custodian.rows(outbox) == []
+    shown = fact(custodian.engine, Fact.EVIDENCE_SHOWN)
+    assert shown is not None
+    assert SignedCheckpoint.from_bytes(shown).checkpoint == seen_by_holder.checkpoint
+    assert custodian.rows(custody_parts) == custodian.rows(custody) == custodian.rows(outbox) == []
 
 
 async def _until_halted(node: WorldNode) -> None:
@@ -230,11 +236,6 @@ def test_two_bundles_of_two_forks_do_not_pass_for_one_history_in_either_order(tm
 
 
 def test_no_proof_joins_the_forks() -> None:
-    from crypto.checkpoint import check_continues  # noqa: PLC0415
-    from crypto.ledger import MerkleTree, leaf_hash  # noqa: PLC0415
-
     tree = MerkleTree(map(leaf_hash, LONGER_TO_CUSTODIAN))
     with pytest.raises(ConsistencyError):
         check_continues(head_of(TO_HOLDER).checkpoint, head_of(LONGER_TO_CUSTODIAN).checkpoint, tree.consistency_proof(len(TO_HOLDER)))
-    assert isinstance(CLAIMS, GrantClaims)
-    assert LAKESIDE in CLAIMS.holders

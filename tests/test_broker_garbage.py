@@ -179,6 +179,9 @@ async def test_names_in_addresses(world: World, method: str, path: str) -> None:
         "/v1/log/consistency",
         "/v1/log/inclusion?index={value}&size=1",
         "/v1/log/inclusion?index=0&size={value}",
+        "/tile/{value}/000",
+        "/tile/0/{value}",
+        "/tile/entries/000.p/{value}",
     ],
 )
 async def test_numbers_in_addresses(world: World, path: str) -> None:

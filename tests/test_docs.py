@@ -38,7 +38,9 @@ PYTHON = {"python", "py", "python3"}
 CONSOLE = {"console", "sh", "bash", "shell"}
 TYPED = ROOT / "docs" / "federation.md"
 """One page that is a program of its own: `test_walkthrough` types it."""
-OTHERS = [page for page in PAGES if page != TYPED]
+LOG_PAGE = ROOT / "docs" / "log.md"
+"""Another, which speaks of a bundle that is there: `test_log_page` types it."""
+OTHERS = [page for page in PAGES if page not in {TYPED, LOG_PAGE}]
 SLOW = {"bench", "demo", "serve"}
 """Subcommands of `sealmatch` that take longer than a test of words may."""
 

@@ -189,6 +189,37 @@ def test_an_entry_cut_or_altered_anywhere_is_refused_or_another_entry() -> None:
             assert other.to_bytes() == changed
 
 
+def both_readers(data: bytes) -> list[object]:
+    """What the quick reader and its slow twin, which reads the JSON itself, say of these bytes: an entry, or an error."""
+    said: list[object] = []
+    for read in (LogEntry.from_bytes, LogEntry._from_json):
+        try:
+            said.append(read(data))
+        except EncodingError as error:
+            said.append((type(error), str(error)))
+    return said
+
+
+@given(
+    st.sampled_from(EntryKind),
+    st.dates(date(2000, 1, 1), date(2099, 12, 31)),
+    st.lists(st.binary(min_size=32, max_size=32), min_size=2, max_size=5, unique=True),
+)
+def test_the_quick_reader_reads_every_entry(kind: EntryKind, day: date, hashes: list[bytes]) -> None:
+    good = LogEntry(kind, day, hashes[0], tuple(hashes[1:]))
+    assert both_readers(good.to_bytes()) == [good, good]
+
+
+def test_the_quick_reader_says_of_damaged_bytes_what_the_strict_one_says() -> None:
+    """A byte put in, or in another's place, anywhere."""
+    good = some_entry().to_bytes()
+    for at in range(len(good) + 1):
+        for put in (b" ", b"0", b'"', b",", b"\n", b"}", b"F"):
+            for data in (good[:at] + put + good[at + 1 :], good[:at] + put + good[at:]):
+                quick, strict = both_readers(data)
+                assert quick == strict
+
+
 def test_fields_out_of_range_make_no_entry() -> None:
     good = some_entry()
     for commitments in ((), good.commitments[:1] * 2, (b"short",), tuple(bytes([number]) * 32 for number in range(MAX_COMMITMENTS + 1))):

@@ -19,11 +19,14 @@ from agency_node.verification import ReadLog
 from crypto.canonical import AgencyId
 from crypto.checkpoint import Checkpoint, SignedCheckpoint, sign_checkpoint
 from crypto.entries import EntryKind
+from crypto.errors import FieldError
 from crypto.keys import SigningKey
 from crypto.ledger import MerkleTree, leaf_hash
 from crypto.log_evidence import LogEvidence, ShownAct
 from crypto.roster import Roster
+from crypto.roster_entries import Agency, AgencyRole
 from crypto.tiles import pack_entries, tiles_of, unpack_entries
+from crypto.witness import WitnessKey
 from tests.node_samples import LOG_SECRET, cosignature, leaf, other_leaves
 from tests.sample_federation import (
     BOARD,
@@ -255,11 +258,7 @@ def test_of_five_witnesses_two_are_no_majority(tmp_path: Path) -> None:
     assert "3 are a majority" in sentence
 
 
-def with_witness(entry: object) -> object:
-    from crypto.roster_entries import Agency, AgencyRole  # noqa: PLC0415
-    from crypto.witness import WitnessKey  # noqa: PLC0415
-
-    assert isinstance(entry, Agency)
+def with_witness(entry: Agency) -> Agency:
     key = WitnessKey(f"{entry.agency_id}.example.org/witness", signing_key(f"{entry.agency_id} witness").verifying_key, entry.agency_id)
     return replace(entry, roles=tuple(sorted((*entry.roles, AgencyRole.WITNESS))), witness=key)
 
@@ -386,8 +385,6 @@ def test_evidence_of_a_longer_log_asks_for_a_newer_bundle(honest: Path, tmp_path
 
 
 def test_evidence_names_each_act_once_with_the_author_that_it_needs() -> None:
-    from crypto.errors import FieldError  # noqa: PLC0415
-
     for wrong in (
         lambda: replace(EVIDENCE, acts=(*ACTS, ACTS[-1])),
         lambda: replace(EVIDENCE, acts=ACTS[::-1]),

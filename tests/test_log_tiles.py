@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -33,14 +34,8 @@ def files_of(leaves: list[bytes], size: int | None = None) -> dict[str, bytes]:
 
 def reader_of(leaves: list[bytes]) -> TileReader:
     tree = MerkleTree(map(our_leaf_hash, leaves))
-    files = {**files_of(leaves), "checkpoint": b"log.example.org\n%d\n%s\n\n" % (len(leaves), b64(tree.root()))}
+    files = {**files_of(leaves), "checkpoint": b"log.example.org\n%d\n%s\n\n" % (len(leaves), base64.b64encode(tree.root()))}
     return TileReader(lambda path: files[path])
-
-
-def b64(data: bytes) -> bytes:
-    import base64  # noqa: PLC0415
-
-    return base64.b64encode(data)
 
 
 # --- the text's own examples ------------------------------------------------------------------------------------------

@@ -234,7 +234,9 @@ def test_scores_go_to_the_legal_office() -> None:
 def test_the_checkpoint_policy_of_a_search_counts_out_broker_and_parties() -> None:
     policy = ROSTER.checkpoint_policy(parties=[NORTHPORT], holders=[LAKESIDE], custodians=[BOARD])
     assert policy.log == ROSTER.log
-    assert (policy.operator, policy.parties, policy.holders) == (VENDOR, {NORTHPORT}, {LAKESIDE})
+    assert policy.operator == VENDOR
+    assert policy.parties == {NORTHPORT}
+    assert policy.holders == {LAKESIDE}
     assert policy.custodians == {BOARD}
     assert policy.majority == 2
     assert {witness.agency for witness in policy.witnesses} == {BOARD, OVERSIGHT, AgencyId("northport-board")}

@@ -10,6 +10,7 @@ from agency_node.bench.clear import VectorForm
 from agency_node.bench.growth import GrowthResult
 from agency_node.bench.holder import HolderResult
 from agency_node.bench.holder_process import WAITING
+from agency_node.bench.log import LogResult
 from agency_node.bench.machine import GIB, Machine
 from agency_node.bench.peers import PeersResult
 from agency_node.bench.policy import PolicyResult
@@ -175,6 +176,20 @@ def _milliseconds(timing: Timing) -> tuple[str, str]:
 
 def _gib(count: int) -> str:
     return f"{count / GIB:.2f} GiB"
+
+
+def print_log(result: LogResult, console: Console) -> None:
+    """Verification and appends, as medians."""
+    plan = result.plan
+    facts = Table(title=f"{plan.entries:,} entries, medians of {plan.runs} runs", show_header=False)
+    rate = plan.entries / result.verify.median
+    facts.add_row("a whole bundle verified offline", f"{result.verify.median:.2f} s, {rate:,.0f} entries a second")
+    facts.add_row("bundle", f"{result.bundle_bytes / 1e6:.1f} MB, written in {result.write_s:.2f} s")
+    facts.add_row(f"appends, {plan.callers} callers at once", f"{result.appends_per_second:,.0f} a second, each on the disk")
+    facts.add_row("appends, one after the other", f"{plan.appends / result.alone.median:,.0f} a second, each on the disk")
+    facts.add_row("result checked", "counts and root of every verification; a forged entry is refused; the store read again")
+    facts.add_row("measured on", described(result.machine))
+    console.print(facts)
 
 
 def spread(timing: Timing) -> str:
