@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from agency_node.arriving import Arrival
@@ -46,7 +46,7 @@ from agency_node.outbox import (
 from agency_node.parties import Parties
 from agency_node.pieces import MessageGoneError, drop_unclaimed, received, take_own
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError, reason_of
-from agency_node.store import forget_deleted
+from agency_node.store import Glance, forget_deleted
 from agency_node.tables import inbox, receipts
 from agency_node.waking import IDLE_S, OtherWriters, pause
 from crypto.canonical import AgencyId, parse_canonical_json
@@ -72,6 +72,9 @@ AGAIN_S: Final = 1.0
 """How long to leave a broker alone that cannot be reached."""
 HALTED_S: Final = 5.0
 """How often a halted node looks whether its operator has cleared the halt."""
+
+_PENDING: Final = Glance(select(inbox.c.message_id).where(inbox.c.state.in_([NEW, WAITING])).order_by(inbox.c.received_at))
+_DATA: Final = Glance(select(inbox.c.data).where(inbox.c.message_id == bindparam("message")))
 
 Commit = Callable[[Connection], None]
 
@@ -268,13 +271,9 @@ class Courier:
                         record(connection, self.clock(), NO_SEARCH, f"{type(role).__name__} waits", name)
 
     async def _handle_pending(self) -> bool:
-        pending = select(inbox.c.message_id).where(inbox.c.state.in_([NEW, WAITING])).order_by(inbox.c.received_at)
-        with self.engine.begin() as connection:
-            message_ids = connection.execute(pending).scalars().all()
         results = []
-        for message_id in message_ids:  # one message's bytes at a time
-            with self.engine.begin() as connection:
-                data = connection.execute(select(inbox.c.data).where(inbox.c.message_id == message_id)).scalar_one()
+        for (message_id,) in _PENDING.rows(self.engine):  # one message's bytes at a time
+            ((data,),) = _DATA.rows(self.engine, message=message_id)
             results.append(await self._handle(message_id, received(self.engine, message_id, bytes(data))))
             self._queued.set()
         return any(results)
@@ -349,8 +348,7 @@ class Courier:
                 if self.follower.halted() is not None:
                     await pause(stop, HALTED_S)
                     continue
-                with self.engine.begin() as connection:
-                    rows = [row for row in next_outgoing(connection) if row.number not in leaving]
+                rows = [row for row in next_outgoing(self.engine) if row.number not in leaving]
                 for row in rows[: LEAVING_AT_ONCE - len(leaving)]:
                     leaving.add(row.number)
                     tasks.create_task(self._leave(row, stop, leaving))

@@ -29,7 +29,7 @@ from crypto.packed_words import PackedWords
 from crypto.parameters import SEALMATCH_1
 from crypto.ring import I64, U16, U32, N
 from crypto.scan import scan_words
-from crypto.seed import Seed, permutation, uniform_residues
+from crypto.seed import Seed, permutation, taken_at, uniform_residues
 from crypto.workers import split
 
 A_BITS: Final = SEALMATCH_1.answer_a_bits
@@ -214,12 +214,7 @@ def _prepare(gallery: PackedGallery, terms: AnswerTerms, bound: Seed, root: Seed
         fixed = Chunks(gallery.fixed_part(terms.epoch), scan_words(words, bases[None, :-1])[0, 0], calibration.place)
         a_rounded = _rounded(blinding.first(fixed, bases[-1]), A_BITS)
         order, masks = drawing.result()
-    mask = np.empty(slots, np.uint32)
-
-    def place_masks(first: int, last: int) -> None:
-        mask[first:last] = masks[order[first:last]]
-
-    split(slots, place_masks)
+    mask = taken_at(masks, order)
     return _Parts(
         AnswerSecrets(root, order_seed, mask_seeds, calibration.positions(order), calibration.place), words, mask, blinding, a_rounded
     )

@@ -29,6 +29,7 @@ from agency_node.journal import Told, record, stamp
 from agency_node.outbox import Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.refusals import RefusedByUsError
+from agency_node.store import Glance
 from agency_node.tables import answers, disclosure_requests, inbox, outbox, stubs
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId
@@ -50,6 +51,7 @@ from crypto.wire import MessageId
 RELEASED: Final = "released"
 ENDED: Final = "ended"
 """A request that was decided when its grant no longer held."""
+_TO_SEND: Final = Glance(select(disclosure_requests.c.message_id).where(disclosure_requests.c.state.in_([GRANTED, WITHHOLDING])).limit(1))
 _RELEASE: Final = "holder-release"
 
 
@@ -202,6 +204,8 @@ class Disclosing:
 
     async def tick(self) -> None:
         """Send what legal staff decided since: each on a fresh checkpoint under which the grant still stands."""
+        if _TO_SEND.first(self._engine) is None:
+            return
         with self._engine.begin() as connection:
             decided = connection.execute(select(disclosure_requests).where(disclosure_requests.c.state.in_([GRANTED, WITHHOLDING]))).all()
         troubles: list[Exception] = []
