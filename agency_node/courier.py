@@ -7,8 +7,8 @@ their order allows (`outbox.next_outgoing`), as soon as they are committed. So a
 done again from the inbox, what was committed leaves from the outbox as the same bytes.
 
 Invariants: one handler at a time; a repeated message is the message that was there; a second message under one number is refused; each
-peer's checkpoint is connected with our own log before its message is handled, and a fork halts the node; what a round of work deleted is
-gone from the store's files after it.
+peer's checkpoint is connected with our own log before its message is handled, and a fork halts the node; what was deleted is gone from the
+store's files when the node rests, and within a second when it does not.
 
 Left to others: what a message means (the roles' handlers), the wire (`link`), the log (`follower`).
 """
@@ -70,6 +70,8 @@ PATIENCE: Final = timedelta(days=2)
 """How long a message waits for what must come first; then it is dropped, and its sender has long seen a deadline pass."""
 AGAIN_S: Final = 1.0
 """How long to leave a broker alone that cannot be reached."""
+FORGET_WITHIN_S: Final = 1.0
+"""How long what was deleted may stay in the write-ahead log while messages come without a pause."""
 HALTED_S: Final = 5.0
 """How often a halted node looks whether its operator has cleared the halt."""
 
@@ -121,6 +123,7 @@ class Courier:
 
     def __post_init__(self) -> None:
         self._one_large = asyncio.Lock()
+        self._forgetting_due = 0.0
         self._handlers: dict[MessageType, list[Handler]] = {}
         self._last_trouble: dict[int, str] = {}
         with self.engine.begin() as connection:
@@ -248,7 +251,11 @@ class Courier:
             await pause(stop, HALTED_S)
             handled = False
         # What was destroyed in this round, a probe or a mask share, is in the write-ahead log until now. Beside the loop: what was queued
-        # leaves meanwhile.
+        # leaves meanwhile. A message that came meanwhile is handled first, but not for ever.
+        now = asyncio.get_running_loop().time()
+        if self._woken.is_set() and not stop.is_set() and now < self._forgetting_due:
+            return
+        self._forgetting_due = now + FORGET_WITHIN_S
         await asyncio.to_thread(forget_deleted, self.engine)
         if not handled:
             await others.idle(stop, self._woken)

@@ -72,7 +72,6 @@ def test_entry_kernels_are_compiled_and_inner_ones_inlined() -> None:
         "ring.inverse_rows",
         "scan.order_probes",
         "scan.scan_tiles",
-        "opening._put_at",
         "seed._fill_buckets",
         "seed._shuffle",
         "seed._sum_errors",

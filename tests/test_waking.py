@@ -62,6 +62,38 @@ async def test_a_write_ends_a_sleep_that_would_last(engine: Engine, others: Othe
     assert not stop.is_set()
 
 
+async def test_who_goes_on_writing_wakes_nobody_until_he_stops(
+    engine: Engine, others: OtherWriters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that comes in parts is many writes of this process: one round of work follows, and not one for each."""
+    monkeypatch.setattr(waking, "IDLE_S", 3600.0)
+    monkeypatch.setattr(waking, "LOOK_S", 0.2)
+    sleeping = asyncio.create_task(others.idle(asyncio.Event(), asyncio.Event()))
+    for number in range(12):
+        await asyncio.sleep(0.05)
+        write(engine, f"part {number}")
+        assert not sleeping.done()
+    await asyncio.wait_for(sleeping, 20)
+
+
+async def test_another_process_that_writes_wakes_at_once(tmp_path: Path, others: OtherWriters, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its write is no commit of ours: the first look that sees it ends the sleep."""
+    monkeypatch.setattr(waking, "IDLE_S", 3600.0)
+    looks: list[bool] = []
+    look = others.look
+
+    def noted() -> bool:
+        looks.append(look())
+        return looks[-1]
+
+    monkeypatch.setattr(others, "look", noted)
+    sleeping = asyncio.create_task(others.idle(asyncio.Event(), asyncio.Event()))
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", COMMAND, str(tmp_path / DATABASE_FILE)], check=True)
+    await asyncio.wait_for(sleeping, 20)
+    assert looks.count(True) == 1
+    assert looks[-1]
+
+
 async def test_what_was_written_before_does_not_keep_it_awake(engine: Engine, others: OtherWriters) -> None:
     write(engine, "three")
     loop = asyncio.get_running_loop()

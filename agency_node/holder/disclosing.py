@@ -45,6 +45,7 @@ from crypto.moments import utc_day
 from crypto.notices import RefusalReason
 from crypto.prepared import rows_at
 from crypto.release import HolderRelease
+from crypto.ring import N
 from crypto.seed import SEED_BYTES, Seed
 from crypto.wire import MessageId
 
@@ -159,7 +160,9 @@ class Disclosing:
         kept = self._vault.open(ROOT, sealed, search_id.encode("ascii"))
         order_seed, place = Seed(kept[SEED_BYTES : 2 * SEED_BYTES]), int.from_bytes(kept[2 * SEED_BYTES :], "big")
         positions = np.array([position for _, position in released.leads], np.uint32)
-        return [int(row) for row in rows_at(order_seed, place, self._index.rows_of(layout_id), positions)]
+        rows = self._index.rows_of(layout_id)
+        order = self._index.order_of(answered.answer_digest, order_seed, rows.size + N)  # type: ignore[attr-defined]  # the same row
+        return [int(row) for row in rows_at(order, place, rows, positions)]
 
     def _stub(self, index: int, row: int) -> Stub:
         if row == FILLER:
