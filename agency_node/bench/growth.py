@@ -138,8 +138,8 @@ def bench_growth(plan: GrowthPlan, now: datetime, steps: Steps) -> GrowthResult:
 def _in_turns(plan: GrowthPlan, parts: list[PackedSynthetic], probes: list[U32], steps: Steps) -> tuple[int, list[Timing]]:
     """The sizes in turn, with each number of threads; that number which is faster over all sizes, and each size's times with it.
 
-    The largest comes first: every smaller gallery is the beginning of it, and a large last-level cache holds the end of what was read last. In
-    the other order the beginning of each would still be there from the one before it, and that one would seem faster than it is.
+    The largest comes first: every smaller gallery is the beginning of it, and a large last-level cache holds the end of what was read
+    last. In the other order the beginning of each would still be there from the one before it, and it would seem faster than it is.
     """
 
     def scanning(at: int, count: int) -> Callable[[], object]:
