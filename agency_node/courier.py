@@ -7,8 +7,8 @@ their order allows (`outbox.next_outgoing`), as soon as they are committed. So a
 done again from the inbox, what was committed leaves from the outbox as the same bytes.
 
 Invariants: one handler at a time; a repeated message is the message that was there; a second message under one number is refused; each
-peer's checkpoint is connected with our own log before its message is handled, and a fork halts the node; what a round of work deleted is
-gone from the store's files after it.
+peer's checkpoint is connected with our own log before its message is handled, and a fork halts the node; what was deleted is gone from the
+store's files when the node rests, and within a second when it does not.
 
 Left to others: what a message means (the roles' handlers), the wire (`link`), the log (`follower`).
 """
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from agency_node.arriving import Arrival
@@ -47,7 +47,7 @@ from agency_node.outbox import (
 from agency_node.parties import Parties
 from agency_node.pieces import MessageGoneError, drop_unclaimed, received, take_own
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError, reason_of
-from agency_node.store import forget_deleted
+from agency_node.store import Glance, forget_deleted
 from agency_node.tables import inbox, receipts
 from agency_node.waking import IDLE_S, OtherWriters, pause
 from crypto.canonical import AgencyId, parse_canonical_json
@@ -71,8 +71,13 @@ PATIENCE: Final = timedelta(days=2)
 """How long a message waits for what must come first; then it is dropped, and its sender has long seen a deadline pass."""
 AGAIN_S: Final = 1.0
 """How long to leave a broker alone that cannot be reached."""
+FORGET_WITHIN_S: Final = 1.0
+"""How long what was deleted may stay in the write-ahead log while messages come without a pause."""
 HALTED_S: Final = 5.0
 """How often a halted node looks whether its operator has cleared the halt."""
+
+_PENDING: Final = Glance(select(inbox.c.message_id).where(inbox.c.state.in_([NEW, WAITING])).order_by(inbox.c.received_at))
+_DATA: Final = Glance(select(inbox.c.data).where(inbox.c.message_id == bindparam("message")))
 
 Commit = Callable[[Connection], None]
 
@@ -119,6 +124,7 @@ class Courier:
 
     def __post_init__(self) -> None:
         self._one_large = asyncio.Lock()
+        self._forgetting_due = 0.0
         self._handlers: dict[MessageType, list[Handler]] = {}
         self._last_trouble: dict[int, str] = {}
         with self.engine.begin() as connection:
@@ -246,7 +252,11 @@ class Courier:
             await pause(stop, HALTED_S)
             handled = False
         # What was destroyed in this round, a probe or a mask share, is in the write-ahead log until now. Beside the loop: what was queued
-        # leaves meanwhile.
+        # leaves meanwhile. A message that came meanwhile is handled first, but not for ever.
+        now = asyncio.get_running_loop().time()
+        if self._woken.is_set() and not stop.is_set() and now < self._forgetting_due:
+            return
+        self._forgetting_due = now + FORGET_WITHIN_S
         await asyncio.to_thread(forget_deleted, self.engine)
         if not handled:
             await others.idle(stop, self._woken)
@@ -269,13 +279,9 @@ class Courier:
                         record(connection, self.clock(), NO_SEARCH, f"{type(role).__name__} waits", name)
 
     async def _handle_pending(self) -> bool:
-        pending = select(inbox.c.message_id).where(inbox.c.state.in_([NEW, WAITING])).order_by(inbox.c.received_at)
-        with self.engine.begin() as connection:
-            message_ids = connection.execute(pending).scalars().all()
         results = []
-        for message_id in message_ids:  # one message's bytes at a time
-            with self.engine.begin() as connection:
-                data = connection.execute(select(inbox.c.data).where(inbox.c.message_id == message_id)).scalar_one()
+        for (message_id,) in _PENDING.rows(self.engine):  # one message's bytes at a time
+            ((data,),) = _DATA.rows(self.engine, message=message_id)
             results.append(await self._handle(message_id, received(self.engine, message_id, bytes(data))))
             self._queued.set()
         return any(results)
@@ -350,8 +356,7 @@ class Courier:
                 if self.follower.halted() is not None:
                     await pause(stop, HALTED_S)
                     continue
-                with self.engine.begin() as connection:
-                    rows = [row for row in next_outgoing(connection) if row.number not in leaving]
+                rows = [row for row in next_outgoing(self.engine) if row.number not in leaving]
                 for row in rows[: LEAVING_AT_ONCE - len(leaving)]:
                     leaving.add(row.number)
                     tasks.create_task(self._leave(row, stop, leaving))

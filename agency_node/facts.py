@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import enum
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, bindparam, select
 from sqlalchemy.dialects.sqlite import insert
 
 from agency_node import tables
+from agency_node.store import Glance
 
 
 class Fact(enum.StrEnum):
@@ -26,6 +27,9 @@ class Fact(enum.StrEnum):
     EVIDENCE_HELD = "evidence-held"
     EVIDENCE_SHOWN = "evidence-shown"
     EVALUATION = "evaluation"
+
+
+_VALUE = Glance(select(tables.facts.c.value).where(tables.facts.c.name == bindparam("fact")))
 
 
 def read_fact(connection: Connection, name: Fact) -> bytes | None:
@@ -50,6 +54,5 @@ def halt(engine: Engine, reason: str, held: bytes, shown: bytes) -> None:
 
 def halted(engine: Engine) -> str | None:
     """Why this node halted, None when it did not."""
-    with engine.begin() as connection:
-        value = read_fact(connection, Fact.HALTED)
-    return None if value is None else value.decode("utf-8", "replace")
+    found = _VALUE.first(engine, fact=Fact.HALTED.value)
+    return None if found is None else bytes(found[0]).decode("utf-8", "replace")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
 from agency_node.courier import REFUSED as MESSAGE_REFUSED
 from agency_node.courier import Commit, Handler, NotYetError
@@ -23,6 +23,7 @@ from agency_node.journal import About, Told, record, stamp
 from agency_node.outbox import Conversation, Outgoing
 from agency_node.parties import Parties
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError
+from agency_node.store import Glance
 from agency_node.tables import held_grants, inbox, searches
 from agency_node.vault import Vault
 from crypto.bodies import GrantBody
@@ -51,6 +52,9 @@ ENDED: Final = "ended"
 WITHDRAWN_BY_REQUESTER: Final = "withdrawn by its requester"
 TAKEN_BACK_BY_OFFICE: Final = "taken back by its legal office"
 TOKEN: Final = "grant-token"  # noqa: S105  # the name of a purpose
+_OVER: Final = Glance(
+    select(held_grants.c.search_id).where((held_grants.c.state == STANDING) & (held_grants.c.expires <= bindparam("now"))).limit(1)
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,10 @@ class GrantDesk:
 
     async def tick(self) -> None:
         """Grants whose time has run out have ended."""
-        over = (held_grants.c.state == STANDING) & (held_grants.c.expires <= stamp(self._clock()))
+        now = stamp(self._clock())
+        if _OVER.first(self._engine, now=now) is None:
+            return
+        over = (held_grants.c.state == STANDING) & (held_grants.c.expires <= now)
         with self._engine.begin() as connection:
             connection.execute(update(held_grants).where(over).values(state=ENDED, note="expired"))
 

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 
 from agency_node.journal import NO_SEARCH, record, stamp
 from agency_node.pieces import IN_PIECES, OUT, Pieces, stored_pieces, write_pieces
+from agency_node.store import Glance
 from agency_node.tables import outbox, sequences
 from agency_node.vault import Vault
 from crypto.binary import regroup
@@ -233,18 +234,20 @@ class Outgoing:
     grant_digest: bytes = field(repr=False)
 
 
-def next_outgoing(connection: Connection) -> list[Outgoing]:
+_READY_ROWS: Final = Glance(
+    select(outbox.c.number, outbox.c.search_id, outbox.c.kind, outbox.c.name, outbox.c.recipient, outbox.c.grant_digest)
+    .where(outbox.c.state == READY)
+    .order_by(outbox.c.number)
+)
+
+
+def next_outgoing(engine: Engine) -> list[Outgoing]:
     """The rows that may leave now, side by side, oldest first: of each search the first grant or entry, and before that the first message
     to each recipient."""
-    rows = connection.execute(
-        select(outbox.c.number, outbox.c.search_id, outbox.c.kind, outbox.c.name, outbox.c.recipient, outbox.c.grant_digest)
-        .where(outbox.c.state == READY)
-        .order_by(outbox.c.number)
-    )
     found: list[Outgoing] = []
     closed: set[str] = set()
     asked: set[tuple[str, str]] = set()
-    for row in (Outgoing(*values) for values in rows):
+    for row in (Outgoing(*values) for values in _READY_ROWS.rows(engine)):
         if row.search_id in closed or (row.search_id, row.recipient) in asked:
             continue
         asked.add((row.search_id, row.recipient))

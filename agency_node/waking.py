@@ -1,7 +1,9 @@
 """How a loop of a node sleeps: until it is told to stop, until something wakes it, or until another process has written to the store.
 
-Invariants: nobody sleeps on when told to stop; a command's write is seen within `LOOK_S`, at the cost of one pragma a look. Left to others:
-what is done then (`courier`).
+Invariants: nobody sleeps on when told to stop; a command's write is seen within `LOOK_S`, at the cost of one pragma a look. What this
+process itself wrote between two looks ends a sleep only when it has stopped writing: who writes here for somebody who sleeps wakes him, and
+a message that comes in parts is many writes. A command that writes just then waits with it, at most until the sleep ends by itself. Left to
+others: what is done then (`courier`).
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, event
 
 LOOK_S: Final = 0.02
 """How often a node looks whether one of its commands has written something."""
@@ -21,8 +23,12 @@ class OtherWriters:
     """Tells whether another connection, of this process or of a command beside it, has committed since the last look."""
 
     def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._connection = engine.raw_connection()
         self._seen = self._version()
+        self._own = 0
+        """Commits of this process, of any thread."""
+        event.listen(engine, "commit", self._count)
 
     def look(self) -> bool:
         """Whether something was committed since the last look."""
@@ -32,14 +38,21 @@ class OtherWriters:
     async def idle(self, stop: asyncio.Event, woken: asyncio.Event) -> None:
         """Wait until stopped or woken, until something is committed, or for `IDLE_S`."""
         self.look()  # what was written before is known
+        own, is_news = self._own, False
         for _ in range(round(IDLE_S / LOOK_S)):
             await pause(stop, LOOK_S, woken)
-            if stop.is_set() or woken.is_set() or self.look():
+            changed, own_before, own = self.look(), own, self._own
+            is_news = is_news or changed
+            if stop.is_set() or woken.is_set() or (is_news and own == own_before):
                 return
 
     def close(self) -> None:
         """Give the connection back."""
+        event.remove(self._engine, "commit", self._count)
         self._connection.close()
+
+    def _count(self, _connection: Connection) -> None:
+        self._own += 1
 
     def _version(self) -> int:
         """SQLite's `data_version`: another number when another connection than this one has changed the database."""

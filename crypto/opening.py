@@ -25,7 +25,7 @@ from crypto.limits import MAX_CHUNKS
 from crypto.parameters import SEALMATCH_1
 from crypto.prepared import A_BITS, B_BITS, answer_order
 from crypto.probe import Probe, SearchKey
-from crypto.ring import INVERSE_N, INVERSE_ROOTS, INVERSE_ROOTS_SHOUP, LANES, ROOTS, ROOTS_SHOUP, U32, N, reduce_word
+from crypto.ring import INVERSE_N, INVERSE_ROOTS, INVERSE_ROOTS_SHOUP, LANES, ROOTS, ROOTS_SHOUP, U16, U32, N, reduce_word
 from crypto.workers import split
 
 Y_BITS: Final = SEALMATCH_1.opened_bits
@@ -102,7 +102,7 @@ def open_answer(answer: Answer, order: OrderSeed, probe: Probe, key: SearchKey) 
         places = drawing.result()
 
     def place_range(first: int, last: int) -> None:
-        values[places[first:last]] = kept[first:last]
+        _put_at(kept[first:last], places[first:last], values)
 
     split(answer.slots, place_range)
     return Y16(answer.digest, values)
@@ -138,6 +138,13 @@ def _to_middle(words: U32, dropped: np.uint32) -> None:
     half, highest = np.uint32(1) << (dropped - np.uint32(1)), np.uint32(_Q - np.uint64(1))
     for i in range(words.size):
         words[i] = min((words[i] << dropped) + half, highest)
+
+
+@kernel
+def _put_at(values: U16, places: U32, out: U16) -> None:
+    """out[places[i]] = values[i]; the places are below the length of `out`."""
+    for i in range(places.size):
+        out[places[i]] = values[i]
 
 
 @kernel

@@ -29,7 +29,7 @@ from crypto.packed_words import PackedWords
 from crypto.parameters import SEALMATCH_1
 from crypto.ring import I64, U16, U32, N
 from crypto.scan import scan_words
-from crypto.seed import Seed, permutation, uniform_residues
+from crypto.seed import Seed, permutation, taken_at, uniform_residues
 from crypto.workers import split
 
 A_BITS: Final = SEALMATCH_1.answer_a_bits
@@ -42,7 +42,8 @@ class AnswerSecrets:
     """What a holder keeps, sealed at rest, beside an answer.
 
     `root` replays it; `order_seed` goes to the requester with the answer; `mask_seeds[j]` and `places` go to custodian j.
-    `calibration_place` is the chunk that stands for no record.
+    `calibration_place` is the chunk that stands for no record. `order` follows from its seed: it is here because drawing it anew takes a
+    release longer than looking into it, and is sealed nowhere.
     """
 
     root: Seed
@@ -50,6 +51,7 @@ class AnswerSecrets:
     mask_seeds: tuple[Seed, ...]
     places: CalibrationPlaces
     calibration_place: int
+    order: U32
 
     def rows_at(self, rows: I64, positions: U32, *, still_held: I64) -> I64:
         """Rows of the table at released positions, int64; `FILLER` ("withdrawn") for a filler, the calibration chunk or a removed row.
@@ -57,7 +59,7 @@ class AnswerSecrets:
         `rows` is the layout's as it was when the answer was made: with today's, a slot filled since would name an innocent record.
         `still_held` are the rows that the table holds today. Raises `AnswerError` for a position that the answer does not have.
         """
-        found = rows_at(self.order_seed, self.calibration_place, rows, positions)
+        found = rows_at(self.order, self.calibration_place, rows, positions)
         return np.where(np.isin(found, still_held), found, FILLER)
 
     def __repr__(self) -> str:
@@ -88,7 +90,7 @@ class AnswerTerms:
 
 @dataclass(frozen=True, eq=False)
 class _Parts:
-    """What stands in a prepared answer: 10 bytes a slot."""
+    """What stands in a prepared answer: 14 bytes a slot."""
 
     secrets: AnswerSecrets
     calibration: PackedWords
@@ -167,14 +169,16 @@ def answer_order(order_seed: Seed, slots: int) -> U32:
     return permutation(order_seed, "order", slots)
 
 
-def rows_at(order_seed: Seed, calibration_place: int, rows: I64, positions: U32) -> I64:
-    """`AnswerSecrets.rows_at` from what a holder keeps of an answer's secrets until the release; rows that were removed since stay."""
+def rows_at(order: U32, calibration_place: int, rows: I64, positions: U32) -> I64:
+    """`AnswerSecrets.rows_at` from what a holder keeps of an answer's secrets until the release, with the order (`answer_order`); rows that
+    were removed since stay."""
     slots = rows.size + N
     if positions.size and int(positions.max()) >= slots:
         raise AnswerError("a released position is not in the answer")
     wanted = np.zeros(slots, np.bool_)
     wanted[positions] = True
-    order = answer_order(order_seed, slots)
+    if order.size != slots:
+        raise MisuseError("an answer's order has a place for every slot of its layout")
     released = np.flatnonzero(wanted[order])
     ascending = np.argsort(order[released])
     found = released[ascending[np.searchsorted(order[released], positions, sorter=ascending)]]
@@ -214,12 +218,6 @@ def _prepare(gallery: PackedGallery, terms: AnswerTerms, bound: Seed, root: Seed
         fixed = Chunks(gallery.fixed_part(terms.epoch), scan_words(words, bases[None, :-1])[0, 0], calibration.place)
         a_rounded = _rounded(blinding.first(fixed, bases[-1]), A_BITS)
         order, masks = drawing.result()
-    mask = np.empty(slots, np.uint32)
-
-    def place_masks(first: int, last: int) -> None:
-        mask[first:last] = masks[order[first:last]]
-
-    split(slots, place_masks)
-    return _Parts(
-        AnswerSecrets(root, order_seed, mask_seeds, calibration.positions(order), calibration.place), words, mask, blinding, a_rounded
-    )
+    mask = taken_at(masks, order)
+    secrets = AnswerSecrets(root, order_seed, mask_seeds, calibration.positions(order), calibration.place, order)
+    return _Parts(secrets, words, mask, blinding, a_rounded)

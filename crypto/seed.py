@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from crypto.errors import KeyDestroyedError, LocalError, MisuseError
 from crypto.jit import kernel
-from crypto.ring import F64, U8, U32, U64, Q
+from crypto.ring import F64, I64, U8, U32, U64, Q
+from crypto.workers import split
 
 SEED_BYTES: Final = 32
 _ALL_ONES = np.uint64((1 << 64) - 1)
@@ -136,10 +137,22 @@ def permutation(seed: Seed, label: str, count: int) -> U32:
     """
     if count >= 1 << 32:
         raise MisuseError("an order has fewer than 2^32 places")
-    words = stream_bytes(seed, label, 8 * (count + _SPARE)).view("<u8")
-    order = np.empty(count, np.uint32)
-    _check_filled(_shuffle(words, stream_bytes(seed, label + "/buckets", count), order), count)
+    order, starts = np.empty(count, np.uint32), np.empty(_BUCKETS + 1, np.int64)
+    _fill_buckets(stream_bytes(seed, label + "/buckets", count), starts, order)
+    at = np.array([0, starts[1] - 1, 0], np.int64)
+    for piece in _stream_pieces(seed, label, 8 * (count + _SPARE)):
+        _shuffle(piece.view("<u8"), starts, at, order)
+    _check_filled(int(at[2]), count)
     return order
+
+
+def taken_at(values: U32, order: U32) -> U32:
+    """What stands at each place of an order: values[order[i]]; uint32 of the same length."""
+    if order.shape != values.shape or (order.size and int(order.max()) >= values.size):
+        raise MisuseError("an order is one of as many places as there are values")
+    out = np.empty(order.size, np.uint32)
+    split(order.size, lambda first, last: _take_at(values, order[first:last], out[first:last]))
+    return out
 
 
 def gaussians(seed: Seed, label: str, count: int) -> F64:
@@ -189,9 +202,16 @@ def _sum_errors(data: U8, modulus: np.uint32, out: U32) -> None:
 
 
 @kernel
-def _shuffle(words: U64, buckets: U8, order: U32) -> int:
-    """Fill `order` with its places in a uniform order; how many were settled (all, unless the words ran out)."""
-    starts = np.zeros(_BUCKETS + 1, np.int64)
+def _take_at(values: U32, places: U32, out: U32) -> None:
+    """out[i] = values[places[i]]."""
+    for i in range(places.size):
+        out[i] = values[places[i]]
+
+
+@kernel
+def _fill_buckets(buckets: U8, starts: I64, order: U32) -> None:
+    """Sort the numbers 0, 1, ... by their buckets into `order`; starts[b] is where bucket b begins, and ends bucket b - 1."""
+    starts[:] = 0
     for bucket in buckets:
         starts[np.int64(bucket) + 1] += 1
     for bucket in range(_BUCKETS):
@@ -201,16 +221,25 @@ def _shuffle(words: U64, buckets: U8, order: U32) -> int:
         bucket = np.int64(buckets[number])
         order[filled[bucket]] = np.uint32(number)
         filled[bucket] += 1
+
+
+@kernel
+def _shuffle(words: U64, starts: I64, at: I64, order: U32) -> None:
+    """Shuffle the buckets in `order` as far as `words` last, from where `at` says, and note there how far: int64[3], the bucket, its last
+    place that is not settled, how many places are."""
     low_half = np.uint64(0xFFFFFFFF)
     half = np.uint64(32)
-    taken, settled = 0, 0
-    for bucket in range(_BUCKETS):
-        first, last = starts[bucket], starts[bucket + 1] - 1
+    taken, settled, last = 0, at[2], at[1]
+    for bucket in range(at[0], _BUCKETS):
+        first = starts[bucket]
+        if bucket != at[0]:
+            last = starts[bucket + 1] - 1
         while last >= first:
             bound = np.uint64(last - first + 1)
             while True:
                 if taken == words.size:
-                    return settled
+                    at[0], at[1], at[2] = bucket, last, settled
+                    return
                 word = words[taken]
                 taken += 1
                 # high and low half of the 96-bit product word * bound
@@ -226,7 +255,7 @@ def _shuffle(words: U64, buckets: U8, order: U32) -> int:
             order[chosen] = kept
             last -= 1
             settled += 1
-    return settled
+    at[0], at[1], at[2] = _BUCKETS, 0, settled
 
 
 def _check_filled(found: int, count: int) -> None:

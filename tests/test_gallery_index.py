@@ -29,9 +29,11 @@ from crypto.layout import FILLER, LAYOUT_USES, SPARE_SLOTS
 from crypto.ledger import MerkleTree, leaf_hash
 from crypto.message_types import MessageType
 from crypto.opening import open_answer
+from crypto.prepared import answer_order
 from crypto.probe import make_probe
 from crypto.ring import N
 from crypto.scan import scan_words
+from crypto.seed import Seed
 from crypto.workers import split, usable_cores
 from tests.node_world import EPOCH, MODEL, RECORDS, World, WorldNode, gallery_records, search_claims
 from tests.sample_federation import LAKESIDE, NOW, OVERSIGHT
@@ -309,6 +311,19 @@ async def test_a_released_position_means_the_row_that_was_scanned(holder: WorldN
         assert (index.rows_of(layout_id) == rows).all()
     sizes = [len(row.sealed_layout) for row in holder.rows(layouts)]
     assert sorted(sizes)[1] < 200 < sorted(sizes)[2]
+
+
+async def test_an_order_is_handed_out_once_and_drawn_anew_after(holder: WorldNode) -> None:
+    """What a release looks into; a process that began since, and a release that came after two other answers, draw it from its seed."""
+    index, other = holder.index, Seed.fresh()
+    given = [answered(index, asked(number)) for number in (40, 41, 42)]
+    for one in given[1:]:
+        drawn = answer_order(one.kept.order_seed, one.made.slots)
+        assert (index.order_of(one.made.digest, other, one.made.slots) == drawn).all()  # not from this seed: it was kept
+        assert (index.order_of(one.made.digest, other, one.made.slots) != drawn).any()
+        assert (index.order_of(one.made.digest, one.kept.order_seed, one.made.slots) == drawn).all()
+    first = given[0]
+    assert (index.order_of(first.made.digest, other, first.made.slots) != first.kept.order).any()
 
 
 async def test_the_commitment_is_of_every_template(holder: WorldNode) -> None:

@@ -61,6 +61,7 @@ def test_entry_kernels_are_compiled_and_inner_ones_inlined() -> None:
         "blinding._second_tiles",
         "gallery._pack_chunk",
         "opening._open_rows",
+        "opening._put_at",
         "opening._to_middle",
         "ring._add",
         "ring._centre",
@@ -71,8 +72,10 @@ def test_entry_kernels_are_compiled_and_inner_ones_inlined() -> None:
         "ring.inverse_rows",
         "scan.order_probes",
         "scan.scan_tiles",
+        "seed._fill_buckets",
         "seed._shuffle",
         "seed._sum_errors",
+        "seed._take_at",
         "seed._take_below",
         "seed._take_ternary",
     }

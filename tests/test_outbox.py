@@ -23,8 +23,8 @@ def queue(engine: Engine, rows: list[Row]) -> None:
 
 
 def leaving(engine: Engine) -> list[int]:
+    found = next_outgoing(engine)
     with engine.begin() as connection:
-        found = next_outgoing(connection)
         assert [content_of(connection, row.number) for row in found] == [b"%d" % row.number for row in found]
     return [row.number for row in found]
 

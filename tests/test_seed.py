@@ -7,6 +7,7 @@ import math
 import pickle
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from crypto import ring
@@ -15,12 +16,14 @@ from crypto.ring import Q
 from crypto.seed import (
     Seed,
     _check_filled,
+    _fill_buckets,
     _shuffle,
     _take_below,
     blinding_errors,
     gaussians,
     permutation,
     stream_bytes,
+    taken_at,
     ternary,
     uniform_residues,
 )
@@ -87,13 +90,43 @@ def test_permutation_is_a_permutation(count: int) -> None:
     assert (np.sort(permutation(FIXED, "order", count)) == np.arange(count)).all()
 
 
+def shuffled(pieces: list[npt.NDArray[np.uint64]], buckets: npt.NDArray[np.uint8], order: npt.NDArray[np.uint32]) -> int:
+    """How many places of the order are settled when its words have come in these pieces."""
+    starts = np.empty(257, np.int64)
+    _fill_buckets(buckets, starts, order)
+    at = np.array([0, starts[1] - 1, 0], np.int64)
+    for piece in pieces:
+        _shuffle(piece, starts, at, order)
+    return int(at[2])
+
+
 def test_a_word_that_would_bias_an_order_is_rejected() -> None:
     """2^64 mod 3 = 1: of the first draw's words only 0 is one too many, and it is passed over."""
     words = np.array([0, 2**63 + 7, 2**62 + 5, 99], np.uint64)
     skipping, plain, together = np.empty(3, np.uint32), np.empty(3, np.uint32), np.zeros(3, np.uint8)
-    assert _shuffle(words, together, skipping) == _shuffle(words[1:], together, plain) == 3
+    assert shuffled([words], together, skipping) == shuffled([words[1:]], together, plain) == 3
     assert skipping.tolist() == plain.tolist()
-    assert _shuffle(words[:1], together, skipping) == 0
+    assert shuffled([words[:1]], together, skipping) == 0
+
+
+def test_an_order_is_the_same_however_its_words_come() -> None:
+    """In pieces that end anywhere, also within a bucket and before an empty one."""
+    rng = np.random.default_rng(5)
+    buckets, words = np.array([9, 9, 4, 200, 9, 4, 200], np.uint8), rng.integers(0, 2**64, 12, np.uint64)
+    whole = np.empty(7, np.uint32)
+    assert shuffled([words], buckets, whole) == 7
+    for cut in range(1, 8):
+        order = np.empty(7, np.uint32)
+        assert shuffled([words[:cut], words[cut : cut + 1], words[cut + 1 :]], buckets, order) == 7
+        assert order.tolist() == whole.tolist()
+
+
+def test_what_stands_at_an_order_is_taken() -> None:
+    values, order = np.arange(100, 3172, dtype=np.uint32), permutation(FIXED, "order", 3072)
+    assert (taken_at(values, order) == values[order]).all()
+    order[7] = 3072
+    with pytest.raises(MisuseError):
+        taken_at(values, order)
 
 
 def test_buckets_come_in_turn_and_each_is_shuffled_by_itself() -> None:
@@ -102,7 +135,7 @@ def test_buckets_come_in_turn_and_each_is_shuffled_by_itself() -> None:
     seen = set()
     for _ in range(400):
         order = np.empty(6, np.uint32)
-        assert _shuffle(rng.integers(0, 2**64, 10, np.uint64), buckets, order) == 6
+        assert shuffled([rng.integers(0, 2**64, 10, np.uint64)], buckets, order) == 6
         assert (sorted(order[:2]), sorted(order[2:5]), order[5]) == ([1, 4], [0, 2, 5], 3)
         seen.add(tuple(order.tolist()))
     assert len(seen) == 2 * 6

@@ -38,6 +38,7 @@ from agency_node.policy.deciding import HolderDecision, decide_each, keep_each
 from agency_node.policy.engine import PolicyEngine
 from agency_node.policy.inputs import Place
 from agency_node.refusals import RefusedByUsError
+from agency_node.store import Glance
 from agency_node.tables import custody, custody_parts, inbox
 from agency_node.vault import Vault
 from crypto.answer import MaskShare
@@ -65,6 +66,7 @@ LAPSED: Final = "lapsed"
 SHARE: Final = "share"
 OPENED: Final = "opened"
 REFUSAL: Final = "refusal"
+_WAITING: Final = Glance(select(custody.c.search_id).where(custody.c.state == OPEN))
 
 
 class Releasing:
@@ -288,10 +290,8 @@ class Releasing:
     async def tick(self) -> None:
         """Release what is complete or due."""
         at_hand, self._at_hand = self._at_hand, None
-        with self._engine.begin() as connection:
-            waiting = connection.execute(select(custody.c.search_id).where(custody.c.state == OPEN)).scalars().all()
         troubles: list[Exception] = []
-        for search_id in waiting:
+        for (search_id,) in _WAITING.rows(self._engine):
             held = self._desk.find(search_id)
             if held is None or held.claims.combiner != self._agency:
                 continue

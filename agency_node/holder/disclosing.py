@@ -29,6 +29,7 @@ from agency_node.journal import Told, record, stamp
 from agency_node.outbox import Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.refusals import RefusedByUsError
+from agency_node.store import Glance
 from agency_node.tables import answers, disclosure_requests, inbox, outbox, stubs
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId
@@ -44,12 +45,14 @@ from crypto.moments import utc_day
 from crypto.notices import RefusalReason
 from crypto.prepared import rows_at
 from crypto.release import HolderRelease
+from crypto.ring import N
 from crypto.seed import SEED_BYTES, Seed
 from crypto.wire import MessageId
 
 RELEASED: Final = "released"
 ENDED: Final = "ended"
 """A request that was decided when its grant no longer held."""
+_TO_SEND: Final = Glance(select(disclosure_requests.c.message_id).where(disclosure_requests.c.state.in_([GRANTED, WITHHOLDING])).limit(1))
 _RELEASE: Final = "holder-release"
 
 
@@ -157,7 +160,9 @@ class Disclosing:
         kept = self._vault.open(ROOT, sealed, search_id.encode("ascii"))
         order_seed, place = Seed(kept[SEED_BYTES : 2 * SEED_BYTES]), int.from_bytes(kept[2 * SEED_BYTES :], "big")
         positions = np.array([position for _, position in released.leads], np.uint32)
-        return [int(row) for row in rows_at(order_seed, place, self._index.rows_of(layout_id), positions)]
+        rows = self._index.rows_of(layout_id)
+        order = self._index.order_of(answered.answer_digest, order_seed, rows.size + N)  # type: ignore[attr-defined]  # the same row
+        return [int(row) for row in rows_at(order, place, rows, positions)]
 
     def _stub(self, index: int, row: int) -> Stub:
         if row == FILLER:
@@ -202,6 +207,8 @@ class Disclosing:
 
     async def tick(self) -> None:
         """Send what legal staff decided since: each on a fresh checkpoint under which the grant still stands."""
+        if _TO_SEND.first(self._engine) is None:
+            return
         with self._engine.begin() as connection:
             decided = connection.execute(select(disclosure_requests).where(disclosure_requests.c.state.in_([GRANTED, WITHHOLDING]))).all()
         troubles: list[Exception] = []

@@ -39,11 +39,14 @@ from crypto.epoch import Epoch
 from crypto.errors import LayoutSpentError
 from crypto.manifest import GalleryManifest
 from crypto.moments import round_moment
-from crypto.prepared import AnswerSecrets, AnswerTerms
-from crypto.ring import I64
+from crypto.prepared import AnswerSecrets, AnswerTerms, answer_order
+from crypto.ring import I64, U32
+from crypto.seed import Seed
 
 RENEWED_AT: Final = 4
 """A new layout is begun when the present one may serve so many more: they bridge the time until it is ready."""
+ORDERS_KEPT: Final = 2
+"""Of the answers that were made last: 4 bytes a slot each, 10 MB at 2.5 million records. Their releases are what comes next."""
 _MANIFEST: Final = "manifest"
 
 
@@ -83,6 +86,7 @@ class GalleryIndex:
         self._clock = clock
         self._packed: Packed | None = None
         self._last_rows: tuple[str, I64] = ("", np.empty(0, np.int64))
+        self._orders: dict[bytes, U32] = {}
         self._alone = threading.Lock()
         self._renewal = Renewal(self._build)
         self.ahead = Ahead()
@@ -162,12 +166,24 @@ class GalleryIndex:
                 answers = answer(packed.gallery, requests, prepared=lambda request: self.ahead.take(request.terms))
                 for place, (made, kept) in zip(chosen, answers, strict=True):
                     given[place] = Given(made, kept, packed.layout_id)
+                    self._keep_order(made.digest, kept.order)
             return given
 
     def rows_of(self, layout_id: str) -> I64:
         """The rows of a layout as they were when it answered; int64[slots]. Those of the state that answered last are still in memory."""
         last_id, rows = self._last_rows
         return rows if layout_id == last_id else rows_of(self._engine, self._vault, layout_id)
+
+    def order_of(self, answer_digest: bytes, order_seed: Seed, slots: int) -> U32:
+        """The order of an answer of so many slots; uint32[slots]. That of one of the last answers is still in memory, and is handed out
+        once."""
+        kept = self._orders.pop(answer_digest, None)
+        return answer_order(order_seed, slots) if kept is None else kept
+
+    def _keep_order(self, answer_digest: bytes, order: U32) -> None:
+        self._orders[answer_digest] = order
+        while len(self._orders) > ORDERS_KEPT:
+            self._orders.pop(next(iter(self._orders)), None)
 
     def close(self) -> None:
         """End a build that is under way and drop what was prepared; the packed gallery goes with the process."""

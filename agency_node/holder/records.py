@@ -31,7 +31,7 @@ from agency_node.errors import EnrolmentError, KnownRecordError, RequestError, S
 from agency_node.holder.blocks import BLOCK_ROWS, TemplateBlocks, mixed_up
 from agency_node.journal import NO_SEARCH, stamp
 from agency_node.journal import record as record_event
-from agency_node.store import large_batch, reading
+from agency_node.store import Glance, large_batch, reading
 from agency_node.tables import facts, records, template_blocks
 from agency_node.vault import Vault
 from crypto.codes import Codes
@@ -44,6 +44,7 @@ from crypto.wire import check_photographed
 
 MODEL_FACT: Final = "gallery-model"
 CHANGES_FACT: Final = "gallery-changes"
+_CHANGES: Final = Glance(select(facts.c.value).where(facts.c.name == CHANGES_FACT))
 _TAGS_AT_ONCE: Final = 500
 _RECORD: Final = "record"
 _PHOTOGRAPH: Final = "photograph"
@@ -206,8 +207,8 @@ class RecordStore:
 
     def changes(self) -> int:
         """A number that grows with every batch and every expunging: the one value that a serving node asks for again and again."""
-        with reading(self._engine).begin() as connection:
-            return _changes(connection)
+        found = _CHANGES.first(self._engine)
+        return 0 if found is None else int(found[0])
 
     def state(self) -> GalleryState:
         """What is enrolled at one moment; reads no record."""

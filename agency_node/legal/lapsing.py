@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Row, delete, func, select, update
+from sqlalchemy import Connection, Engine, Row, bindparam, delete, func, select, update
 
 from agency_node.courier import DONE, Commit, Handler, apart
 from agency_node.errors import BrokerRefusedError
@@ -35,7 +35,7 @@ from agency_node.policy.clocks import OnLapse
 from agency_node.policy.decisions import forget_inputs
 from agency_node.refusals import RefusedByUsError
 from agency_node.requester.drafting import CASE, TOKEN, CaseFile, case_tag, seal_salt
-from agency_node.store import reading
+from agency_node.store import Glance, reading
 from agency_node.tables import disclosures, exigent_grants, inbox, leads, outbox, probe_faces, sealing_keys, searches
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId, KeyId, SearchId
@@ -48,6 +48,13 @@ from crypto.messages import AnyMessage
 from crypto.notices import RefusalReason
 from crypto.ratification import RatificationBody
 
+_UNFINISHED: Final = Glance(
+    select(exigent_grants.c.search_id).where(
+        (exigent_grants.c.state == RUNNING)
+        | ((exigent_grants.c.state == RATIFIED) & (exigent_grants.c.ratify_by > bindparam("now")))  # who hears of it later refuses it
+        | ((exigent_grants.c.state == LAPSED) & (exigent_grants.c.in_log == 0))
+    )
+)
 _WARNINGS: Final = ("", "half of the time to ratify is over", "two hours are left to ratify")
 _CLOSED_TO: Final = (
     MessageType.ANSWER,
@@ -100,13 +107,10 @@ class ExigentClocks:
     async def tick(self) -> None:
         """Warn, lapse, enter lapses into the log, tell of ratifications, write notices: whatever is due."""
         now = self._clock()
-        at = exigent_grants.c
-        told_in_time = (at.state == RATIFIED) & (at.ratify_by > stamp(now))  # who hears of it later refuses it as late
-        unfinished = (at.state == RUNNING) | told_in_time | ((at.state == LAPSED) & (at.in_log == 0))
-        with reading(self._engine).begin() as connection:
-            rows = connection.execute(select(exigent_grants).where(unfinished)).all()
         troubles: list[Exception] = []
-        for row in rows:
+        for (search_id,) in _UNFINISHED.rows(self._engine, now=stamp(now)):
+            with reading(self._engine).begin() as connection:
+                row = connection.execute(select(exigent_grants).where(exigent_grants.c.search_id == search_id)).one()
             with apart(troubles):
                 await self._go_on(row, now)
         write_notices(self._engine, self._folder, self._clock)

@@ -16,6 +16,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from agency_node.journal import record, stamp
+from agency_node.store import Glance
 from agency_node.tables import lapse_notices
 from crypto.canonical import JsonObject
 from crypto.fields import Fields
@@ -63,18 +64,23 @@ def read_notice(data: bytes, node_key: VerifyingKey) -> Fields:
     return document.unverified_fields("notice")
 
 
+_NOT_WRITTEN: Final = Glance(
+    select(lapse_notices.c.name, lapse_notices.c.search_id, lapse_notices.c.recipient, lapse_notices.c.document).where(
+        lapse_notices.c.written_at.is_(None)
+    )
+)
+
+
 def write_notices(engine: Engine, folder: Path, clock: Callable[[], datetime]) -> None:
     """Write what was made and does not lie in the folder yet; a file appears whole or not at all, readable by the node's owner only."""
-    with engine.begin() as connection:
-        waiting = connection.execute(select(lapse_notices).where(lapse_notices.c.written_at.is_(None))).all()
-    for row in waiting:
+    for name, search_id, recipient, document in _NOT_WRITTEN.rows(engine):
         try:
-            _write(folder / FOLDER, row.name, row.document)
+            _write(folder / FOLDER, name, document)
         except OSError:
             return  # a full disk or a foreign folder: status shows that it is not written, and the next round tries again
         with engine.begin() as connection:
-            connection.execute(update(lapse_notices).where(lapse_notices.c.name == row.name).values(written_at=stamp(clock())))
-            record(connection, clock(), row.search_id, "notice made", f"to the {row.recipient}: {FOLDER}/{row.name}")
+            connection.execute(update(lapse_notices).where(lapse_notices.c.name == name).values(written_at=stamp(clock())))
+            record(connection, clock(), search_id, "notice made", f"to the {recipient}: {FOLDER}/{name}")
 
 
 def _write(folder: Path, name: str, document: bytes) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy import Connection, Engine, Row, bindparam, insert, select, update
 
 from agency_node.courier import Commit, Handler, NotYetError
 from agency_node.envelopes import Envelopes
@@ -26,7 +26,7 @@ from agency_node.outbox import Outgoing
 from agency_node.parties import Parties
 from agency_node.policy.clocks import ExigentClock
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError
-from agency_node.store import reading
+from agency_node.store import Glance, reading
 from agency_node.tables import exigent_held, held_grants
 from crypto.canonical import AgencyId
 from crypto.checkpoint import Checkpoint
@@ -40,6 +40,9 @@ from crypto.messages import AnyMessage
 from crypto.notices import RefusalReason
 from crypto.ratification import RatificationBody, verify_ratification
 
+_OVER: Final = Glance(
+    select(exigent_held.c.search_id).where((exigent_held.c.state == RUNNING) & (exigent_held.c.ratify_by <= bindparam("now")))
+)
 NOT_RATIFIED: Final = "an exigent grant that was not ratified in time (R4)"
 
 
@@ -144,10 +147,7 @@ class RatifiedGrants:
     async def tick(self) -> None:
         """Drop what was begun for grants that nobody ratified in time."""
         now = self._clock()
-        over = (exigent_held.c.state == RUNNING) & (exigent_held.c.ratify_by <= stamp(now))
-        with reading(self._engine).begin() as connection:
-            found = connection.execute(select(exigent_held.c.search_id).where(over)).scalars().all()
-        for search_id in found:
+        for (search_id,) in _OVER.rows(self._engine, now=stamp(now)):
             try:
                 held = self._desk.find(search_id)
             except AlreadyRefusedError:

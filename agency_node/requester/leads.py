@@ -26,6 +26,7 @@ from agency_node.outbox import Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.requester.drafting import TOKEN
 from agency_node.requester.searching import SENT
+from agency_node.store import Glance
 from agency_node.tables import disclosures, inbox, leads, search_holders, searches
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId, b64url_decode, b64url_encode
@@ -44,6 +45,8 @@ TO_ASK: Final = "to ask"
 LAST_CALL: Final = timedelta(minutes=10)
 """How long before a grant's end the dummies of a search in which nothing was asked are sent."""
 LEAD_NOTICE: Final = "An investigative lead, not an identification."
+_RELEASED: Final = Glance(select(searches.c.search_id, searches.c.expires).where(searches.c.state == RELEASED))
+_TO_ASK: Final = Glance(select(disclosures.c.holder).where(disclosures.c.outcome == TO_ASK).limit(1))
 _RELEASE: Final = "release"
 _STUB: Final = "stub"
 _RECORD: Final = "disclosed-record"
@@ -212,10 +215,10 @@ class Leads:
 
     async def tick(self) -> None:
         """Send the requests that a person wrote down since, with dummies to every other holder; end searches whose grant has run out."""
-        with self._engine.begin() as connection:
-            released = connection.execute(select(searches.c.search_id, searches.c.expires).where(searches.c.state == RELEASED)).all()
-        for search in released:
-            self._end_in_time(search.search_id, parse_moment(search.expires, "expiry"))
+        for search_id, expires in _RELEASED.rows(self._engine):
+            self._end_in_time(search_id, parse_moment(expires, "expiry"))
+        if _TO_ASK.first(self._engine) is None:
+            return
         with self._engine.begin() as connection:
             asked = connection.execute(select(disclosures).where(disclosures.c.outcome == TO_ASK)).all()
         troubles: list[Exception] = []

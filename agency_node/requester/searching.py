@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Engine, Row, select, update
 
@@ -40,6 +40,7 @@ from agency_node.refusals import RefusedByUsError
 from agency_node.requester.cancelling import CANCELLED, queue_withdrawals
 from agency_node.requester.drafting import SEARCH_KEY, TOKEN
 from agency_node.requester.near_duplicates import forget_faces
+from agency_node.store import Glance
 from agency_node.tables import inbox, search_holders, searches
 from agency_node.vault import Vault
 from crypto.bodies import AnswerBody, GrantBody, OpenedBody
@@ -65,19 +66,28 @@ EXPIRED: Final = "expired"
 ANSWERED: Final = "answered"
 OUTSTANDING: Final = ("waiting", "sent", ANSWERED)
 """States of a holder of whom something is still to be opened or to come."""
-_DUE: Final = (
-    searches.c.search_id,
-    searches.c.state,
-    searches.c.expires,
-    searches.c.deadline,
-    searches.c.sealed_search_key.is_not(None).label("has_key"),
-)
-"""What says whether a search can move; looked at several times a second, so without grant, probe and still."""
 FORGET_EVERY: Final = timedelta(hours=1)
 RUNNING: Final = (GRANTED, SUBMITTED, LOGGED, SENT)
+_DUE: Final = Glance(
+    select(searches.c.search_id, searches.c.state, searches.c.expires, searches.c.deadline, searches.c.sealed_search_key.is_not(None))
+    .where(searches.c.state.in_(RUNNING))
+    .order_by(searches.c.created_at)
+)
+"""What says whether a search can move, as `_Due`; looked at several times a second, so without grant, probe and still."""
+_CANCELLED: Final = Glance(select(searches.c.search_id).where(searches.c.state == CANCELLED))
 FATAL_FROM_CUSTODIAN: Final = frozenset(
     {RefusalReason.GRANT, RefusalReason.CALIBRATION, RefusalReason.REVOKED, RefusalReason.CUSTODIAN, RefusalReason.POLICY}
 )
+
+
+class _Due(NamedTuple):
+    """One search that runs."""
+
+    search_id: str
+    state: str
+    expires: str
+    deadline: str
+    has_key: int
 
 
 class Searching:
@@ -143,12 +153,9 @@ class Searching:
         if self._next_forgetting is None or now >= self._next_forgetting:
             forget_faces(self._engine, self._near_duplicates, now)
             self._next_forgetting = now + FORGET_EVERY
-        with self._engine.begin() as connection:
-            running = connection.execute(select(*_DUE).where(searches.c.state.in_(RUNNING)).order_by(searches.c.created_at)).all()
-            cancelled = connection.execute(select(searches).where(searches.c.state == CANCELLED)).all()
-        for row in cancelled:
-            self._withdraw(row)
-        for row in running:
+        for (search_id,) in _CANCELLED.rows(self._engine):
+            self._withdraw(self._whole(search_id))
+        for row in (_Due(*values) for values in _DUE.rows(self._engine)):
             try:
                 await self._move(row)
             except (NotYetError, BrokerRefusedError) as waiting:
@@ -165,7 +172,7 @@ class Searching:
         with self._engine.begin() as connection:
             queue_withdrawals(connection, self._outbox, claims)
 
-    async def _move(self, row: Row[Any]) -> None:
+    async def _move(self, row: _Due) -> None:
         now = self._clock()
         if now >= parse_moment(row.expires, "expiry"):
             with self._engine.begin() as connection:
