@@ -17,7 +17,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from agency_node.commands import log_watching as _log_watching  # noqa: F401  # its commands join those of `log`
 from agency_node.commands import node_duties as _node_duties  # noqa: F401  # its commands join those of `node`
+from agency_node.commands import node_open as _node_open  # noqa: F401
 from agency_node.commands.bench import AsJson, Dimensions, bench
 from agency_node.commands.calibration import app as calibration
 from agency_node.commands.demo import demo

@@ -5,16 +5,17 @@ same id; within a search a row leaves when every grant and log entry written bef
 before the release leaves, and messages to one recipient leave in the order in which they were written; what the broker refuses for good
 stops there and is told to whoever put it in.
 
-Left to others: what to send (the roles), carrying (`link`), when to try again (`courier`).
+Left to others: what to send (the roles), carrying (`link`), when to try again (`courier`), publishing what a leaf commits to (`openings`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
+from types import MappingProxyType
 from typing import Final
 
 from sqlalchemy import Connection, Engine, insert, select, update
@@ -25,8 +26,10 @@ from agency_node.tables import outbox, sequences
 from agency_node.vault import Vault
 from crypto.binary import regroup
 from crypto.canonical import AgencyId, JsonObject, JsonValue, KeyId, SearchId, canonical_json
-from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject
+from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject, pad_openings
+from crypto.entry_openings import ENTRY_FORMS, EntryForm, check_value, opened_types
 from crypto.epoch import Epoch
+from crypto.errors import MisuseError
 from crypto.frame import MessageHeader
 from crypto.grant_claims import GrantClaims
 from crypto.keys import SealingPublicKey, SigningKey
@@ -43,6 +46,11 @@ MESSAGE: Final = "message"
 READY: Final = "ready"
 SENT: Final = "sent"
 REFUSED: Final = "refused"
+LOG_OPENINGS: Final = "log-openings"
+"""The vault's purpose for the openings of a leaf; bound to the grant's digest."""
+TO_OPEN: Final = "kept"
+"""Of an entry: its openings are published when their time has come (`openings`)."""
+_NOTHING: Final[Mapping[FieldType, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Outbox:
         clock: Callable[[], datetime],
         latest_checkpoint: Callable[[], bytes | None],
     ) -> None:
-        self._agency = agency
+        self.agency = agency
         self._node_key = node_key
         self._vault = vault
         self._clock = clock
@@ -92,11 +100,11 @@ class Outbox:
         self.on_queued: Callable[[], object] = lambda: None
         """Told of each row, inside the transaction that writes it."""
 
-    def grant(self, connection: Connection, claims: GrantClaims, routing_token: bytes) -> None:
-        """Queue a grant's terms and its log entry for the broker; the token is without its reason."""
-        leaf, openings = self._leaf(EntryKind.GRANT, claims.digest, None, [("grant-digest", claims.digest)], None)
-        body = canonical_json({"terms": routing_token.hex(), "entry": leaf.hex()})
-        self._put(connection, claims.search_id, GRANT, "grant", "", claims.digest, body, openings)
+    def grant(self, connection: Connection, claims: GrantClaims, routing_token: bytes, opened: Mapping[FieldType, str]) -> None:
+        """Queue a grant's terms and its log entry for the broker; the token is without its reason. `opened` as in `entry`."""
+        leaf, openings = self._leaf(EntryKind.GRANT, claims.digest, None, [("grant-digest", claims.digest)], opened)
+        body = canonical_json({"terms": routing_token.hex(), "entry": leaf.to_bytes().hex()})
+        self._put(connection, claims.search_id, GRANT, "grant", "", claims.digest, body, (leaf, openings))
 
     def entry(
         self,
@@ -104,13 +112,15 @@ class Outbox:
         kind: EntryKind,
         conversation: Conversation,
         fields: Sequence[tuple[str, bytes]],
+        opened: Mapping[FieldType, str] = _NOTHING,
         *,
         author: AgencyId | None = None,
-        padded_to: int | None = None,
     ) -> None:
-        """Queue a log entry about a search with these fields (type, value), padded with empty ones of the last type."""
-        leaf, openings = self._leaf(kind, conversation.grant_digest, author, fields, padded_to)
-        self._put(connection, conversation.search_id, ENTRY, kind.value, "", conversation.grant_digest, leaf, openings)
+        """Queue a log entry about a search: `fields` (type, value) that are never opened, padded with empty ones of the last type to the
+        number that its kind has, and `opened`, which everybody will read some day (`crypto.entry_openings`, `opened_fields`)."""
+        leaf, openings = self._leaf(kind, conversation.grant_digest, author, fields, opened)
+        digest = conversation.grant_digest
+        self._put(connection, conversation.search_id, ENTRY, kind.value, "", digest, leaf.to_bytes(), (leaf, openings))
 
     def sealed(self, connection: Connection, kind: MessageType, body: Body, conversation: Conversation, recipient: SealTo) -> MessageId:
         """Seal a message, queue it, return its id; one of a streamed type is never whole in memory."""
@@ -138,7 +148,7 @@ class Outbox:
             kind,
             conversation.search_id,
             conversation.grant_digest,
-            self._agency,
+            self.agency,
             recipient,
             _next_sequence(connection, conversation.search_id, recipient),
             round_moment(self._clock()),
@@ -170,16 +180,26 @@ class Outbox:
         return message_id
 
     def _leaf(
-        self, kind: EntryKind, grant_digest: bytes, author: AgencyId | None, fields: Sequence[tuple[str, bytes]], padded_to: int | None
-    ) -> tuple[bytes, bytes]:
-        """The leaf's bytes, and its openings as sealed JSON, which this agency keeps and may show."""
-        openings = [FieldOpening.fresh(FieldType(name), value) for name, value in fields]
-        last = FieldType(fields[-1][0])
-        openings += [FieldOpening.fresh(last, b"") for _ in range((padded_to or len(fields)) - len(fields))]
+        self,
+        kind: EntryKind,
+        grant_digest: bytes,
+        author: AgencyId | None,
+        fields: Sequence[tuple[str, bytes]],
+        opened: Mapping[FieldType, str],
+    ) -> tuple[LogEntry, bytes]:
+        """The leaf, and all its openings as sealed JSON, which this agency keeps and may show."""
+        form = ENTRY_FORMS.get(kind, EntryForm((), len(fields)))
+        if not opened.keys() <= set(form.opened):
+            raise MisuseError("an entry opens the fields of its kind and no other")
+        openings = [FieldOpening.fresh(name, opened.get(name, "").encode("ascii")) for name in form.opened]
+        for one in openings:
+            check_value(kind, one.field_type, one.value)
+        kept = [FieldOpening.fresh(FieldType(name), value) for name, value in fields]
+        openings += pad_openings(kept, FieldType(fields[-1][0]), form.kept)
         leaf = LogEntry(kind, utc_day(self._clock()), entry_subject(kind, grant_digest, author), tuple(map(commit_field, openings)))
-        kept: list[JsonValue] = [{"salt": one.salt.hex(), "type": str(one.field_type), "value": one.value.hex()} for one in openings]
-        document: JsonObject = {"openings": kept}
-        return leaf.to_bytes(), self._vault.seal("log-openings", canonical_json(document), grant_digest)
+        listed: list[JsonValue] = [{"salt": one.salt.hex(), "type": str(one.field_type), "value": one.value.hex()} for one in openings]
+        document: JsonObject = {"openings": listed}
+        return leaf, self._vault.seal(LOG_OPENINGS, canonical_json(document), grant_digest)
 
     def _put(
         self,
@@ -190,9 +210,10 @@ class Outbox:
         recipient: str,
         grant_digest: bytes,
         data: bytes,
-        openings: bytes | None,
+        logged: tuple[LogEntry, bytes] | None,
     ) -> int:
-        """The number of the new row."""
+        """The number of the new row; `logged` is the leaf that it enters, with the sealed openings."""
+        leaf, openings = (None, None) if logged is None else logged
         row = connection.execute(
             insert(outbox)
             .returning(outbox.c.number)
@@ -204,6 +225,8 @@ class Outbox:
                 grant_digest=grant_digest,
                 data=data,
                 sealed_openings=openings,
+                leaf_hash=None if leaf is None else leaf.leaf_hash(),
+                opening=None if leaf is None or not opened_types(leaf.kind) else TO_OPEN,
                 state=READY,
                 note="",
                 created_at=stamp(self._clock()),

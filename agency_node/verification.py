@@ -7,11 +7,13 @@ is an error, not a gap; a head that does not continue the one that was seen befo
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from agency_node.link import BrokerLink
 from crypto.checkpoint import SignedCheckpoint, check_continues, check_log_signature
+from crypto.entries import LogEntry
 from crypto.errors import MirrorError, WitnessError
 from crypto.mirror import LogMirror
 from crypto.roster import Roster
@@ -30,13 +32,22 @@ class LogReport:
     days: dict[str, int]
 
 
-async def verify_log(link: BrokerLink, roster: Roster, now: datetime, *, seen: SignedCheckpoint | None = None) -> LogReport:
+async def verify_log(
+    link: BrokerLink,
+    roster: Roster,
+    now: datetime,
+    *,
+    seen: SignedCheckpoint | None = None,
+    each: Callable[[LogEntry], object] = lambda entry: None,
+) -> LogReport:
     """Read the log to its newest cosigned head and check it, in this order:
 
     1. the head bears the log's signature (`CheckpointError`)
     2. fresh cosignatures of at least two agencies other than the log's operator (`WitnessError`, `StaleCheckpointError`)
     3. all leaves parse, and hash to the head's root (`EncodingError`, `MirrorError`)
     4. it continues `seen`, a head that was verified earlier (`ConsistencyError`)
+
+    `each` is told every entry in order; it is verified when this returns.
     """
     note = await link.checkpoint(cosignatures=2, wait_s=10)
     if note is None:
@@ -52,6 +63,7 @@ async def verify_log(link: BrokerLink, roster: Roster, now: datetime, *, seen: S
             raise MirrorError("the broker hands out fewer leaves than its head has")
         for leaf in leaves[: note.checkpoint.size - mirror.tree.size]:
             entry = mirror.append(leaf)
+            each(entry)
             kinds[entry.kind.value] += 1
             days[entry.day.isoformat()] += 1
     mirror.check_at(note.checkpoint)

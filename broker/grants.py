@@ -71,7 +71,7 @@ class Grants:
         """
         entry = LogEntry.from_bytes(entry_data)  # 1
         async with self._store.writing() as connection:
-            grant = await self._find(connection, grant_digest)
+            grant = await self.find(connection, grant_digest)
             check_entry(entry, grant, caller.agency, caller.roster)  # 2
             before = (
                 await connection.execute(select(func.count()).select_from(leaves).where(leaves.c.grant_digest == grant_digest))
@@ -91,7 +91,7 @@ class Grants:
         2. it has begun and not expired (`GrantNotYetValidError`, `GrantExpiredError`)
         3. no entry of the log ends it (`RevokedError`)
         """
-        grant = await self._find(connection, grant_digest)  # 1
+        grant = await self.find(connection, grant_digest)  # 1
         if now < grant.not_before:  # 2
             raise GrantNotYetValidError("grant is not valid yet")
         if now >= grant.expires:
@@ -101,7 +101,8 @@ class Grants:
             raise RevokedError("the log holds a revocation or lapse of this grant")
         return grant
 
-    async def _find(self, connection: Transaction, grant_digest: bytes) -> RoutedGrant:
+    async def find(self, connection: Transaction, grant_digest: bytes) -> RoutedGrant:
+        """The grant of that digest, in force or not; `UnknownGrantError` if none stands in the log."""
         row = (await connection.execute(select(grants).where(grants.c.digest == grant_digest))).one_or_none()
         if row is None:
             raise UnknownGrantError("no such grant stands in the log")

@@ -13,6 +13,7 @@ from broker.folder import load_log_key
 from broker.grants import Grants
 from broker.log_store import LogStore
 from broker.mailbox import Mailbox
+from broker.openings import Openings
 from broker.roster_store import RosterStore
 from broker.statements import Statements
 from broker.store import Store
@@ -31,6 +32,7 @@ class Services:
     authentication: Authentication
     log: LogStore
     grants: Grants
+    openings: Openings
     mailbox: Mailbox
     statements: Statements
     bell: Bell
@@ -52,6 +54,7 @@ class Services:
             authentication=Authentication(rosters, limits, clock),
             log=log,
             grants=grants,
+            openings=Openings(store, grants, log),
             mailbox=Mailbox(store, grants, log, key, bell, limits),
             statements=Statements(store),
             bell=bell,
