@@ -6,7 +6,8 @@
     DIR/evidence-*.note  two heads that the log signed and that contradict one another, once it did
 
 Invariants: `state.json` is replaced last and in one step, so that a run that died leaves the state of the run before, and lines beyond it
-are not read; leaves that do not hash to the head in `state.json` are not the ones that were read, and nothing is said about the log.
+are not read; leaves that do not hash to the head in `state.json`, and openings that are none of theirs, are not what was read, and nothing
+is said about the log.
 
 Left to others: reading and judging the log (`log_monitor`).
 """
@@ -23,9 +24,10 @@ from typing import Final
 
 from agency_node.errors import StoreError
 from agency_node.link import OpenedField, opened_from_fields
+from agency_node.log_openings import check_opened
 from crypto.canonical import JsonObject, JsonValue, b64url_decode, b64url_encode
 from crypto.checkpoint import SignedCheckpoint
-from crypto.entries import LogEntry
+from crypto.entries import FieldType, LogEntry
 from crypto.entry_openings import opening_to_json
 from crypto.errors import CryptoError
 from crypto.fields import Fields
@@ -68,6 +70,9 @@ def recall(folder: Path) -> Remembered:
         for line in _lines(folder / LEAVES_FILE, size):
             found.entries.append(found.mirror.append(b64url_decode(line)))
         found.openings += [opened_from_fields(Fields(json.loads(line), "opening")) for line in _lines(folder / OPENINGS_FILE, opened)]
+        seen: set[tuple[int, FieldType]] = set()
+        for one in found.openings:
+            check_opened(one, found.entries, seen)
         if len(found.openings) != opened:
             raise _damaged(folder)
         found.mirror.check_at(note.checkpoint)

@@ -1,4 +1,4 @@
-"""`sealmatch node open`: an agency opens what it logged of one search, to an oversight body at once or to everybody when the case is closed.
+"""`sealmatch node open`: an agency opens what it logged of one search, to an oversight body at once, or to everybody after the case.
 
 The command joins those of `node`.
 """
