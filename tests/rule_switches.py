@@ -19,7 +19,7 @@ from agency_node.holder import answering
 from agency_node.holder.budgets import Budgets
 from agency_node.legal import lapsing
 from agency_node.policy import engine
-from crypto import grant_claims, roster_entries
+from crypto import entry_counts, grant_claims, roster_entries
 from crypto.grant_basis import GrantReason
 from crypto.grant_claims import GrantTerms
 
@@ -85,6 +85,7 @@ SWITCHES: Final[dict[str, Switch]] = {
     "R48": Switch("the packs' policies on where information may lie", without_policies_of(48)),
     "R57": Switch("the counting of searches", replaced(Budgets, "spend")),
     "R60": Switch("the holder's own decision", replaced(answering, "decide_all", allow_all)),
+    "R62": Switch("the smallest number that a table shows", replaced(entry_counts, "MIN_CELL", 0)),
     "R76": Switch("the log's word before an act", replaced(GrantDesk, "check_act", nothing_awaited)),
     "R78": Switch("the check of a head's cosignatures", replaced(follower, "check_checkpoint")),
 }

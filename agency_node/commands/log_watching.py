@@ -67,7 +67,7 @@ def opened(
         for one in found
     ]
     print_table(
-        f"{len(found)} entries opened, {source}, of {len(log.entries)}", {"leaf": True, "day": True, "kind": True, "fields": False}, rows
+        f"{len(found)} of {len(log.entries)} entries opened, {source}", {"leaf": True, "day": True, "kind": True, "fields": False}, rows
     )
 
 

@@ -42,14 +42,18 @@ def open_entries(
                 with node.engine.begin() as connection:
                     entries = ask_to_open(connection, search_id)
                 said = {"search_id": search_id, "to_publish": entries}
-                text = f"{entries} entries will be published by the serving node within a minute"
+                text = f"{_entries(entries)} to be published by the serving node within a minute"
             else:
                 document, handed = open_to_oversight(node.engine, node.vault, node.agency, node.keyring.node_key, search_id, clock())
                 act.subject, act.detail = f"document {handed.sha256}", f"{handed.entries} entries to oversight"
                 _write(to_oversight, document)
                 said = {"search_id": search_id, "file": str(to_oversight), **plain(handed)}
-                text = f"{handed.entries} entries opened in {to_oversight} ({', '.join(handed.kinds)}): whoever has the file can read them"
+                text = f"{_entries(handed.entries)} opened in {to_oversight}, {', '.join(handed.kinds)}: whoever has the file can read it"
     print_json(said) if as_json else typer.echo(text)
+
+
+def _entries(count: int) -> str:
+    return f"{count} {'entry' if count == 1 else 'entries'}"
 
 
 def _write(path: Path, data: bytes) -> None:
