@@ -22,7 +22,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, or_, select, upd
 from agency_node.errors import BrokerRefusedError, RequestError
 from agency_node.journal import record, stamp
 from agency_node.outbox import LOG_OPENINGS, REFUSED, SENT, TO_OPEN
-from agency_node.store import reading
+from agency_node.store import promising_nothing, reading
 from agency_node.tables import outbox
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId
@@ -76,7 +76,7 @@ class Openings:
         return published
 
     def _mark(self, kept: _Kept, state: str, detail: str) -> None:
-        with self._engine.begin() as connection:
+        with promising_nothing(self._engine).begin() as connection:  # if that is lost it is published again, which changes nothing
             connection.execute(update(outbox).where(outbox.c.number == kept.number).values(opening=state))
             event = "opening refused" if state == REFUSED else f"opened {kept.name}"
             record(

@@ -11,6 +11,7 @@ Left to others: what to send (the roles), carrying (`link`), when to try again (
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,14 +26,15 @@ from agency_node.pieces import IN_PIECES, OUT, Pieces, stored_pieces, write_piec
 from agency_node.tables import outbox, sequences
 from agency_node.vault import Vault
 from crypto.binary import regroup
-from crypto.canonical import AgencyId, JsonObject, JsonValue, KeyId, SearchId, canonical_json
+from crypto.canonical import AgencyId, KeyId, SearchId, canonical_json
 from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject, pad_openings
-from crypto.entry_openings import ENTRY_FORMS, EntryForm, check_value, opened_types
+from crypto.entry_openings import ENTRY_FORMS, EntryForm, check_value
 from crypto.epoch import Epoch
 from crypto.errors import MisuseError
 from crypto.frame import MessageHeader
 from crypto.grant_claims import GrantClaims
 from crypto.keys import SealingPublicKey, SigningKey
+from crypto.ledger import leaf_hash
 from crypto.message_types import Body, MessageType
 from crypto.messages import seal_in_pieces, seal_message, sign_message
 from crypto.moments import round_moment, utc_day
@@ -81,6 +83,15 @@ class SealTo:
         return cls(statement.agency, statement.key, statement.key_id)
 
 
+@dataclass(frozen=True)
+class _Logged:
+    """A leaf's bytes, what opens it, and whether anything of that is published one day."""
+
+    leaf: bytes
+    sealed_openings: bytes = field(repr=False)
+    opening: str | None
+
+
 class Outbox:
     """Writes rows; every method runs in the caller's transaction."""
 
@@ -102,9 +113,9 @@ class Outbox:
 
     def grant(self, connection: Connection, claims: GrantClaims, routing_token: bytes, opened: Mapping[FieldType, str]) -> None:
         """Queue a grant's terms and its log entry for the broker; the token is without its reason. `opened` as in `entry`."""
-        leaf, openings = self._leaf(EntryKind.GRANT, claims.digest, None, [("grant-digest", claims.digest)], opened)
-        body = canonical_json({"terms": routing_token.hex(), "entry": leaf.to_bytes().hex()})
-        self._put(connection, claims.search_id, GRANT, "grant", "", claims.digest, body, (leaf, openings))
+        logged = self._leaf(EntryKind.GRANT, claims.digest, None, [("grant-digest", claims.digest)], opened)
+        body = canonical_json({"terms": routing_token.hex(), "entry": logged.leaf.hex()})
+        self._put(connection, claims.search_id, GRANT, "grant", "", claims.digest, body, logged)
 
     def entry(
         self,
@@ -118,9 +129,8 @@ class Outbox:
     ) -> None:
         """Queue a log entry about a search: `fields` (type, value) that are never opened, padded with empty ones of the last type to the
         number that its kind has, and `opened`, which everybody will read some day (`crypto.entry_openings`, `opened_fields`)."""
-        leaf, openings = self._leaf(kind, conversation.grant_digest, author, fields, opened)
-        digest = conversation.grant_digest
-        self._put(connection, conversation.search_id, ENTRY, kind.value, "", digest, leaf.to_bytes(), (leaf, openings))
+        logged = self._leaf(kind, conversation.grant_digest, author, fields, opened)
+        self._put(connection, conversation.search_id, ENTRY, kind.value, "", conversation.grant_digest, logged.leaf, logged)
 
     def sealed(self, connection: Connection, kind: MessageType, body: Body, conversation: Conversation, recipient: SealTo) -> MessageId:
         """Seal a message, queue it, return its id; one of a streamed type is never whole in memory."""
@@ -186,7 +196,7 @@ class Outbox:
         author: AgencyId | None,
         fields: Sequence[tuple[str, bytes]],
         opened: Mapping[FieldType, str],
-    ) -> tuple[LogEntry, bytes]:
+    ) -> _Logged:
         """The leaf, and all its openings as sealed JSON, which this agency keeps and may show."""
         form = ENTRY_FORMS.get(kind, EntryForm((), len(fields)))
         if not opened.keys() <= set(form.opened):
@@ -197,9 +207,9 @@ class Outbox:
         kept = [FieldOpening.fresh(FieldType(name), value) for name, value in fields]
         openings += pad_openings(kept, FieldType(fields[-1][0]), form.kept)
         leaf = LogEntry(kind, utc_day(self._clock()), entry_subject(kind, grant_digest, author), tuple(map(commit_field, openings)))
-        listed: list[JsonValue] = [{"salt": one.salt.hex(), "type": str(one.field_type), "value": one.value.hex()} for one in openings]
-        document: JsonObject = {"openings": listed}
-        return leaf, self._vault.seal(LOG_OPENINGS, canonical_json(document), grant_digest)
+        listed = [{"salt": one.salt.hex(), "type": str(one.field_type), "value": one.value.hex()} for one in openings]
+        document = json.dumps({"openings": listed}).encode("ascii")  # nobody signs or hashes it: no canonical form, which takes longer
+        return _Logged(leaf.to_bytes(), self._vault.seal(LOG_OPENINGS, document, grant_digest), TO_OPEN if form.opened else None)
 
     def _put(
         self,
@@ -210,10 +220,9 @@ class Outbox:
         recipient: str,
         grant_digest: bytes,
         data: bytes,
-        logged: tuple[LogEntry, bytes] | None,
+        logged: _Logged | None,
     ) -> int:
-        """The number of the new row; `logged` is the leaf that it enters, with the sealed openings."""
-        leaf, openings = (None, None) if logged is None else logged
+        """The number of the new row; `logged` is what it enters into the log."""
         row = connection.execute(
             insert(outbox)
             .returning(outbox.c.number)
@@ -224,9 +233,9 @@ class Outbox:
                 recipient=recipient,
                 grant_digest=grant_digest,
                 data=data,
-                sealed_openings=openings,
-                leaf_hash=None if leaf is None else leaf.leaf_hash(),
-                opening=None if leaf is None or not opened_types(leaf.kind) else TO_OPEN,
+                sealed_openings=None if logged is None else logged.sealed_openings,
+                leaf_hash=None if logged is None else leaf_hash(logged.leaf),
+                opening=None if logged is None else logged.opening,
                 state=READY,
                 note="",
                 created_at=stamp(self._clock()),
