@@ -16,17 +16,18 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
 
 from agency_node.errors import BrokerRefusedError
 from agency_node.pieces import Pieces
 from agency_node.transport import DEFAULT_MAX_REPLY_BYTES, Reply, Transport, in_order, side_by_side, unreadable
-from crypto.canonical import AgencyId, JsonValue, SearchId, b64url_decode, b64url_encode
+from crypto.canonical import AgencyId, JsonValue, SearchId, b64url_decode, b64url_encode, canonical_json
 from crypto.checkpoint import MAX_NOTE_BYTES, SignedCheckpoint
 from crypto.cosign_request import CosignRequest
-from crypto.entries import MAX_ENTRY_BYTES
+from crypto.entries import MAX_ENTRY_BYTES, FieldOpening
+from crypto.entry_openings import LeafOpenings, opening_from_fields
 from crypto.errors import ContextError, EncodingError, FieldError, NotCanonicalError, OversizedError
 from crypto.fields import MAX_INTEGER, Fields, check_range
 from crypto.manifest import MANIFEST_KIND
@@ -47,6 +48,8 @@ _PART_S: Final = 60.0
 """For a part of 1 MiB: a line of 0.2 Mbit/s is enough."""
 _LEAVES_S: Final = 120.0
 _MAX_PROOF_HASHES: Final = 128
+_MAX_OPENED_BYTES: Final = 512
+"""An opened field with the longest name of an agency takes 220."""
 _MAX_LEASE_ID_CHARS: Final = 64
 _LEASE_ID_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 _STATES: Final = ("incomplete", "queued", "leased", "delivered")
@@ -80,6 +83,15 @@ class Lease:
         check_range(self.total_bytes, 1, MESSAGES[self.message_type].max_bytes, "lease.total_bytes")
         if self.parts != -(-self.total_bytes // PIECE_BYTES):
             raise FieldError("a lease's number of parts follows from its bytes")
+
+
+@dataclass(frozen=True)
+class OpenedField:
+    """A field of the leaf at `position` that was opened; `number` is its place among all. The broker's word only."""
+
+    number: int
+    position: int
+    opening: FieldOpening = field(repr=False)
 
 
 class StatementLink(Protocol):
@@ -215,6 +227,32 @@ class BrokerLink:
     async def inclusion(self, index: int, size: int) -> tuple[bytes, ...]:
         """The broker's proof that a leaf stands at `index` of the log of `size` leaves, unverified."""
         return _proof(await self._transport.request("GET", "/v1/log/inclusion", params={"index": index, "size": size}))
+
+    async def post_openings(self, opened: LeafOpenings) -> None:
+        """Open fields of a leaf that this agency entered, to everybody."""
+        reply = await self._transport.request(
+            "POST", "/v1/log/openings", content=canonical_json(opened.to_json()), content_type="application/json", timeout_s=_REPLY_S
+        )
+        with _strict(reply):
+            fields = _fields(reply)
+            new = fields.integer("opened")
+            fields.close()
+            check_range(new, 0, len(opened.openings), "number of opened fields")
+
+    async def openings(self, first: int, limit: int = MAX_LEAVES) -> tuple[int, list[OpenedField]]:
+        """How many fields are open, and up to `limit` of them from number `first` on, unverified; their numbers follow one another."""
+        params = {"from": first, "limit": limit}
+        reply = await self._transport.request(
+            "GET", "/v1/log/openings", params=params, timeout_s=_LEAVES_S, max_reply_bytes=limit * _MAX_OPENED_BYTES + 256
+        )
+        with _strict(reply):
+            fields = _fields(reply)
+            total, found = fields.integer("total"), [opened_from_fields(child) for child in fields.children("openings")]
+            fields.close()
+            check_range(total, 0, MAX_INTEGER, "total")
+            if [one.number for one in found] != list(range(first, first + len(found))) or len(found) > min(limit, max(total - first, 0)):
+                raise FieldError("opened fields are numbered one after the other, up to their total")
+        return total, found
 
     # --- messages ---
 
@@ -394,6 +432,13 @@ def _lease(fields: Fields) -> Lease:
     )
     fields.close()
     return lease
+
+
+def opened_from_fields(fields: Fields) -> OpenedField:
+    """One member of `openings`, as the broker lists it."""
+    number, position = fields.integer("number"), fields.integer("position")
+    members = {name: value for name, value in fields.as_object().items() if name not in {"number", "position"}}
+    return OpenedField(number, position, opening_from_fields(Fields(members, "reply.openings")))
 
 
 def _message_type(text: str) -> MessageType:

@@ -5,16 +5,18 @@ same id; within a search a row leaves when every grant and log entry written bef
 before the release leaves, and messages to one recipient leave in the order in which they were written; what the broker refuses for good
 stops there and is told to whoever put it in.
 
-Left to others: what to send (the roles), carrying (`link`), when to try again (`courier`).
+Left to others: what to send (the roles), carrying (`link`), when to try again (`courier`), publishing what a leaf commits to (`openings`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
+from types import MappingProxyType
 from typing import Final
 
 from sqlalchemy import Connection, Engine, insert, select, update
@@ -25,12 +27,15 @@ from agency_node.store import Glance
 from agency_node.tables import outbox, sequences
 from agency_node.vault import Vault
 from crypto.binary import regroup
-from crypto.canonical import AgencyId, JsonObject, JsonValue, KeyId, SearchId, canonical_json
-from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject
+from crypto.canonical import AgencyId, KeyId, SearchId, canonical_json
+from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject, pad_openings
+from crypto.entry_openings import ENTRY_FORMS, EntryForm, check_value
 from crypto.epoch import Epoch
+from crypto.errors import MisuseError
 from crypto.frame import MessageHeader
 from crypto.grant_claims import GrantClaims
 from crypto.keys import SealingPublicKey, SigningKey
+from crypto.ledger import leaf_hash
 from crypto.message_types import Body, MessageType
 from crypto.messages import seal_in_pieces, seal_message, sign_message
 from crypto.moments import round_moment, utc_day
@@ -45,6 +50,11 @@ MESSAGE: Final = "message"
 READY: Final = "ready"
 SENT: Final = "sent"
 REFUSED: Final = "refused"
+LOG_OPENINGS: Final = "log-openings"
+"""The vault's purpose for the openings of a leaf; bound to the grant's digest."""
+TO_OPEN: Final = "kept"
+"""Of an entry: its openings are published when their time has come (`openings`)."""
+_NOTHING: Final[Mapping[FieldType, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,15 @@ class SealTo:
         return cls(statement.agency, statement.key, statement.key_id)
 
 
+@dataclass(frozen=True)
+class _Logged:
+    """A leaf's bytes, what opens it, and whether anything of that is published one day."""
+
+    leaf: bytes
+    sealed_openings: bytes = field(repr=False)
+    opening: str | None
+
+
 class Outbox:
     """Writes rows; every method runs in the caller's transaction."""
 
@@ -86,7 +105,7 @@ class Outbox:
         clock: Callable[[], datetime],
         latest_checkpoint: Callable[[], bytes | None],
     ) -> None:
-        self._agency = agency
+        self.agency = agency
         self._node_key = node_key
         self._vault = vault
         self._clock = clock
@@ -94,11 +113,11 @@ class Outbox:
         self.on_queued: Callable[[], object] = lambda: None
         """Told of each row, inside the transaction that writes it."""
 
-    def grant(self, connection: Connection, claims: GrantClaims, routing_token: bytes) -> None:
-        """Queue a grant's terms and its log entry for the broker; the token is without its reason."""
-        leaf, openings = self._leaf(EntryKind.GRANT, claims.digest, None, [("grant-digest", claims.digest)], None)
-        body = canonical_json({"terms": routing_token.hex(), "entry": leaf.hex()})
-        self._put(connection, claims.search_id, GRANT, "grant", "", claims.digest, body, openings)
+    def grant(self, connection: Connection, claims: GrantClaims, routing_token: bytes, opened: Mapping[FieldType, str]) -> None:
+        """Queue a grant's terms and its log entry for the broker; the token is without its reason. `opened` as in `entry`."""
+        logged = self._leaf(EntryKind.GRANT, claims.digest, None, [("grant-digest", claims.digest)], opened)
+        body = canonical_json({"terms": routing_token.hex(), "entry": logged.leaf.hex()})
+        self._put(connection, claims.search_id, GRANT, "grant", "", claims.digest, body, logged)
 
     def entry(
         self,
@@ -106,13 +125,14 @@ class Outbox:
         kind: EntryKind,
         conversation: Conversation,
         fields: Sequence[tuple[str, bytes]],
+        opened: Mapping[FieldType, str] = _NOTHING,
         *,
         author: AgencyId | None = None,
-        padded_to: int | None = None,
     ) -> None:
-        """Queue a log entry about a search with these fields (type, value), padded with empty ones of the last type."""
-        leaf, openings = self._leaf(kind, conversation.grant_digest, author, fields, padded_to)
-        self._put(connection, conversation.search_id, ENTRY, kind.value, "", conversation.grant_digest, leaf, openings)
+        """Queue a log entry about a search: `fields` (type, value) that are never opened, padded with empty ones of the last type to the
+        number that its kind has, and `opened`, which everybody will read some day (`crypto.entry_openings`, `opened_fields`)."""
+        logged = self._leaf(kind, conversation.grant_digest, author, fields, opened)
+        self._put(connection, conversation.search_id, ENTRY, kind.value, "", conversation.grant_digest, logged.leaf, logged)
 
     def pack_change(self, connection: Connection, pack_sha256: bytes, approval: bytes) -> None:
         """Queue the log entry of a policy pack that was adopted, which is about no search, with the approval that the broker asks for."""
@@ -147,7 +167,7 @@ class Outbox:
             kind,
             conversation.search_id,
             conversation.grant_digest,
-            self._agency,
+            self.agency,
             recipient,
             _next_sequence(connection, conversation.search_id, recipient),
             round_moment(self._clock()),
@@ -179,16 +199,26 @@ class Outbox:
         return message_id
 
     def _leaf(
-        self, kind: EntryKind, grant_digest: bytes, author: AgencyId | None, fields: Sequence[tuple[str, bytes]], padded_to: int | None
-    ) -> tuple[bytes, bytes]:
-        """The leaf's bytes, and its openings as sealed JSON, which this agency keeps and may show."""
-        openings = [FieldOpening.fresh(FieldType(name), value) for name, value in fields]
-        last = FieldType(fields[-1][0])
-        openings += [FieldOpening.fresh(last, b"") for _ in range((padded_to or len(fields)) - len(fields))]
+        self,
+        kind: EntryKind,
+        grant_digest: bytes,
+        author: AgencyId | None,
+        fields: Sequence[tuple[str, bytes]],
+        opened: Mapping[FieldType, str],
+    ) -> _Logged:
+        """The leaf, and all its openings as sealed JSON, which this agency keeps and may show."""
+        form = ENTRY_FORMS.get(kind, EntryForm((), len(fields)))
+        if not opened.keys() <= set(form.opened):
+            raise MisuseError("an entry opens the fields of its kind and no other")
+        openings = [FieldOpening.fresh(name, opened.get(name, "").encode("ascii")) for name in form.opened]
+        for one in openings:
+            check_value(kind, one.field_type, one.value)
+        kept = [FieldOpening.fresh(FieldType(name), value) for name, value in fields]
+        openings += pad_openings(kept, FieldType(fields[-1][0]), form.kept)
         leaf = LogEntry(kind, utc_day(self._clock()), entry_subject(kind, grant_digest, author), tuple(map(commit_field, openings)))
-        kept: list[JsonValue] = [{"salt": one.salt.hex(), "type": str(one.field_type), "value": one.value.hex()} for one in openings]
-        document: JsonObject = {"openings": kept}
-        return leaf.to_bytes(), self._vault.seal("log-openings", canonical_json(document), grant_digest)
+        listed = [{"salt": one.salt.hex(), "type": str(one.field_type), "value": one.value.hex()} for one in openings]
+        document = json.dumps({"openings": listed}).encode("ascii")  # nobody signs or hashes it: no canonical form, which takes longer
+        return _Logged(leaf.to_bytes(), self._vault.seal(LOG_OPENINGS, document, grant_digest), TO_OPEN if form.opened else None)
 
     def _put(
         self,
@@ -199,9 +229,9 @@ class Outbox:
         recipient: str,
         grant_digest: bytes,
         data: bytes,
-        openings: bytes | None,
+        logged: _Logged | None,
     ) -> int:
-        """The number of the new row."""
+        """The number of the new row; `logged` is what it enters into the log."""
         row = connection.execute(
             insert(outbox)
             .returning(outbox.c.number)
@@ -212,7 +242,9 @@ class Outbox:
                 recipient=recipient,
                 grant_digest=grant_digest,
                 data=data,
-                sealed_openings=openings,
+                sealed_openings=None if logged is None else logged.sealed_openings,
+                leaf_hash=None if logged is None else leaf_hash(logged.leaf),
+                opening=None if logged is None else logged.opening,
                 state=READY,
                 note="",
                 created_at=stamp(self._clock()),

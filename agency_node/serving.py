@@ -31,10 +31,11 @@ from agency_node.legal.lapsing import ExigentClocks
 from agency_node.legal.office import LegalOffice
 from agency_node.legal.ratified import RatifiedGrants
 from agency_node.node import Node, note_start
+from agency_node.openings import Openings
 from agency_node.outbox import Outbox
 from agency_node.overview import ended_search_keys, has_open_searches
 from agency_node.policy.approvals import check_approved
-from agency_node.policy.clocks import exigent_clock
+from agency_node.policy.clocks import exigent_clock, openings_delay
 from agency_node.policy.engine import load_packs
 from agency_node.requester.leads import Leads
 from agency_node.requester.searching import Searching
@@ -62,6 +63,8 @@ class Service:
         envelopes = Envelopes(node.agency, node.keyring, node.parties)
         self.packs = load_packs(node.config.policy_packs)
         self.outbox = Outbox(node.agency, node.keyring.node_key, node.vault, node.clock, self._latest_checkpoint)
+        delay = openings_delay(self.packs)
+        self.openings = Openings(node.engine, node.vault, node.link, delay, node.clock)
         desk = GrantDesk(node.agency, node.engine, node.vault, envelopes, node.parties, self.follower, node.clock)
         roles: list[CourierRole] = [desk]
         if Role.HOLDER in node.config.roles:
@@ -224,7 +227,7 @@ class Service:
         self.node.keyring.destroy_old_weeks(lambda _: has_open_searches(self.node.engine))
 
     async def _refresh(self, stop: asyncio.Event) -> None:
-        """Follow roster and log, publish the next week's key when its week begins."""
+        """Follow roster and log, open entries whose time has come, publish the next week's key when its week begins."""
         week = Week.at(self.node.clock())
         while not stop.is_set():
             await pause(stop, REFRESH_S)
@@ -232,6 +235,7 @@ class Service:
             try:
                 await self.node.parties.refresh()
                 await self.follower.follow()
+                await self.openings.publish_due()
                 if Week.at(self.node.clock()) != week:
                     await self._publish_week_key()
                     week = Week.at(self.node.clock())

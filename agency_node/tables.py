@@ -81,9 +81,13 @@ outbox = Table(
     _text("note"),
     _text("created_at"),
     _text("message_id", nullable=True),
+    _bytes("leaf_hash", nullable=True),
+    _text("opening", nullable=True),
 )
 """What is to be sent, in order for each search: `grant`, `entry` (a leaf of the log) or `message`; `ready`, `sent`, `refused`. `data` is
-NULL once it has left, and empty for a message that lies in `message_pieces`; such a one has its `message_id` here."""
+NULL once it has left, and empty for a message that lies in `message_pieces`; such a one has its `message_id` here. An entry has the hash of
+its leaf, and in `opening` how far the fields are that are opened to everybody: `kept`, `asked` (at once), `published`, `refused`."""
+Index("outbox_to_open", outbox.c.opening, outbox.c.created_at, sqlite_where=outbox.c.opening.in_(["kept", "asked"]))
 
 message_pieces = Table(
     "message_pieces",

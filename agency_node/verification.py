@@ -8,7 +8,7 @@ is told of a log of which a check failed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
@@ -40,7 +40,7 @@ class ReadLog:
     rosters: list[tuple[int, LogEntry]] = field(default_factory=list, repr=False)
     """Entries of rosters, with their positions."""
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes) -> LogEntry:
         """Read the next leaf; an `EncodingError` or `EntryOrderError` for one that cannot stand there."""
         entry = LogEntry.from_bytes(data)
         self.index.append(entry)
@@ -50,6 +50,7 @@ class ReadLog:
         self.leaves.append(data)
         self.kinds[entry.kind.value] += 1
         self.days[entry.day.isoformat()] += 1
+        return entry
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,12 @@ async def verify_log(
     *,
     seen: Sequence[SignedCheckpoint] = (),
     evidence: LogEvidence | None = None,
+    each: Callable[[LogEntry], object] = lambda entry: None,
 ) -> LogReport:
     """Read the log to its newest head that counts (`read_log`) and check it (`check_log`), and then that the heads that were seen and are
-    beyond it continue it, by the broker's proofs (`ConsistencyError`)."""
-    note, read = await read_log(link, roster, now)
+    beyond it continue it, by the broker's proofs (`ConsistencyError`). `each` is told every entry in order; it is verified when this
+    returns."""
+    note, read = await read_log(link, roster, now, each)
     size = note.checkpoint.size
     report = check_log(note, read, roster, [one for one in seen if one.checkpoint.size <= size], evidence)
     for one in seen:
@@ -105,7 +108,9 @@ async def verify_log(
     return report
 
 
-async def read_log(link: BrokerLink, roster: Roster, now: datetime) -> tuple[SignedCheckpoint, ReadLog]:
+async def read_log(
+    link: BrokerLink, roster: Roster, now: datetime, each: Callable[[LogEntry], object] = lambda entry: None
+) -> tuple[SignedCheckpoint, ReadLog]:
     """The newest head that counts for a reader of the whole log now, and the leaves under it, in this order:
 
     1. it bears the log's signature (`CheckpointError`)
@@ -124,7 +129,7 @@ async def read_log(link: BrokerLink, roster: Roster, now: datetime) -> tuple[Sig
         if not leaves:
             raise MirrorError("the broker hands out fewer leaves than its head has")
         for leaf in leaves[: note.checkpoint.size - read.tree.size]:
-            read.append(leaf)
+            each(read.append(leaf))
     return note, read
 
 

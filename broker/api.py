@@ -2,7 +2,7 @@
 
 Invariants: every route but `/healthz` and the public log goes through `caller`, which refuses before the handler runs; a body is read by
 the caller's check or by nobody; JSON objects are read strictly, member by member; what comes from a path or query has a type and a range.
-Left to others: what may be done (`grants`, `mailbox`, `statements`, `log_store`), what a refusal looks like (`problems`).
+Left to others: what may be done (`grants`, `mailbox`, `statements`, `log_store`, `openings`), what a refusal looks like (`problems`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from broker.authentication import Caller
 from broker.errors import MalformedRequestError, NoCheckpointError
 from broker.services import Services
 from crypto.canonical import AgencyId, JsonValue, SearchId, b64url_encode
+from crypto.entry_openings import LeafOpenings
 from crypto.errors import EncodingError
 from crypto.fields import MAX_INTEGER, Fields
 from crypto.parts import MAX_PARTS, Part
@@ -134,6 +135,21 @@ async def tile(services: ServicesOf, path: Annotated[str, Path(max_length=128)])
     return Response(await services.log.tile(found), media_type=PART_MEDIA_TYPE, headers={"Cache-Control": _FOR_EVER})
 
 
+@public.get("/v1/log/openings")
+async def openings(
+    services: ServicesOf, first: Annotated[int, Query(alias="from", ge=0, le=MAX_INTEGER)] = 0, limit: Count = 1000
+) -> Response:
+    """Opened fields in the order in which they were opened, and how many there are."""
+    total, found = await services.openings.since(first, limit)
+    return JSONResponse({"total": total, "openings": [one.to_json() for one in found]})
+
+
+@public.get("/v1/log/counts")
+async def counts(services: ServicesOf) -> Response:
+    """Entries by kind and day, opened fields in cells of at least five (R62)."""
+    return JSONResponse(await services.openings.counts())
+
+
 # --- roster and statements --------------------------------------------------------------------------------------------
 
 
@@ -206,6 +222,13 @@ async def post_pack_change(caller: CallerOf, services: ServicesOf) -> Response:
     fields.close()
     index, is_new = await services.pack_changes.enter(caller, entry, approval)
     return JSONResponse({"index": index}, 201 if is_new else 200)
+
+
+@signed.post("/v1/log/openings")
+async def post_openings(caller: CallerOf, services: ServicesOf) -> Response:
+    """Open fields of a leaf that the caller entered, to everybody."""
+    opened = LeafOpenings.from_fields(_object(caller.body))
+    return JSONResponse({"opened": await services.openings.enter(caller, opened)})
 
 
 @signed.post("/v1/log/cosignatures")

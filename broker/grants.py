@@ -75,7 +75,7 @@ class Grants:
             if is_refused_draft(entry, grant_digest, caller.agency, caller.roster) and not await self._is_known(connection, grant_digest):
                 most = 1
             else:
-                check_entry(entry, await self._find(connection, grant_digest), caller.agency, caller.roster)  # 2
+                check_entry(entry, await self.find(connection, grant_digest), caller.agency, caller.roster)  # 2
             before = (
                 await connection.execute(select(func.count()).select_from(leaves).where(leaves.c.grant_digest == grant_digest))
             ).scalar_one()
@@ -94,7 +94,7 @@ class Grants:
         2. it has begun and not expired (`GrantNotYetValidError`, `GrantExpiredError`)
         3. no entry of the log ends it (`RevokedError`)
         """
-        grant = await self._find(connection, grant_digest)  # 1
+        grant = await self.find(connection, grant_digest)  # 1
         if now < grant.not_before:  # 2
             raise GrantNotYetValidError("grant is not valid yet")
         if now >= grant.expires:
@@ -107,7 +107,8 @@ class Grants:
     async def _is_known(self, connection: Transaction, grant_digest: bytes) -> bool:
         return (await connection.execute(select(grants.c.digest).where(grants.c.digest == grant_digest))).one_or_none() is not None
 
-    async def _find(self, connection: Transaction, grant_digest: bytes) -> RoutedGrant:
+    async def find(self, connection: Transaction, grant_digest: bytes) -> RoutedGrant:
+        """The grant of that digest, in force or not; `UnknownGrantError` if none stands in the log."""
         row = (await connection.execute(select(grants).where(grants.c.digest == grant_digest))).one_or_none()
         if row is None:
             raise UnknownGrantError("no such grant stands in the log")

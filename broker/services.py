@@ -14,6 +14,7 @@ from broker.folder import load_log_key
 from broker.grants import Grants
 from broker.log_store import LogStore
 from broker.mailbox import Mailbox
+from broker.openings import Openings
 from broker.roster_store import RosterStore
 from broker.statements import Statements
 from broker.store import Store
@@ -33,6 +34,7 @@ class Services:
     log: LogStore
     grants: Grants
     pack_changes: PackChanges
+    openings: Openings
     mailbox: Mailbox
     statements: Statements
     bell: Bell
@@ -55,6 +57,7 @@ class Services:
             log=log,
             grants=grants,
             pack_changes=PackChanges(store, log, bell),
+            openings=Openings(store, grants, log),
             mailbox=Mailbox(store, grants, log, key, bell, limits),
             statements=Statements(store),
             bell=bell,

@@ -2,8 +2,8 @@
 
 Of a grant only routing facts are kept, no person and no signature. Of a message the pieces are kept until it is acknowledged. Moments are
 milliseconds since 1970 in UTC. Invariants that the database itself holds: the four values of a grant are used once each; leaves of the log
-are neither changed nor removed (triggers of the first migration); a number of a sender belongs to one message. Left to others: opening it
-(`store`), the form of the schema over time (`migrations`).
+are neither changed nor removed (triggers of the first migration), nor is what was opened of them (migration 0005); a number of a sender
+belongs to one message. Left to others: opening it (`store`), the form of the schema over time (`migrations`).
 """
 
 from __future__ import annotations
@@ -46,6 +46,20 @@ leaves = Table(
     Column("subject", LargeBinary, nullable=False, index=True),
     Column("grant_digest", LargeBinary, nullable=False, index=True),
 )
+
+openings = Table(
+    "openings",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("position", Integer, ForeignKey("leaves.position"), nullable=False),
+    Column("field_type", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("salt", LargeBinary, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+    Column("opened_at", Integer, nullable=False),
+    UniqueConstraint("position", "field_type", name="a_field_is_opened_once"),
+)
+"""Fields of leaves that their authors opened to everybody."""
 
 heads = Table(
     "heads",

@@ -18,8 +18,8 @@ Invariants: an entry has one encoding; salts are never in it; entries of a kind 
 their number says nothing. There is no kind for dummies: a disclosure that nobody asked for is entered as `disclosure`, else the log would
 say which searches found nobody.
 
-Left to others: which fields each kind has (`messages`), keeping the openings, the tree (`ledger`), reading the log for a revocation
-(`mirror`), whose checkpoint counts (`witness`).
+Left to others: which fields each kind has and opens (`entry_openings`), keeping the openings, the tree (`ledger`), reading the log for a
+revocation (`mirror`), whose checkpoint counts (`witness`).
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def check_field(commitment: bytes, opening: FieldOpening) -> None:
 
 
 def pad_openings(openings: Sequence[FieldOpening], field_type: FieldType, count: int) -> tuple[FieldOpening, ...]:
-    """`openings` and as many empty ones of `field_type` with fresh salts as make `count`: releases are padded to the cap.
+    """`openings` and as many empty ones of `field_type` with fresh salts as make `count`: entries are padded to the number of their kind.
 
     A commitment to padding looks like any other until it is opened. `MisuseError` when there are more than `count` already, or when one
     of them is empty and would pass for padding.

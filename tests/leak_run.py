@@ -309,6 +309,11 @@ class _Collector:
         run.secrets["release/discovery"] = discovery.to_bytes()[27 : 27 + 4 * len(discovery.leads)]
         released = RequesterRelease.from_bytes(bodies[MessageType.REQUESTER_RELEASE, BOARD, NORTHPORT])
         run.secrets["release/requester"] = released.to_bytes()[9 : 9 + 5 * len(released.leads)]
+        for agency in CAST:
+            logged_here = "SELECT number, grant_digest, sealed_openings FROM outbox WHERE opening IS NOT NULL"
+            for number, grant_digest, sealed in world.ask(agency, logged_here):
+                kept = json.loads(world.node(agency).vault.open("log-openings", sealed, grant_digest))["openings"]
+                run.secrets[f"opening/{agency}/{number}"] = bytes.fromhex(kept[0]["salt"])
         best = 0.0
         for holder in HOLDERS:
             share = MaskShare.from_bytes(bodies[MessageType.MASK_SHARE, holder, BOARD])

@@ -15,15 +15,16 @@ from alembic.config import Config
 from sqlalchemy import Engine, create_engine, select
 
 from agency_node import store as store_module
-from agency_node.errors import BrokerRefusedError
+from agency_node.errors import BrokerError, BrokerRefusedError
 from agency_node.facts import Fact, read_fact
-from agency_node.link import MAX_LEAVES
+from agency_node.link import MAX_LEAVES, OpenedField
 from agency_node.store import open_store
 from agency_node.tables import log_leaves
 from crypto.canonical import AgencyId, SearchId
 from crypto.checkpoint import Checkpoint, NoteSignature, SignedCheckpoint, check_log_signature, sign_checkpoint
 from crypto.cosign_request import CosignRequest
 from crypto.entries import EntryKind, LogEntry, entry_subject
+from crypto.entry_openings import LeafOpenings
 from crypto.ledger import MerkleTree, leaf_hash
 from crypto.roster import Roster, read_unverified_roster
 from crypto.roster_change import roster_entry
@@ -114,6 +115,8 @@ class MemoryBroker:
         self.shown: SignedCheckpoint | None = None
         self.leaves_shown: list[bytes] | None = None
         self.posted: list[SignedCheckpoint] = []
+        self.opened: list[OpenedField] = []
+        self.refuses_openings: BrokerError | None = None
         self.asked: list[str] = []
 
     # --- statements ---
@@ -181,6 +184,19 @@ class MemoryBroker:
         if not 0 <= old <= new <= len(leaves):
             raise BrokerRefusedError(404, "not-found", "no such size", "")
         return MerkleTree(leaf_hash(data) for data in leaves).consistency_proof(old, new)
+
+    async def post_openings(self, opened: LeafOpenings) -> None:
+        if self.refuses_openings is not None:
+            raise self.refuses_openings
+        position = [leaf_hash(data) for data in self.log].index(opened.leaf)
+        opened.check(LogEntry.from_bytes(self.log[position]))
+        there = {(one.position, one.opening.field_type) for one in self.opened}
+        for one in opened.openings:
+            if (position, one.field_type) not in there:
+                self.opened.append(OpenedField(len(self.opened), position, one))
+
+    async def openings(self, first: int, limit: int = MAX_LEAVES) -> tuple[int, list[OpenedField]]:
+        return len(self.opened), self.opened[first : first + limit]
 
     def _found(self, document: bytes | None) -> bytes:
         if document is None:

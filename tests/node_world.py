@@ -42,9 +42,10 @@ from agency_node.legal.office import LegalOffice
 from agency_node.legal.persons import PersonKey
 from agency_node.legal.ratified import RatifiedGrants
 from agency_node.legal.review import grant_draft
+from agency_node.openings import Openings
 from agency_node.outbox import READY, Conversation, Outbox, message_of
 from agency_node.parties import Parties
-from agency_node.policy.clocks import STRICT_CLOCK, ExigentClock
+from agency_node.policy.clocks import STRICT_CLOCK, ExigentClock, openings_delay
 from agency_node.policy.engine import PolicyEngine, PolicyPack, load_packs
 from agency_node.requester.drafting import SearchRequest, draft_search
 from agency_node.requester.leads import Leads
@@ -218,6 +219,7 @@ class WorldNode:
         self.follower = ImpatientFollower(self.engine, self.broker, self.parties, self.clock)
         self.envelopes = Envelopes(self.agency, self.keyring, self.parties)
         self.outbox = Outbox(self.agency, self.keyring.node_key, self.vault, self.clock, self._latest)
+        self.openings = Openings(self.engine, self.vault, self.broker, openings_delay(packs()), self.clock)
         self.desk = GrantDesk(self.agency, self.engine, self.vault, self.envelopes, self.parties, self.follower, self.clock)
         self.parts.append(self.desk)
         self.parts.append(

@@ -21,7 +21,7 @@ from agency_node.legal import lapsing, review
 from agency_node.policy import engine
 from agency_node.requester import leads
 from broker.nonces import Nonces
-from crypto import grant_claims, roster_entries
+from crypto import entry_counts, grant_claims, roster_entries
 from crypto.grant_basis import GrantReason
 from crypto.grant_claims import GrantTerms
 
@@ -123,6 +123,7 @@ SWITCHES: Final[dict[str, Switch]] = {
     "R49": Switch("a request's nonce, good once (the rule's factors, locks and time limits are not here)", replaced(Nonces, "spend")),
     "R57": Switch("the counting of searches", replaced(Budgets, "spend")),
     "R60": Switch("the holder's own decision", replaced(answering, "decide_all", allow_all)),
+    "R62": Switch("the smallest number that a table shows", replaced(entry_counts, "MIN_CELL", 0)),
     "R76": Switch("the log's word before an act", replaced(GrantDesk, "check_act", nothing_awaited)),
     "R78": Switch("the check of a head's cosignatures", replaced(follower, "check_checkpoint")),
 }

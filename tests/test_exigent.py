@@ -459,7 +459,14 @@ async def test_a_lapse_is_logged_and_counted_once(world: World) -> None:
     assert report.kinds["lapse"] == 1
     (row,) = [one for one in node.rows(outbox, kind=ENTRY) if one.name == "lapse"]
     kept = json.loads(node.vault.open("log-openings", row.sealed_openings, row.grant_digest))
-    assert [one["type"] for one in kept["openings"]] == ["grant-digest", "ratify-by", "on-lapse"]
+    assert [one["type"] for one in kept["openings"]] == [
+        "requesting-agency",
+        "requesting-class",
+        "outcome",
+        "grant-digest",
+        "ratify-by",
+        "on-lapse",
+    ]
 
 
 async def test_a_search_that_never_came_into_the_log_lapses_without_an_entry(world: World) -> None:

@@ -205,7 +205,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def kept_from(run: Run, party: str) -> dict[str, Secret]:
-    """What a party may have in no place, from the table of PROTOCOL 1."""
+    """What a party may have in no place, from the table of PROTOCOL 1; and what opens another's log entry, before that one opens it."""
+    return _kept_from(run, party) | {name: run.secrets[name] for name in run.secrets if name.startswith("opening/") and party not in name}
+
+
+def _kept_from(run: Run, party: str) -> dict[str, Secret]:
     if party == BROKER:
         return run.secrets
     if party == BOARD:
@@ -268,10 +272,10 @@ def test_control_what_a_party_may_know_is_found_where_it_keeps_it(run: Run) -> N
     reason = ("case/docket", "case/court", "case/statute", "salt/reason")
     searched = ("still", "case/", "probe/vector", "salt/", "order seed/", "answer/", "handle/", "release/requester")
     known = {
-        NORTHPORT: (*searched, f"record number/{EASTFIELD}/1500", f"photograph/{EASTFIELD}/"),
+        NORTHPORT: (f"opening/{NORTHPORT}/", *searched, f"record number/{EASTFIELD}/1500", f"photograph/{EASTFIELD}/"),
         EASTFIELD: (*reason, "probe/ciphertext", *_own(EASTFIELD)),
         LAKESIDE: (*reason, "probe/ciphertext", *_own(LAKESIDE)),
-        BOARD: (*reason, "mask seed/", "opened values/"),
+        BOARD: (f"opening/{BOARD}/", *reason, "mask seed/", "opened values/"),
     }
     for party, beginnings in known.items():
         secrets = run.named(*beginnings)
@@ -279,7 +283,7 @@ def test_control_what_a_party_may_know_is_found_where_it_keeps_it(run: Run) -> N
 
 
 def _own(holder: str) -> list[str]:
-    return [f"{name}/{holder}" for name in ("template", "record number", "photograph", "answer root", "order seed", "release")]
+    return [f"{name}/{holder}" for name in ("opening", "template", "record number", "photograph", "answer root", "order seed", "release")]
 
 
 # --- seals ------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from agency_node.envelopes import Envelopes
 from agency_node.errors import BrokerRefusedError
 from agency_node.grants import WITHDRAWN_BY_REQUESTER, GrantDesk, HeldGrant
 from agency_node.journal import record, stamp
+from agency_node.opened_fields import opened_refusal, opened_release
 from agency_node.outbox import Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.pieces import IN_PIECES, received
@@ -163,7 +164,8 @@ class Releasing:
         with self._engine.begin() as connection:
             keep_each(connection, self._vault, claims, decided, now)
             said = [("refusal-rule", str(rule).encode("ascii"))]
-            self._outbox.entry(connection, EntryKind.REFUSAL, Conversation.of(claims), said, author=self._agency)
+            opened = opened_refusal(claims, self._parties.roster(), self._agency, rule=rule)
+            self._outbox.entry(connection, EntryKind.REFUSAL, Conversation.of(claims), said, opened, author=self._agency)
         raise RefusedByUsError(RefusalReason.POLICY, "; ".join(one.refusal for one in refused), rule)
 
     async def _manifests(self, claims: GrantClaims) -> dict[AgencyId, GalleryManifest]:
@@ -245,8 +247,9 @@ class Releasing:
         if state == OPEN and self._clock() < held.claims.answer_deadline:
             return held
         with self._engine.begin() as connection:
-            late = [("late", message.message_id.digest)]
-            self._outbox.entry(connection, EntryKind.REFUSAL, held.conversation, late, author=self._agency)
+            late = [("refused-message", message.message_id.digest)]
+            opened = opened_refusal(held.claims, self._parties.roster(), self._agency, late=True)
+            self._outbox.entry(connection, EntryKind.REFUSAL, held.conversation, late, opened, author=self._agency)
             record(connection, self._clock(), held.claims.search_id, "late", f"{message.header.message_type} from {message.header.sender}")
         raise RefusedByUsError(RefusalReason.LATE, "the search was released, or its deadline has passed: what comes late is discarded")
 
@@ -373,7 +376,8 @@ class Releasing:
         slots = [b"%d %d %d" % lead for lead in released.to_requester.leads]
         fields = [("alarms", outcomes.alarms_text.encode("ascii"))] if outcomes.alarms_text else [("alarms", b"none")]
         fields += [("release-slot", slot) for slot in slots]
-        self._outbox.entry(connection, EntryKind.RELEASE, held.conversation, fields, padded_to=claims.cap + 1)
+        opened = opened_release(claims, released.to_requester.holders, len(slots), refused=outcomes.calibration_failed)
+        self._outbox.entry(connection, EntryKind.RELEASE, held.conversation, fields, opened)
         for holder, part in sorted(released.to_holders.items()):
             if holder in keys:
                 self._outbox.sealed(connection, MessageType.HOLDER_RELEASE, part, held.conversation, keys[holder])

@@ -33,6 +33,7 @@ from agency_node.holder.index import GalleryIndex, Given
 from agency_node.holder.scanning import Claimed, ScanningDesk
 from agency_node.journal import REFUSED, Told, record, stamp
 from agency_node.link import PublishLink
+from agency_node.opened_fields import opened_refusal
 from agency_node.outbox import Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.policy.deciding import packs_for
@@ -182,8 +183,9 @@ class Answering:
     def _tell_combiner(self, connection: Connection, claims: GrantClaims, refusal: Refusal) -> None:
         """A refusal enters the log and goes to the combining custodian, whose release will say why this holder is missing."""
         conversation = Conversation.of(claims)
-        rule = [("refusal-rule", str(refusal.rule).encode("ascii"))]
-        self._outbox.entry(connection, EntryKind.REFUSAL, conversation, rule, author=self._agency)
+        refused = [("refused-message", refusal.refused.digest)]
+        opened = opened_refusal(claims, self._parties.roster(), self._agency, rule=refusal.rule)
+        self._outbox.entry(connection, EntryKind.REFUSAL, conversation, refused, opened, author=self._agency)
         self._outbox.open(connection, MessageType.REFUSAL, refusal, conversation, claims.combiner)
 
     # --- probe --------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from agency_node.holder.answering import ANSWERED, ROOT
 from agency_node.holder.decision import GRANTED, PENDING, WITHHOLDING
 from agency_node.holder.index import GalleryIndex
 from agency_node.journal import Told, record, stamp
+from agency_node.opened_fields import opened_disclosure
 from agency_node.outbox import Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.refusals import RefusedByUsError
@@ -257,5 +258,6 @@ class Disclosing:
     def _send(self, connection: Connection, held: HeldGrant, disclosure: Disclosure, to_requester: SealTo) -> None:
         """Queue log entry and message; a dummy is entered like any other, else the log would say which searches found nobody."""
         fields = [("disclosure-digest", hashlib.sha256(disclosure.to_bytes()).digest())]
-        self._outbox.entry(connection, EntryKind.DISCLOSURE, held.conversation, fields, author=self._agency)
+        opened = opened_disclosure(held.claims, self._agency, disclosure.outcome)
+        self._outbox.entry(connection, EntryKind.DISCLOSURE, held.conversation, fields, opened, author=self._agency)
         self._outbox.sealed(connection, MessageType.DISCLOSURE, disclosure, held.conversation, to_requester)

@@ -28,6 +28,7 @@ from agency_node.keyring import Keyring
 from agency_node.legal.archive import seal_archive
 from agency_node.legal.exigent import CLOSED_LEADS, LAPSED, RATIFIED, RUNNING, is_over, warning_due
 from agency_node.legal.notices import make_notices, write_notices
+from agency_node.opened_fields import Opened, opened_end
 from agency_node.outbox import GRANT, MESSAGE, READY, SENT, Conversation, Outbox, Outgoing, SealTo
 from agency_node.outbox import REFUSED as NOT_SENT
 from agency_node.parties import Parties
@@ -159,8 +160,11 @@ class ExigentClocks:
                 first = (exigent_grants.c.search_id == row.search_id) & (exigent_grants.c.in_log == 0)
                 if connection.execute(update(exigent_grants).where(first).values(in_log=1)).rowcount:
                     fields = [("ratification-digest", hashlib.sha256(row.ratification).digest()), ("grant-digest", row.grant_digest)]
-                    self._outbox.entry(connection, EntryKind.RATIFICATION, conversation, fields)
+                    self._outbox.entry(connection, EntryKind.RATIFICATION, conversation, fields, self._opened("ratified"))
                 self._outbox.sealed(connection, MessageType.RATIFICATION, RatificationBody(row.ratification), conversation, key)
+
+    def _opened(self, outcome: str) -> Opened:
+        return opened_end(self._outbox.agency, self._parties.trusted.possibly_expired, outcome)
 
     # --- the lapse ----------------------------------------------------------------------------------------------------
 
@@ -224,4 +228,5 @@ class ExigentClocks:
                 month = connection.execute(select(searches.c.epoch).where(searches.c.search_id == row.search_id)).scalar_one()
                 conversation = Conversation(SearchId(row.search_id), row.grant_digest, Epoch(month))
                 fields = [("grant-digest", row.grant_digest), ("ratify-by", row.ratify_by.encode()), ("on-lapse", row.on_lapse.encode())]
-                self._outbox.entry(connection, EntryKind.LAPSE, conversation, fields)
+                ended = self._opened("deleted" if row.on_lapse == OnLapse.DELETE.value else "sealed")
+                self._outbox.entry(connection, EntryKind.LAPSE, conversation, fields, ended)

@@ -28,6 +28,7 @@ from agency_node.journal import record
 from agency_node.legal.decisions import Against, entry_fields
 from agency_node.legal.exigent import is_over
 from agency_node.legal.revoking import OFFICE, REVOCABLE
+from agency_node.opened_fields import opened_revocation
 from agency_node.outbox import GRANT, MESSAGE, READY, SENT, Conversation, Outbox, Outgoing
 from agency_node.parties import Parties
 from agency_node.requester.cancelling import parties_told, queue_notices
@@ -236,4 +237,6 @@ class LegalOffice:
     def _enter(self, connection: Connection, row: Row[Any], claims: GrantClaims, kind: EntryKind, author: AgencyId | None) -> None:
         connection.execute(update(legal_decisions).where(legal_decisions.c.search_id == row.search_id).values(in_log=1))
         conversation = Conversation(claims.search_id, row.digest, claims.epoch)
-        self._outbox.entry(connection, kind, conversation, entry_fields(row.document), author=author)
+        is_revocation = kind is EntryKind.REVOCATION  # of a refused draft nothing is opened: it never became a grant
+        opened = opened_revocation(self._agency, claims.requesting_agency, self._parties.roster()) if is_revocation else {}
+        self._outbox.entry(connection, kind, conversation, entry_fields(row.document), opened, author=author)

@@ -1,7 +1,9 @@
-"""How long an exigent grant holds without ratification at this node, and what becomes of it after: the strictest of the packs (R4).
+"""Clocks of the packs: how long an exigent grant holds without ratification at this node, and what becomes of it after (R4); how long what
+the log commits to stays closed. The strictest of the packs counts.
 
 Invariants: of several packs the shortest clock counts; and where one of them demands deletion there is deletion, because a law that demands
-it is not met by a seal. Without any pack the strict default holds. Left to others: running the clock (`legal.exigent`, `legal.ratified`).
+it is not met by a seal. Of several delays before an opening the longest counts: what was opened is never closed again. Without any pack the
+strict default holds. Left to others: running the clock (`legal.exigent`, `legal.ratified`).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Protocol
 
-from agency_node.policy.pack_folder import PackClocks
+from agency_node.policy.pack_folder import PackClocks, PackOpenings
 
 
 class OnLapse(enum.StrEnum):
@@ -43,6 +45,18 @@ def exigent_clock(packs: Iterable[HasClocks]) -> ExigentClock:
     hours = min(one.exigent_ratify_hours for one in clocks)
     deletes = any(OnLapse(one.on_lapse) is OnLapse.DELETE for one in clocks)
     return ExigentClock(timedelta(hours=hours), OnLapse.DELETE if deletes else OnLapse.SEAL)
+
+
+class HasOpenings(Protocol):
+    """A loaded pack, as far as the opening of entries is concerned."""
+
+    @property
+    def openings(self) -> PackOpenings: ...
+
+
+def openings_delay(packs: Iterable[HasOpenings]) -> timedelta:
+    """How long entries of this node stay closed to the public, from the moment in which they are made."""
+    return timedelta(days=max((one.openings.after_days for one in packs), default=PackOpenings().after_days))
 
 
 STRICT_CLOCK: Final = exigent_clock(())

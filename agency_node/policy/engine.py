@@ -26,7 +26,7 @@ import cedarpy
 
 from agency_node.errors import ConfigError
 from agency_node.policy.inputs import AgencyFacts, PolicyInputs
-from agency_node.policy.pack_folder import DEFAULT_PACK, SCHEMA_FILE, PackClocks, PackContent, find_pack, read_pack
+from agency_node.policy.pack_folder import DEFAULT_PACK, SCHEMA_FILE, PackClocks, PackContent, PackOpenings, find_pack, read_pack
 from crypto.canonical import JsonValue
 from crypto.grant_basis import Offence
 
@@ -230,6 +230,11 @@ class PolicyPack:
     def clocks(self) -> PackClocks:
         """How long what the pack allows holds without more."""
         return self._content.facts.clocks
+
+    @property
+    def openings(self) -> PackOpenings:
+        """When everybody may read what entries of the log commit to."""
+        return self._content.facts.openings
 
     @property
     def sha256(self) -> bytes:

@@ -73,6 +73,15 @@ class PackClocks(BaseModel):
     """What becomes of image, request and leads that were not ratified: kept under a seal, or deleted."""
 
 
+class PackOpenings(BaseModel):
+    """When everybody may read what entries of the log commit to; a pack that says nothing has the strict default's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    after_days: int = Field(default=30, ge=1, le=366)
+    """Days from an entry to its opening; sooner when the agency says that the case is closed."""
+
+
 class PackFacts(BaseModel):
     """`pack.toml`.
 
@@ -97,6 +106,7 @@ class PackFacts(BaseModel):
     review_by: date
     duties: dict[str, Line] = Field(default_factory=dict)
     clocks: PackClocks = PackClocks()
+    openings: PackOpenings = PackOpenings()
     policies: dict[str, PolicyFacts] = Field(min_length=1)
 
     @model_validator(mode="after")

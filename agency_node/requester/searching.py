@@ -34,6 +34,7 @@ from agency_node.keyring import Keyring
 from agency_node.legal.review import GRANTED, REFUSED
 from agency_node.legal.revoking import end_search
 from agency_node.link import PublishLink
+from agency_node.opened_fields import opened_grant
 from agency_node.outbox import GRANT, Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.refusals import RefusedByUsError
@@ -193,7 +194,7 @@ class Searching:
         check_custodians(claims, self._parties.roster(), manifests, now)
         with self._engine.begin() as connection:
             if self._advance(connection, claims.search_id, GRANTED, SUBMITTED, "the grant goes to the log"):
-                self._outbox.grant(connection, claims, without_reason(token))
+                self._outbox.grant(connection, claims, without_reason(token), opened_grant(claims, self._parties.roster()))
 
     async def _send(self, claims: GrantClaims, token: bytes, probe: bytes) -> None:
         """Publish the search's own sealing key, then queue the grant for everybody and the probe for the holders, in one transaction.
