@@ -163,7 +163,7 @@ class Releasing:
         rule = refused[0].decision.rules[0]
         with self._engine.begin() as connection:
             keep_each(connection, self._vault, claims, decided, now)
-            said = [("refusal-rule", str(rule).encode("ascii"))]
+            said = [("refused-grant", claims.digest)]
             opened = opened_refusal(claims, self._parties.roster(), self._agency, rule=rule)
             self._outbox.entry(connection, EntryKind.REFUSAL, Conversation.of(claims), said, opened, author=self._agency)
         raise RefusedByUsError(RefusalReason.POLICY, "; ".join(one.refusal for one in refused), rule)
