@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agency_node.commands import node_duties as _node_duties  # noqa: F401  # its commands join those of `node`
+from agency_node.commands import node_originating as _node_originating  # noqa: F401  # so does its one
 from agency_node.commands.bench import AsJson, Dimensions, bench
 from agency_node.commands.calibration import app as calibration
 from agency_node.commands.demo import demo

@@ -34,6 +34,7 @@ from agency_node.outbox import (
     ENTRY,
     GRANT,
     MESSAGE,
+    PACK_CHANGE,
     Conversation,
     Outbox,
     Outgoing,
@@ -375,6 +376,9 @@ class Courier:
                 await self.link.post_grant(bytes.fromhex(str(body["terms"])), bytes.fromhex(str(body["entry"])))
             elif row.kind == ENTRY:
                 await self.link.enter(data, row.grant_digest)
+            elif row.kind == PACK_CHANGE:
+                change = parse_canonical_json(data, max_bytes=1 << 20)
+                await self.link.enter_pack_change(bytes.fromhex(str(change["entry"])), bytes.fromhex(str(change["approval"])))
             elif row.recipient == self.agency:
                 own = message_of(self.engine, row.number)  # a requester that names its own gallery: nothing for the broker
                 self._store(read_header(own.piece(0), own.total_bytes), own.message_id, data, row)

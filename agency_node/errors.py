@@ -6,6 +6,7 @@
     ├── ConfigError       the folder or node.toml is not what a node needs
     ├── StoreError        the node's own store or key cannot be used
     ├── RequestError      a person asked for something that cannot be done as asked
+    │   ├── PolicyRefusedError  this agency's own policy, or one that binds it, refuses the search
     │   ├── ImageError        a picture that cannot be searched or enrolled with
     │   └── EnrolmentError    a table or folder of records that cannot be enrolled
     │       └── KnownRecordError  a record number that was enrolled before, or stands twice in a batch
@@ -40,6 +41,10 @@ class StoreError(NodeError):
 
 class RequestError(NodeError):
     """A person asked for something that cannot be done as asked."""
+
+
+class PolicyRefusedError(RequestError):
+    """A policy of this agency, or one that binds an agency of the search, refuses it; the text names rule and next lawful step."""
 
 
 class ImageError(RequestError):

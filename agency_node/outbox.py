@@ -38,6 +38,7 @@ from crypto.sealing_key import SealingKeyStatement
 from crypto.wire import MessageId
 
 GRANT: Final = "grant"
+PACK_CHANGE: Final = "pack-change"
 ENTRY: Final = "entry"
 MESSAGE: Final = "message"
 READY: Final = "ready"
@@ -111,6 +112,13 @@ class Outbox:
         """Queue a log entry about a search with these fields (type, value), padded with empty ones of the last type."""
         leaf, openings = self._leaf(kind, conversation.grant_digest, author, fields, padded_to)
         self._put(connection, conversation.search_id, ENTRY, kind.value, "", conversation.grant_digest, leaf, openings)
+
+    def pack_change(self, connection: Connection, pack_sha256: bytes, approval: bytes) -> None:
+        """Queue the log entry of a policy pack that was adopted, which is about no search, with the approval that the broker asks for."""
+        fields = [("approval-digest", hashlib.sha256(approval).digest())]
+        leaf, openings = self._leaf(EntryKind.PACK_CHANGE, pack_sha256, self._agency, fields, None)
+        body = canonical_json({"approval": approval.hex(), "entry": leaf.hex()})
+        self._put(connection, NO_SEARCH, PACK_CHANGE, EntryKind.PACK_CHANGE.value, "", pack_sha256, body, openings)
 
     def sealed(self, connection: Connection, kind: MessageType, body: Body, conversation: Conversation, recipient: SealTo) -> MessageId:
         """Seal a message, queue it, return its id; one of a streamed type is never whole in memory."""

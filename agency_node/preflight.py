@@ -23,6 +23,7 @@ from agency_node.faces.embedder import load_embedder
 from agency_node.legal.evaluation import evaluation_in_force
 from agency_node.legal.persons import MAX_FILE_BYTES, has_passphrase
 from agency_node.node import Node, open_node
+from agency_node.policy.approvals import unapproved
 from agency_node.policy.engine import load_packs
 from crypto.errors import PeerError
 from crypto.moments import utc_day
@@ -57,7 +58,13 @@ def find_blockers(node: Node) -> list[Blocker]:
             Blocker("no-roster", "R16", says, "the root holders: a roster that lists this agency; then let the node reach its broker")
         )
     else:
-        found += [*_listed(node, roster), *_persons(node, roster), *_custodians(node, roster), *_evaluation(node, roster, now)]
+        found += [
+            *_approvals(node, roster),
+            *_listed(node, roster),
+            *_persons(node, roster),
+            *_custodians(node, roster),
+            *_evaluation(node, roster, now),
+        ]
     return found
 
 
@@ -110,8 +117,6 @@ def _settings(node: Node) -> Iterator[Blocker]:
 
 
 def _packs(node: Node, now: datetime) -> Iterator[Blocker]:
-    if not {Role.HOLDER, Role.REQUESTER} & set(node.config.roles):
-        return
     for pack in load_packs(node.config.policy_packs):
         if not pack.verified:
             says = f"the policy pack {pack.name} is our reading of the law, and no counsel has signed for it"
@@ -119,6 +124,14 @@ def _packs(node: Node, now: datetime) -> Iterator[Blocker]:
         if pack.review_by < utc_day(now):
             says = f"the policy pack {pack.name} was to be read again by {pack.review_by.isoformat()}"
             yield Blocker("pack-review-overdue", "R1", says, "the agency's counsel, who reads law and pack again")
+
+
+def _approvals(node: Node, roster: Roster) -> Iterator[Blocker]:
+    """A pack is nobody's by itself: two persons answer for its very hash, one of another agency."""
+    for pack in unapproved(node.folder, load_packs(node.config.policy_packs), node.agency, roster):
+        says = f"no two persons, one of another agency, have signed for the policy pack {pack.name} as it is, {pack.sha256.hex()[:12]}"
+        clears = "a reviewer or officer here and one of another agency: sealmatch policy approve; then sealmatch policy adopt"
+        yield Blocker("pack-not-approved", "-", says, clears)
 
 
 def _public_basis(node: Node, now: datetime) -> Iterator[Blocker]:

@@ -32,6 +32,7 @@ from agency_node.legal.ratified import RatifiedGrants
 from agency_node.node import Node, note_start
 from agency_node.outbox import Outbox
 from agency_node.overview import ended_search_keys, has_open_searches
+from agency_node.policy.approvals import check_approved
 from agency_node.policy.clocks import exigent_clock
 from agency_node.policy.engine import load_packs
 from agency_node.requester.leads import Leads
@@ -58,6 +59,7 @@ class Service:
         node = self.node
         self.follower = LogFollower(node.engine, node.link, node.parties, node.clock)
         envelopes = Envelopes(node.agency, node.keyring, node.parties)
+        self.packs = load_packs(node.config.policy_packs)
         self.outbox = Outbox(node.agency, node.keyring.node_key, node.vault, node.clock, self._latest_checkpoint)
         desk = GrantDesk(node.agency, node.engine, node.vault, envelopes, node.parties, self.follower, node.clock)
         roles: list[CourierRole] = [desk]
@@ -71,17 +73,28 @@ class Service:
 
             models = [load_embedder(node.config.embedder).model]
             tables = load_tables(node.folder, node.config, models, utc_day(node.clock()))
-            releasing = Releasing(node.config, node.engine, desk, envelopes, node.parties, self.outbox, models, tables, node.clock)
+            releasing = Releasing(
+                node.config,
+                node.engine,
+                desk,
+                envelopes,
+                node.parties,
+                self.outbox,
+                models,
+                tables,
+                node.vault,
+                self.packs,
+                node.clock,
+            )
             desk.admitters.append(releasing)
             roles.append(releasing)
         if {Role.HOLDER, Role.CUSTODIAN} & {*node.config.roles}:
-            rule = exigent_clock(load_packs(node.config.policy_packs))
+            rule = exigent_clock(self.packs)
             roles.append(RatifiedGrants(node.agency, node.engine, rule, desk, envelopes, node.parties, self.follower, node.clock))
         self.courier = Courier(node.agency, node.engine, node.link, node.parties, self.follower, self.outbox, roles, node.clock)
 
     def _holder(self, desk: GrantDesk, envelopes: Envelopes) -> list[CourierRole]:
         node = self.node
-        packs = load_packs(node.config.policy_packs)
         model = load_embedder(node.config.embedder).model
         self.index = GalleryIndex(node.config, node.engine, node.vault, node.keyring, model, node.clock)
         answering = Answering(
@@ -90,7 +103,7 @@ class Service:
             node.vault,
             node.keyring.node_key,
             self.index,
-            packs,
+            self.packs,
             Budgets(node.config.budgets, node.vault),
             desk,
             envelopes,
@@ -164,6 +177,7 @@ class Service:
             try:
                 await self.node.parties.refresh()
                 self._check_roles()
+                check_approved(self.node.config, self.node.folder, self.packs, self.node.parties.roster())
                 await self._publish_week_key()
                 await self.node.link.give_back_leases()
                 if Role.HOLDER in self.node.config.roles:

@@ -169,6 +169,29 @@ ledger_sign_offs = Table(
 )
 """Weekly reviews (R53): the last row of the week that was reviewed, and the document that a person signed over its hash."""
 
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    _text("search_id"),
+    _text("at"),
+    Column("place", String, nullable=False, server_default="holding"),
+    Column("holder", String, nullable=False, server_default=""),
+    Column("allowed", Integer, nullable=False),
+    _text("policies"),
+    _text("rules"),
+    Column("packs", String, nullable=False, server_default=""),
+    _bytes("pack_sha256"),
+    _bytes("inputs_sha256"),
+    _bytes("sealed_inputs", nullable=True),
+    _text("agency_class"),
+)
+"""Every decision of the policy, of whatever party this node is: at which `place` it stood, for which holder, which packs at which hash
+(`name=hash`, with commas between), which policies decided, over which inputs, which lie here sealed so that the decision can be made again.
+`agency_class` is `federal` if the agency that asks or the one whose case it is is one (R9), else the class of the one that asks; empty for
+what was decided before it was kept."""
+Index("decisions_of_search", decisions.c.search_id)
+
 # --- requester -------------------------------------------------------------------------------------------------------
 
 searches = Table(
@@ -331,22 +354,6 @@ budget_uses = Table(
 )
 """What a claimed search used of the holder's budgets: `officer`, `case`, `agency`, each under a keyed tag of its name."""
 Index("budget_uses_by_name", budget_uses.c.scope, budget_uses.c.tag, budget_uses.c.claimed_at)
-
-decisions = Table(
-    "decisions",
-    metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
-    _text("search_id"),
-    _text("at"),
-    Column("allowed", Integer, nullable=False),
-    _text("policies"),
-    _text("rules"),
-    _bytes("pack_sha256"),
-    _bytes("inputs_sha256"),
-    _text("agency_class"),
-)
-"""Every decision of the policy: which pack, which policies decided, over which inputs; `agency_class` is `federal` if the agency that asks
-or the one whose case it is is one (R9), else the class of the one that asks; empty for what was decided before it was kept."""
 
 stubs = Table(
     "stubs",

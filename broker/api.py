@@ -174,6 +174,16 @@ async def post_entry(caller: CallerOf, services: ServicesOf) -> Response:
     return JSONResponse({"index": index}, 201 if is_new else 200)
 
 
+@signed.post("/v1/log/pack-changes")
+async def post_pack_change(caller: CallerOf, services: ServicesOf) -> Response:
+    """Enter the log leaf of a policy pack that the caller adopted."""
+    fields = _object(caller.body)
+    entry, approval = fields.data("entry"), fields.data("approval")
+    fields.close()
+    index, is_new = await services.pack_changes.enter(caller, entry, approval)
+    return JSONResponse({"index": index}, 201 if is_new else 200)
+
+
 @signed.post("/v1/log/cosignatures")
 async def post_cosignature(caller: CallerOf, services: ServicesOf) -> Response:
     """Keep the caller's cosignature of a head; the head with all cosignatures so far."""

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from broker.authentication import Authentication
 from broker.bell import Bell
+from broker.changes import PackChanges
 from broker.config import BrokerConfig, Limits
 from broker.folder import load_log_key
 from broker.grants import Grants
@@ -31,6 +32,7 @@ class Services:
     authentication: Authentication
     log: LogStore
     grants: Grants
+    pack_changes: PackChanges
     mailbox: Mailbox
     statements: Statements
     bell: Bell
@@ -52,6 +54,7 @@ class Services:
             authentication=Authentication(rosters, limits, clock),
             log=log,
             grants=grants,
+            pack_changes=PackChanges(store, log, bell),
             mailbox=Mailbox(store, grants, log, key, bell, limits),
             statements=Statements(store),
             bell=bell,

@@ -34,7 +34,7 @@ from agency_node.legal.review import grant_draft
 from agency_node.link import BrokerLink
 from agency_node.node import Node
 from agency_node.overview import SearchStatus, journal_of, search_status
-from agency_node.policy.engine import load_packs
+from agency_node.policy.engine import PolicyEngine, load_packs
 from agency_node.requester.drafting import SearchRequest, draft_search
 from agency_node.requester.leads import Lead, list_leads
 from agency_node.transport import Transport
@@ -211,8 +211,9 @@ class World:
         cap: int = 20,
         rate: int = RATE,
         answer_within_s: float = PATIENCE_S,
+        packs: Sequence[PolicyEngine] | None = None,
     ) -> SearchId:
-        """Draft a search as the detective and grant it as counsel; the serving node takes it from there."""
+        """Draft a search as the detective and grant it as counsel, by the requester's own `packs`; the serving node takes it from there."""
         node, now = self.node(NORTHPORT), datetime.now(UTC)
         self._cases += 1
         today = now.date()
@@ -245,7 +246,8 @@ class World:
         detective, counsel = self.federation.person(DETECTIVE), self.federation.person(COUNSEL)
         discovery = node.parties.roster().discovery_key(NORTHPORT)
         search_id = draft_search(node.engine, node.vault, self.embedder, NORTHPORT, discovery, request, detective, now)
-        grant_draft(node.engine, node.vault, self.embedder, node.parties.trusted, search_id, counsel, datetime.now(UTC))
+        trusted, now = node.parties.trusted, datetime.now(UTC)
+        grant_draft(node.engine, node.vault, self.embedder, trusted, search_id, counsel, now, packs=packs)
         return search_id
 
     def state(self, search_id: SearchId) -> str:

@@ -44,7 +44,7 @@ from agency_node.legal.review import grant_draft
 from agency_node.outbox import READY, Conversation, Outbox, message_of
 from agency_node.parties import Parties
 from agency_node.policy.clocks import STRICT_CLOCK, ExigentClock
-from agency_node.policy.engine import PolicyPack, load_packs
+from agency_node.policy.engine import PolicyEngine, PolicyPack, load_packs
 from agency_node.requester.drafting import SearchRequest, draft_search
 from agency_node.requester.leads import Leads
 from agency_node.requester.searching import Searching
@@ -193,6 +193,7 @@ class WorldNode:
     trusted_custodians: tuple[AgencyId, ...] = (BOARD, OVERSIGHT)
     budgets: BudgetLimits = field(default_factory=BudgetLimits)
     rule: ExigentClock = STRICT_CLOCK
+    packs: tuple[PolicyEngine, ...] = field(default_factory=packs)
     parts: list[CourierRole] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -222,7 +223,17 @@ class WorldNode:
         if NodeRole.CUSTODIAN in self.roles:
             tables = load_tables(self.folder, self.config, [MODEL], utc_day(self.clock()))
             self.releasing = Releasing(
-                self.config, self.engine, self.desk, self.envelopes, self.parties, self.outbox, [MODEL], tables, self.clock
+                self.config,
+                self.engine,
+                self.desk,
+                self.envelopes,
+                self.parties,
+                self.outbox,
+                [MODEL],
+                tables,
+                self.vault,
+                self.packs,
+                self.clock,
             )
             self.desk.admitters.append(self.releasing)
             self.parts.append(self.releasing)
@@ -253,7 +264,7 @@ class WorldNode:
             self.vault,
             self.keyring.node_key,
             self.index,
-            packs(),
+            self.packs,
             Budgets(self.budgets, self.vault),
             self.desk,
             self.envelopes,
@@ -486,7 +497,8 @@ class World:
     async def sign(self, search_id: SearchId) -> GrantClaims:
         """Northport's reviewer grants a draft."""
         node, now, rule = await self.node(NORTHPORT), self.clock(), self.exigent_rule
-        return grant_draft(node.engine, node.vault, PixelEmbedder(), node.parties.trusted, search_id, reviewer(), now, rule)
+        trusted = node.parties.trusted
+        return grant_draft(node.engine, node.vault, PixelEmbedder(), trusted, search_id, reviewer(), now, rule, node.packs)
 
     async def released(self, **changes: Any) -> GrantClaims:
         """A whole search of Northport at Lakeside, with one lead."""

@@ -46,6 +46,7 @@ class WorldBroker(MemoryBroker):
         self.deleted: list[MessageId] = []
         self.carried: list[Message] = []
         self.entered_terms: list[bytes] = []
+        self.approvals: list[bytes] = []
         self.cosigned_by(*WITNESSES)
 
     def add(self, *leaves: bytes) -> None:
@@ -88,6 +89,10 @@ class Mailbox:
         if leaf not in self.broker.log:
             self.broker.add(leaf)
         return self.broker.log.index(leaf)
+
+    async def enter_pack_change(self, leaf: bytes, approval: bytes) -> int:
+        self.broker.approvals.append(approval)
+        return await self.enter(leaf, b"")
 
     async def send(self, message: Pieces) -> MessageState:
         data = b"".join(message)

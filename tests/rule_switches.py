@@ -49,7 +49,7 @@ def without_policies_of(rule: int) -> Callable[[pytest.MonkeyPatch], None]:
     """A switch that takes every policy of one rule out of every pack."""
 
     def off(patch: pytest.MonkeyPatch) -> None:
-        decide = engine.PolicyPack.decide
+        answer = engine.PolicyPack.answer
 
         @functools.cache
         def less(pack: engine.PolicyPack) -> engine.PolicyPack:
@@ -58,7 +58,8 @@ def without_policies_of(rule: int) -> Callable[[pytest.MonkeyPatch], None]:
                     pack = pack.without(policy)
             return pack
 
-        patch.setattr(engine.PolicyPack, "decide", lambda pack, inputs: decide(less(pack), inputs))
+        patch.setattr(engine.PolicyPack, "answer", lambda pack, question: answer(less(pack), question))
+        patch.setattr(engine, "answer_together", lambda packs, question: [pack.answer(question) for pack in packs])
 
     return off
 

@@ -84,6 +84,7 @@ def every_command(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 
 EVERY = dict(every_command(typer.main.get_command(app)))
+ASKED = {"node", "person", "policy", "roster", "log"}
 LEAVES = {name: command for name, command in EVERY.items() if not hasattr(command, "commands")}
 
 
@@ -91,15 +92,16 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
     assert set(LEAVES) == {
         "parameters",
         "demo",
-        *(f"bench {name}" for name in ("scan", "answer", "growth", "peers", "holder", "plot", "search")),
+        *(f"bench {name}" for name in ("scan", "answer", "growth", "peers", "holder", "plot", "policy", "search")),
         "plan",
         *(f"calibration {name}" for name in ("show", "check", "synthetic")),
         *(f"broker {name}" for name in ("init", "roster", "serve", "status")),
         "log verify",
         *(f"node {name}" for name in ("init", "serve", "enrol", "expunge", "status", "search", "review", "release", "cancel", "disclose")),
         *(f"node {name}" for name in ("ledger", "preflight", "statement", "evaluated")),
-        *(f"node {name}" for name in ("ratify", "unseal")),
+        *(f"node {name}" for name in ("ratify", "unseal", "originate")),
         *(f"person {name}" for name in ("init", "discovery")),
+        *(f"policy {name}" for name in ("explain", "test", "diff", "list", "approve", "adopt")),
         *(f"roster {name}" for name in ("root-key", "root-set", "draft", "sign", "show")),
     }
 
@@ -126,7 +128,7 @@ def test_every_command_answers_in_json(name: str) -> None:
     assert any("--json" in one.opts for one in LEAVES[name].params), name
 
 
-@pytest.mark.parametrize("name", [name for name in LEAVES if name.split()[0] in {"node", "person", "roster", "log"}])
+@pytest.mark.parametrize("name", [name for name in LEAVES if name.split()[0] in ASKED and name != "policy list"])
 @pytest.mark.parametrize("as_json", [False, True], ids=["words", "json"])
 def test_an_error_is_one_sentence_on_standard_error(name: str, as_json: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command of a node, person or root holder, asked for something that is not there."""
@@ -150,7 +152,13 @@ def test_an_error_is_one_sentence_on_standard_error(name: str, as_json: bool, tm
         "node release": "node release nowhere --search 12",
         "node disclose": "node disclose nowhere --search 12",
         "node ratify": "node ratify nowhere 12 --person there",
+        "node originate": "node originate nowhere --search 12 --save new",
         "node unseal": "node unseal nowhere 12 --discovery there --order there --save new",
+        "policy explain": "policy explain no-such-pack",
+        "policy test": "policy test no-such-pack",
+        "policy diff": "policy diff strict-default no-such-pack",
+        "policy approve": "policy approve strict-default --node nowhere --person there --into new",
+        "policy adopt": "policy adopt there --node nowhere",
         "person init": "person init there --id a-pd:one --role reviewer --trained-until 2027-06-30",
         "person discovery": "person discovery there --agency a-pd",
         "roster root-key": "roster root-key there --holder a-pd",

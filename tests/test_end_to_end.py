@@ -14,9 +14,13 @@ from collections import Counter
 from datetime import UTC, datetime
 from functools import partial
 
+import pytest
+
+from agency_node.demo.attacker import TakenOut
 from agency_node.demo.federation import BOARD, EASTFIELD, EASTFIELD_COUNSEL, HOLDERS, LAKESIDE, NORTHPORT
 from agency_node.demo.gallery import NEAR_MISSES, RIVALS
 from agency_node.demo.story import THEFT
+from agency_node.errors import PolicyRefusedError
 from agency_node.holder.decision import decide_disclosure
 from agency_node.requester.leads import ask_for, list_disclosed
 from crypto.canonical import AgencyId, SearchId
@@ -108,20 +112,26 @@ def test_the_cap_cuts_over_all_holders_together(world: World) -> None:
 
 
 def test_a_policy_that_denies_is_told_with_its_rule(world: World) -> None:
-    search_id = world.search(offence=THEFT)
+    """By the requester's own node before it is signed, and where that was taken out, by every other party."""
+    with pytest.raises(PolicyRefusedError, match="R1"):
+        world.search(offence=THEFT)
+    search_id = world.search(offence=THEFT, packs=[TakenOut()])
+    world.until(lambda: {one["state"] for one in world.status(search_id).holders.values()} == {"refused"}, "every refusal")
     status = world.wait_ended(search_id)
-    assert status.state == "released"
-    assert not world.leads(search_id)
+    assert (status.state, "rule R1" in status.note) == ("refused", True)
     for holder in HOLDERS:
         assert status.holders[holder]["state"] == "refused"
         assert "rule R1" in status.holders[holder]["note"]
         assert world.ask(holder, "SELECT allowed, rules FROM decisions WHERE search_id = ?", search_id) == [(0, "1")]
         assert not world.ask(holder, "SELECT state FROM answers WHERE search_id = ?", search_id)
         assert world.messages(holder, MessageType.ANSWER, search_id) == []
-    ((note,),) = world.ask(BOARD, "SELECT note FROM custody WHERE search_id = ?", search_id)
-    assert note == "0 leads; eastfield-pd refused, lakeside-sheriff refused"
-    entries = world.entries(search_id)
-    assert {holder: entries[EntryKind.REFUSAL, holder] for holder in HOLDERS} == dict.fromkeys(HOLDERS, 1)
+    assert not world.ask(BOARD, "SELECT note FROM custody WHERE search_id = ?", search_id)
+    assert world.ask(BOARD, "SELECT state FROM held_grants WHERE search_id = ?", search_id) == [("refused",)]
+    assert world.ask(BOARD, "SELECT holder, allowed, rules FROM decisions WHERE search_id = ?", search_id) == [
+        (holder, 0, "1") for holder in HOLDERS
+    ]
+    refusing = (*HOLDERS, BOARD)
+    world.until(lambda: all(world.entries(search_id)[EntryKind.REFUSAL, one] == 1 for one in refusing), "every refusal's entry")
 
 
 def test_the_own_gallery_is_searched_under_a_grant_like_any_other(world: World) -> None:
@@ -134,7 +144,9 @@ def test_the_own_gallery_is_searched_under_a_grant_like_any_other(world: World) 
     }
     entries = world.entries(search_id)
     assert [entries[kind, NORTHPORT] for kind in (EntryKind.ANSWER, EntryKind.OPENED_SCORES)] == [1, 1]
-    assert world.ask(NORTHPORT, "SELECT allowed FROM decisions WHERE search_id = ?", search_id) == [(1,)]
+    decided = "SELECT place, holder, allowed FROM decisions WHERE search_id = ? ORDER BY number"
+    as_requester = [("requesting", holder, 1) for holder in (LAKESIDE, NORTHPORT)]
+    assert world.ask(NORTHPORT, decided, search_id) == [*as_requester, ("holding", NORTHPORT, 1)]
     assert world.messages(NORTHPORT, MessageType.ANSWER, search_id) == []  # what stays in the house does not pass the broker
     assert len(world.messages(NORTHPORT, MessageType.MASK_SHARE, search_id)) == 1  # the custodian unmasks it all the same
 

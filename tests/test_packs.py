@@ -106,7 +106,7 @@ def test_a_table_that_cannot_be_read_names_file_and_line(copy: Path, rows: list[
         ("order_issued", "-", "statute and nibrs stand together, and so do order_issued and order_expires"),
         ("order_expires", "31.5.2026", "order_expires is a day"),
         ("statute", "-", "statute and nibrs stand together"),
-        ("place", "watching", "place is requesting, originating or holding"),
+        ("place", "watching", "place is requesting, originating, holding or custody"),
         ("expected", "maybe", "expected is allow or deny"),
     ],
 )

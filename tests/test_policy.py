@@ -22,10 +22,12 @@ from agency_node.policy.engine import (
     PolicyEngine,
     PolicyInputs,
     PolicyPack,
+    Question,
+    answer_together,
     decide_all,
     load_packs,
 )
-from agency_node.policy.pack_folder import PACK_FILES, find_pack
+from agency_node.policy.pack_folder import PACK_FILES, delivered_packs, find_pack
 from agency_node.policy.scenarios import read_scenarios
 from crypto.errors import MisuseError, UnknownAgencyError
 from crypto.grant_basis import Offence
@@ -173,6 +175,23 @@ def test_the_most_restrictive_pack_wins() -> None:
     assert (nobody.allowed, nobody.policies) == (False, ("nothing-permits",))
     assert len({nobody.pack_sha256, both.pack_sha256, PACK.sha256}) == 3
     assert decide_all([yes, PACK], lawful()).pack_sha256 == both.pack_sha256
+
+
+def test_packs_that_are_asked_together_answer_as_each_alone() -> None:
+    """Every delivered pack beside every other, for examples of all of them: the same grounds, to the last word."""
+    packs = tuple(PolicyPack.load(folder) for folder in delivered_packs())
+    searches = [one.inputs for folder in delivered_packs() for one in read_scenarios(folder)][::12]
+    for number, inputs in enumerate(searches):
+        some = packs[number % 5 :: 1 + number % 4]
+        assert answer_together(some, Question(inputs)) == [pack.decide(inputs) for pack in some]
+
+
+def test_one_pack_that_cannot_decide_keeps_no_other_from_it(copy: Path) -> None:
+    edit(copy, "policies.cedar", "unless {\n  if", "when { context.cap + 9223372036854775762 > 0 }\nunless {\n  if")
+    broken, added = PolicyPack.load(copy), PolicyPack.load(find_pack("us-cjis-security"))
+    asked = replace(lawful(), cap=50)
+    first, second = answer_together((broken, added), Question(asked))
+    assert (first.policies, second) == (("no-decision",), added.decide(asked))
 
 
 # --- folders ------------------------------------------------------------------------------------------------------------

@@ -22,13 +22,16 @@ from agency_node.legal.evaluation import Evaluation, evaluation_in_force, state_
 from agency_node.legal.persons import PersonKey, create_person_key
 from agency_node.node import Node, create_node, open_node
 from agency_node.parties import Parties
+from agency_node.policy.engine import load_packs
 from agency_node.preflight import check_production, find_blockers
 from agency_node.serving import Service
-from crypto.canonical import PersonId
+from crypto.canonical import AgencyId, PersonId
 from crypto.errors import AgencyModeError, AgencyRoleError, GrantSignatureError
 from crypto.grant import verify_grant
 from crypto.lawful_steps import explain
+from crypto.moments import round_moment
 from crypto.notices import RefusalReason
+from crypto.pack_approval import PackApproval, add_approval_signature
 from crypto.roster import Roster
 from crypto.roster_entries import AgencyMode, Jurisdiction, PersonRole
 from tests.node_world import World, search_claims, the_refusal
@@ -41,7 +44,9 @@ from tests.sample_federation import (
     NORTHPORT,
     NORTHPORT_BOARD,
     NOW,
+    ORIGINATOR,
     OVERSIGHT,
+    REVIEWER,
     claims,
     credential,
     digest,
@@ -100,8 +105,11 @@ def verified_pack(folder: Path) -> str:
     return str(folder)
 
 
-def node_of(folder: Path, content: Roster | None, evaluated: bool = True, **changes: Any) -> Node:
-    """A node with these settings that has pinned that roster, and whose model was tested."""
+OUTSIDE = PersonKey(ORIGINATOR, PersonRole.REVIEWER, signing_key(ORIGINATOR))
+
+
+def node_of(folder: Path, content: Roster | None, evaluated: bool = True, approved: bool = True, **changes: Any) -> Node:
+    """A node with these settings that has pinned that roster, whose model was tested, and for whose pack two persons signed."""
     values = {**GOOD, "policy_packs": [verified_pack(folder / "pack")], **changes}
     create_node(folder / "n", NodeConfig.checked(values), witness=False)
     node = open_node(folder / "n", lambda: NOW)
@@ -116,6 +124,14 @@ def node_of(folder: Path, content: Roster | None, evaluated: bool = True, **chan
                 said = Evaluation(LAKESIDE, model_hash, digest("report"), NOW.date() - timedelta(days=10), OFFICER)
                 write_fact(connection, Fact.EVALUATION, said.sign(signing_key(OFFICER)))
         node.parties = Parties(node.engine, node.link, node.config.fingerprint, node.clock)
+        if approved:
+            (folder / "n" / "approvals").mkdir()
+            agency = AgencyId(values["agency"])
+            inside = signing_key(LAKESIDE_REVIEWER if agency == LAKESIDE else REVIEWER)
+            for pack in load_packs(values["policy_packs"]):
+                begun = PackApproval(agency, pack.name, pack.sha256, round_moment(NOW)).sign(inside)
+                document = add_approval_signature(begun, OUTSIDE.signing_key, content)
+                (folder / "n" / "approvals" / f"{pack.sha256.hex()}.json").write_bytes(document)
     return node
 
 
@@ -164,6 +180,7 @@ POSTED = GOOD["posted_policy"]
         ("own-custodian", "R5", lambda: with_agency(listed(), BOARD, jurisdiction=Jurisdiction("us-wi-lakeside")), {}),
         ("no-local-evaluation", "R63", listed, {"no_evaluation": True}),
         ("synthetic-calibration", "R33", listed, {"roles": ["holder", "custodian"]}),
+        ("pack-not-approved", "-", listed, {"no_approval": True}),
         ("mode", "-", listed, {"mode": "test"}),
     ],
 )
@@ -173,7 +190,7 @@ def test_each_thing_that_blocks_is_named_with_its_rule_and_who_clears_it(
     """R5, R16, R17, R18, R63 and the modes: one fault, one line; in mode production the same keeps the node from serving."""
     given = dict(changes)
     evaluated = not given.pop("no_evaluation", False)
-    node = node_of(tmp_path, content(), evaluated, **given)
+    node = node_of(tmp_path, content(), evaluated, not given.pop("no_approval", False), **given)
     found = find_blockers(node)
     assert name in [one.name for one in found]
     assert {one.name for one in found} <= {name, "no-local-evaluation"}

@@ -12,6 +12,7 @@ from agency_node.bench.holder import HolderResult
 from agency_node.bench.holder_process import WAITING
 from agency_node.bench.machine import GIB, Machine
 from agency_node.bench.peers import PeersResult
+from agency_node.bench.policy import PolicyResult
 from agency_node.bench.scan import ScanResult
 from agency_node.bench.timing import Timing
 
@@ -153,6 +154,23 @@ def print_holder(result: HolderResult, console: Console) -> None:
     facts.add_row("a record expunged, gone after", f"{1000 * result.found['changed']['expunging']['median_s']:.1f} ms")
     facts.add_row("measured on", described(result.machine))
     console.print(facts)
+
+
+def print_policy(result: PolicyResult, console: Console) -> None:
+    """Pack by pack, and the node's packs together."""
+    times = Table(title=f"one decision, of {result.plan.decisions:,} each, every one checked")
+    for name in ("pack", "policies", "median ms", "largest ms"):
+        times.add_column(name, justify="left" if name == "pack" else "right")
+    for pack, timing in result.alone.items():
+        times.add_row(pack, str(result.policies[pack]), *_milliseconds(timing))
+    whole = sum(result.policies.get(name, 0) for name in result.plan.packs)
+    times.add_row(", ".join(result.plan.packs), str(whole), *_milliseconds(result.together), style="bold")
+    console.print(times)
+    console.print(described(result.machine))
+
+
+def _milliseconds(timing: Timing) -> tuple[str, str]:
+    return f"{1000 * timing.median:.3f}", f"{1000 * max(timing.seconds):.2f}"
 
 
 def _gib(count: int) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agency_node.commands.output import clock
-from agency_node.errors import RequestError
+from agency_node.errors import PolicyRefusedError, RequestError
 from agency_node.journal import DONE, FAILED, NO_SEARCH, REFUSED, Told, acting_as, record
 from crypto.errors import PeerError
 
@@ -47,7 +47,7 @@ def acting(node: Node, command: str, *, search_id: str = NO_SEARCH, subject: str
             yield act
             outcome = DONE
         except BaseException as error:
-            outcome = REFUSED if isinstance(error, PeerError) else FAILED
+            outcome = REFUSED if isinstance(error, PeerError | PolicyRefusedError) else FAILED
             act.detail = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
             raise
         finally:

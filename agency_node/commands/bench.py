@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from agency_node.bench.errors import BenchmarkError, WrongResultError
+from agency_node.errors import ConfigError
 from crypto.errors import CryptoError
 from crypto.parameters import SEALMATCH_1
 from crypto.workers import usable_cores
@@ -29,6 +30,7 @@ MAX_SIZES = 20
 MAX_PEER_RECORDS = 250_000
 """SEAL keeps eight bytes a record and dimension."""
 MAX_THREADS = 1_024
+MIN_DECISIONS, MAX_DECISIONS = 1_000, 1_000_000
 
 bench = typer.Typer(
     help="Measure on this machine, with synthetic records.",
@@ -68,6 +70,13 @@ def checked_scan_runs(value: int) -> int:
     """At least nine, because a median of fewer says little on a machine that does other things too."""
     if not 9 <= value <= MAX_RUNS:
         raise typer.BadParameter(f"{value} is not enough for a median of alternating runs: take 9 to {MAX_RUNS}, such as 15.")
+    return value
+
+
+def checked_decisions(value: int) -> int:
+    """At least a thousand, because a decision takes less than a thousandth of a second."""
+    if not MIN_DECISIONS <= value <= MAX_DECISIONS:
+        raise typer.BadParameter(f"{value} is not a number of decisions here: take {MIN_DECISIONS} to {MAX_DECISIONS}, such as 2000.")
     return value
 
 
@@ -253,6 +262,25 @@ def bench_holder(
         print_holder(result, Console())
 
 
+@bench.command("policy", epilog="Example: sealmatch bench policy --decisions 1000 --json")
+def bench_policy(
+    decisions: Annotated[int, typer.Option(help="Decisions of each pack, at least 1000.", callback=checked_decisions)] = 2_000,
+    pack: Annotated[list[str] | None, typer.Option(help="A pack of the node that is measured; repeat for several.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how long one decision takes: of each delivered pack, and of all packs of a node together; every answer is checked."""
+    from agency_node.bench.policy import NODE_PACKS, PolicyPlan, bench_policy  # noqa: PLC0415
+    from agency_node.bench.progress import Steps  # noqa: PLC0415
+    from agency_node.bench.tables import print_policy  # noqa: PLC0415
+
+    with errors_as_sentences():
+        result = bench_policy(PolicyPlan(decisions, tuple(pack or NODE_PACKS)), datetime.now(UTC), Steps(Console(stderr=True)))
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+    else:
+        print_policy(result, Console())
+
+
 @bench.command("plot", epilog="Example: sealmatch bench plot growth.json growth.svg")
 def bench_plot(
     result: Annotated[Path, typer.Argument(help="What a benchmark printed with --json.", metavar="RESULT.json", show_default=False)],
@@ -281,6 +309,7 @@ def errors_as_sentences() -> Iterator[None]:
     """Turn what our own modules raise on purpose into a sentence and an exit code."""
     try:
         yield
-    except (BenchmarkError, CryptoError) as error:
+    except (BenchmarkError, CryptoError, ConfigError) as error:
         typer.echo(f"sealmatch: {error}.", err=True)
-        raise typer.Exit(2 if isinstance(error, BenchmarkError) and not isinstance(error, WrongResultError) else 1) from error
+        is_ours = isinstance(error, WrongResultError | CryptoError)
+        raise typer.Exit(1 if is_ours else 2) from error

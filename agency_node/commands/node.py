@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from agency_node.commands.decided import pack_states, show_decisions, show_pack_states, told_decision
 from agency_node.commands.output import AsJson, Folder, clock, member, plain, print_json, print_table, sentences
 from agency_node.errors import RequestError
 
@@ -247,25 +248,30 @@ def status(
         from agency_node.legal.exigent import exigent_status  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.overview import full_search_id, holder_events, journal_of, node_status  # noqa: PLC0415
+        from agency_node.policy.decisions import stored_decisions  # noqa: PLC0415
 
         node = open_node(folder, clock)
         spent = Budgets(node.config.budgets, node.vault).spent(node.engine, clock()) if Role.HOLDER in node.config.roles else []
         found, weeks = node_status(node.engine, str(node.agency), spent), weeks_to_review(node.engine, clock())
         exigent = exigent_status(node.engine, clock())
+        packs = pack_states(node)
         if search:
             with acting(node, "node status") as act:
                 act.search_id = search_id = full_search_id(node.engine, search)
             journal, events = journal_of(node.engine, search_id), holder_events(node.engine, search_id)
+            decided = stored_decisions(node.engine, node.vault, search_id)
             own = next((one for one in found.searches if one.search_id == search_id), None)  # none at a holder or custodian
             if as_json:
-                print_json({"search_id": search_id, **({} if own is None else plain(own)), "events": events, "ledger": journal})
+                told = {"events": events, "decisions": [told_decision(one) for one in decided], "ledger": journal}
+                print_json({"search_id": search_id, **({} if own is None else plain(own)), **told})
             else:
                 if own is not None and own.state == "lapsed":
                     typer.echo(own.note)
+                show_decisions(decided)
                 print_table(f"ledger of {search_id}", dict.fromkeys(["at", "event", "detail"], False), [one.values() for one in journal])
             return
     if as_json:
-        print_json({**plain(found), "weeks_to_review": plain(weeks), "exigent": plain(exigent)})
+        print_json({**plain(found), "weeks_to_review": plain(weeks), "exigent": plain(exigent), "packs": packs})
         return
     if found.halted:
         typer.echo(f"HALTED: {found.halted}")
@@ -283,6 +289,7 @@ def status(
     for week in weeks:
         typer.echo(f"ledger of {week.week}: {week.rows} rows, nobody has signed for it{', and the review is overdue' * week.overdue} (R53)")
     _show_exigent(exigent)
+    show_pack_states(packs)
     typer.echo(f"{found.agency}: " + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found.counts.items()))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agency_node.commands.decided import banners, packs_asked, print_forecast
 from agency_node.commands.listed import check_listed
 from agency_node.commands.node import app, duration
 from agency_node.commands.node_exigent import rule_of
@@ -56,6 +57,8 @@ def search(
     facts: Annotated[str, typer.Option(help="Any other basis: the statement of facts.")] = "",
     cap: Annotated[int, typer.Option(help="Most leads, over all holders together (R32).")] = 20,
     rate: Annotated[int, typer.Option(help="How many of a million searches may show a wrong person (R33).")] = 1000,
+    originating: Annotated[str, typer.Option(help="The agency whose case it is, if it is not your own (R6).")] = "",
+    originator: Annotated[str, typer.Option(help="With --originating: the legal reviewer there, who signs with `node originate`.")] = "",
     answer_within: Annotated[str, typer.Option(help="Deadline for answers: 90s, 30m, 4h, 2d.")] = "4h",
     valid_for: Annotated[str, typer.Option(help="How long the grant holds.")] = "2d",
     as_json: AsJson = False,
@@ -64,13 +67,16 @@ def search(
     with sentences(as_json):
         from agency_node.commands.acting import acting, person_key  # noqa: PLC0415
         from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
+        from agency_node.legal.review import read_draft  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
-        from agency_node.policy.engine import load_packs  # noqa: PLC0415
+        from agency_node.policy.approvals import packs_in_force  # noqa: PLC0415
+        from agency_node.policy.deciding import forecast  # noqa: PLC0415
         from agency_node.requester.drafting import SearchRequest, draft_search  # noqa: PLC0415
         from crypto.canonical import AgencyId, PersonId  # noqa: PLC0415
         from crypto.grant_basis import Event, Offence, ProbeSource, Purpose  # noqa: PLC0415
 
         node = open_node(folder, clock)
+        packs = packs_in_force(node)
         if not case.strip():
             raise RequestError("a search belongs to a case: --case, your own number for it")
         facts_salt = secrets.token_bytes(32)
@@ -90,9 +96,11 @@ def search(
             false_positives_per_million=rate,
             answer_within=duration(answer_within),
             valid_for=duration(valid_for),
-            policy_packs=[pack.sha256 for pack in load_packs(node.config.policy_packs)],
+            policy_packs=[pack.sha256 for pack in packs],
             facts=facts,
             facts_salt=facts_salt,
+            originating=AgencyId(originating) if originating else None,
+            originator=PersonId(originator) if originator else None,
         )
         with acting(node, "node search") as act:
             discovery = node.parties.roster().discovery_key(node.agency)
@@ -101,9 +109,13 @@ def search(
             act.search_id = search_id = draft_search(
                 node.engine, node.vault, load_embedder(node.config.embedder), node.agency, discovery, request, investigator, clock()
             )
+            claims, _ = read_draft(node.engine, node.vault, search_id)
+            foreseen = forecast(node.engine, node.vault, claims, node.parties.roster(), packs, clock())
+    asked = packs_asked([one.decision for one in foreseen], packs)
     if as_json:
-        print_json({"search_id": str(search_id), "state": "drafted"})
+        print_json({"search_id": str(search_id), "state": "drafted", "policy": [one.told for one in foreseen], "packs": banners(asked)})
     else:
+        print_forecast(foreseen, asked)
         typer.echo(f"drafted {search_id}; it waits for {reviewer}: sealmatch node review {folder} --search {search_id}")
 
 
@@ -124,6 +136,7 @@ def review(
         from agency_node.legal.review import grant_draft, read_case, read_draft, refuse_draft  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.overview import full_search_id  # noqa: PLC0415
+        from agency_node.policy.approvals import packs_in_force  # noqa: PLC0415
         from agency_node.requester.near_duplicates import near_duplicates  # noqa: PLC0415
 
         node = open_node(folder, clock)
@@ -137,7 +150,8 @@ def review(
             with acting(node, "node review", search_id=search) as act:
                 key = person_key(node, act, person)
                 embedder = load_embedder(node.config.embedder)
-                claims = grant_draft(node.engine, node.vault, embedder, node.parties.trusted, search, key, clock(), rule_of(node))
+                rule, packs = rule_of(node), packs_in_force(node)
+                claims = grant_draft(node.engine, node.vault, embedder, node.parties.trusted, search, key, clock(), rule, packs)
             if as_json:
                 print_json({"search_id": search, "state": "granted", "grant_id": str(claims.grant_id), "near_duplicates": alike})
                 return

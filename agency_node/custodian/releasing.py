@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from sqlalchemy import ColumnElement, Connection, Engine, insert, null, select, update
 
@@ -29,11 +29,15 @@ from agency_node.envelopes import Envelopes
 from agency_node.errors import BrokerRefusedError
 from agency_node.grants import WITHDRAWN_BY_REQUESTER, GrantDesk, HeldGrant
 from agency_node.journal import record, stamp
-from agency_node.outbox import Outbox, Outgoing, SealTo
+from agency_node.outbox import Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.pieces import IN_PIECES, received
+from agency_node.policy.deciding import HolderDecision, decide_each, keep_each
+from agency_node.policy.engine import PolicyEngine
+from agency_node.policy.inputs import Place
 from agency_node.refusals import RefusedByUsError
 from agency_node.tables import custody, custody_parts, inbox
+from agency_node.vault import Vault
 from crypto.answer import MaskShare
 from crypto.bodies import MaskHandover, OpenedBody
 from crypto.calibration_table import CalibrationTable
@@ -74,6 +78,8 @@ class Releasing:
         outbox: Outbox,
         models: Sequence[EmbeddingModel],
         tables: Mapping[bytes, CalibrationTable],
+        vault: Vault,
+        packs: Sequence[PolicyEngine],
         clock: Callable[[], datetime],
     ) -> None:
         for table in tables.values():
@@ -86,6 +92,8 @@ class Releasing:
         self._parties = parties
         self._outbox = outbox
         self._models = {model.model_hash: model for model in models}
+        self._vault = vault
+        self._packs = tuple(packs)
         self._clock = clock
         self._at_hand: tuple[SearchId, OpenedBody] | None = None
 
@@ -115,16 +123,21 @@ class Releasing:
 
         1. it has a calibration table of the grant's model, which holds until the grant ends (`ModelError`, R33)
         2. each holder's manifest is valid, of that model, and trusts one of the custodians (`check_custodians`)
+        3. its own packs, and every pack that binds an agency of the search (R7), allow it at every holder; else nothing is released, and
+            the refusal names the rule, to the requester and in the log
         """
-        del message
-        claims = grant.claims
+        now, claims = self._clock(), grant.claims
         if claims.model_hash not in self._models or claims.model_hash not in self._tables:
             raise ModelError("this custodian has no calibration table of the grant's embedding model")
         if not self._tables[claims.model_hash][0].holds_on(utc_day(claims.expires)):
             raise ModelError("this custodian's calibration table of the grant's embedding model ends before the grant")
-        check_custodians(claims, self._parties.roster(), await self._manifests(claims), self._clock())
+        check_custodians(claims, self._parties.roster(), await self._manifests(claims), now)
+        decided = decide_each(claims, self._parties.roster(), self._packs, Place.CUSTODY, now)  # 3
+        if not all(one.decision.allowed for one in decided):
+            self._refuse_by_policy(claims, decided, now)
 
         def commit(connection: Connection) -> None:
+            keep_each(connection, self._vault, claims, decided, now)
             values = {
                 "search_id": str(claims.search_id),
                 "state": OPEN,
@@ -136,6 +149,16 @@ class Releasing:
             self._parties.ask_ahead(claims.requesting_agency, claims.search_id, claims.holders)
 
         return commit
+
+    def _refuse_by_policy(self, claims: GrantClaims, decided: Sequence[HolderDecision], now: datetime) -> NoReturn:
+        """Store every decision, enter the refusal into the log, and refuse by the first rule."""
+        refused = [one for one in decided if not one.decision.allowed]
+        rule = refused[0].decision.rules[0]
+        with self._engine.begin() as connection:
+            keep_each(connection, self._vault, claims, decided, now)
+            said = [("refusal-rule", str(rule).encode("ascii"))]
+            self._outbox.entry(connection, EntryKind.REFUSAL, Conversation.of(claims), said, author=self._agency)
+        raise RefusedByUsError(RefusalReason.POLICY, "; ".join(one.refusal for one in refused), rule)
 
     async def _manifests(self, claims: GrantClaims) -> dict[AgencyId, GalleryManifest]:
         return {holder: await self._parties.manifest(holder) for holder in claims.holders}

@@ -14,11 +14,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import select
 
+from agency_node.demo.attacker import TakenOut
 from agency_node.demo.federation import (
     BOARD,
     CAST,
@@ -35,7 +37,7 @@ from agency_node.demo.federation import (
 )
 from agency_node.demo.gallery import RECORDS, degraded, portraits, synthetic_units, threshold_of, write_portrait, write_synthetic
 from agency_node.demo.views import View, all_views
-from agency_node.errors import BrokerRefusedError
+from agency_node.errors import BrokerRefusedError, PolicyRefusedError
 from agency_node.faces.embedder import Embedder, load_embedder, the_one_face
 from agency_node.faces.image import read_image
 from agency_node.holder.decision import decide_disclosure
@@ -190,7 +192,7 @@ class Story:
                 await self._disclose(node, search_id)
             with self.step("replay", "The same probe under a second grant"):
                 await self._replay(node, search_id)
-            with self.step("policy", "A search for theft, which the holders' policy denies"):
+            with self.step("policy", "A search for theft, which policy denies: at the requester, and at holders if its node asks nobody"):
                 await self._policy(node)
         finally:
             await node.transport.close()
@@ -298,19 +300,30 @@ class Story:
         )
 
     async def _policy(self, node: Node) -> None:
-        search_id = self._draft(node, THEFT, COUNSEL)
-        grant_draft(
-            node.engine, node.vault, self.embedder, node.parties.trusted, search_id, self.federation.person(COUNSEL), datetime.now(UTC)
-        )
-        await self._until(lambda: self._released(node, search_id), "the release of the second search")
+        """The requester's own node refuses before its reviewer signs; one whose policy was taken out is refused by everybody else."""
+        search_id, counsel = self._draft(node, THEFT, COUNSEL), self.federation.person(COUNSEL)
+        signs = partial(grant_draft, node.engine, node.vault, self.embedder, node.parties.trusted, search_id, counsel)
+        try:
+            signs(datetime.now(UTC))
+        except PolicyRefusedError as error:
+            rule = "R1" if "R1 (strict-default/forbid-offence-not-listed)" in str(error) else "-"
+            self.result.refused.append(Refused("a search for an offence that policy denies", str(NORTHPORT), "policy-refused", rule))
+            self.result.checks["requester names its rule"] = rule == "R1"
+        signs(datetime.now(UTC), packs=[TakenOut()])
+        await self._until(lambda: self._all_refused(node, search_id), "the refusals of the second search")
         with node.engine.begin() as connection:
-            holders = search_status(connection, search_id).holders
-        for holder, one in holders.items():
+            status = search_status(connection, search_id)
+        for holder, one in status.holders.items():
             reason, _, rest = one["note"].partition(" (rule ")
             rule = rest.partition(")")[0]
-            self.result.refused.append(Refused("a search for an offence that the holder's policy denies", holder, reason, rule))
+            self.result.refused.append(Refused("the same, signed at a requester whose policy was taken out", holder, reason, rule))
             self.result.checks[f"{holder} names its rule"] = rule == "R1"
-        self.result.checks["policy refused"] = all(one["state"] == "refused" for one in holders.values())
+        self.result.checks["custodian refused"] = status.state == "refused" and "rule R1" in status.note
+
+    def _all_refused(self, node: Node, search_id: SearchId) -> bool:
+        with node.engine.begin() as connection:
+            status = search_status(connection, search_id)
+        return status.state == "refused" and all(one["state"] == "refused" for one in status.holders.values())
 
     def _views(self) -> None:
         model, vector = self.embedder.model, self._vector()

@@ -28,16 +28,18 @@ from agency_node.envelopes import Envelopes
 from agency_node.errors import BrokerError
 from agency_node.grants import WITHDRAWN_BY_REQUESTER, GrantDesk, HeldGrant
 from agency_node.holder.budgets import Budgets
-from agency_node.holder.federal import federal_gate, is_federal
+from agency_node.holder.federal import federal_gate
 from agency_node.holder.index import GalleryIndex, Given
 from agency_node.holder.scanning import Claimed, ScanningDesk
-from agency_node.journal import REFUSED, About, Told, record, stamp
+from agency_node.journal import REFUSED, Told, record, stamp
 from agency_node.link import PublishLink
 from agency_node.outbox import Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
+from agency_node.policy.deciding import packs_for
+from agency_node.policy.decisions import keep_decision
 from agency_node.policy.engine import Decision, PolicyEngine, PolicyInputs, decide_all
 from agency_node.refusals import RefusedByUsError, reason_of
-from agency_node.tables import answers, decisions, inbox
+from agency_node.tables import answers, inbox
 from agency_node.vault import Vault
 from crypto.answer import MaskShare, OrderSeed
 from crypto.bodies import AnswerBody, AnswerStatement
@@ -132,8 +134,8 @@ class Answering:
         """What a holder asks of a verified grant beside what everybody asks:
 
         1. it has a gallery, of the grant's model, and trusts one of the grant's custodians (`check_trusted_by`)
-        2. its own policy allows the search, and for a federal agency this node's own list too (R9); a refusal names the rule, to the
-            requester and to the custodian
+        2. its own policy allows the search, and every pack that binds an agency of it (R7), and for a federal agency this node's own list
+            too (R9); a refusal names the rule, to the requester and to the custodian
 
         The probe follows: what of its answer does not depend on it is prepared once the grant is kept (`GalleryIndex.expect`), and the keys
         to seal it to are asked for.
@@ -145,14 +147,13 @@ class Answering:
             raise NotYetError("this holder has no gallery yet")
         check_trusted_by(self._index.manifest, claims, now)  # 1
         inputs = PolicyInputs.from_grant(claims, self._parties.roster(), self._agency, now)
-        decision = decide_all((*self._packs, *federal_gate(inputs, self._federal_allow)), inputs)  # 2
-        agency_class = "federal" if is_federal(inputs) else inputs.requesting.agency_class
+        decision = decide_all((*packs_for(self._packs, inputs), *federal_gate(inputs, self._federal_allow)), inputs)  # 2
         if not decision.allowed:
-            self._refuse_by_policy(grant, decision, agency_class, message)
+            self._refuse_by_policy(grant, inputs, decision, message)
             raise RefusedByUsError(RefusalReason.POLICY, " ".join(decision.sentences), decision.rules[0])
 
         def commit(connection: Connection) -> None:
-            self._keep_decision(connection, claims, decision, agency_class)
+            keep_decision(connection, self._vault, claims, inputs, decision, now)
             terms = AnswerTerms(claims.epoch, claims.probe_digest, grant.digest, len(claims.custodians))
             self._index.expect(terms, claims.answer_deadline)
             self._parties.ask_ahead(claims.requesting_agency, claims.search_id, claims.custodians)
@@ -172,10 +173,10 @@ class Answering:
         claimed = (answers.c.search_id == str(search_id)) & (answers.c.state == CLAIMED)
         connection.execute(update(answers).where(claimed).values(state=WITHDRAWN))
 
-    def _refuse_by_policy(self, grant: VerifiedGrant, decision: Decision, agency_class: str, message: AnyMessage) -> None:
+    def _refuse_by_policy(self, grant: VerifiedGrant, inputs: PolicyInputs, decision: Decision, message: AnyMessage) -> None:
         """Store the decision, enter it into the log, and tell the combining custodian."""
         with self._engine.begin() as connection:
-            self._keep_decision(connection, grant.claims, decision, agency_class)
+            keep_decision(connection, self._vault, grant.claims, inputs, decision, inputs.now)
             self._tell_combiner(connection, grant.claims, Refusal(message.message_id, RefusalReason.POLICY, decision.rules[0]))
 
     def _tell_combiner(self, connection: Connection, claims: GrantClaims, refusal: Refusal) -> None:
@@ -184,23 +185,6 @@ class Answering:
         rule = [("refusal-rule", str(refusal.rule).encode("ascii"))]
         self._outbox.entry(connection, EntryKind.REFUSAL, conversation, rule, author=self._agency)
         self._outbox.open(connection, MessageType.REFUSAL, refusal, conversation, claims.combiner)
-
-    def _keep_decision(self, connection: Connection, claims: GrantClaims, decision: Decision, agency_class: str) -> None:
-        rules = " ".join(f"{policy} R{rule}" for policy, rule in zip(decision.policies, decision.rules, strict=True))
-        said: Told = {"subject": f"packs {decision.pack_sha256.hex()}", "outcome": "allowed" if decision.allowed else REFUSED}
-        record(connection, self._clock(), claims.search_id, "policy", rules, about=About.of(claims), **said)
-        connection.execute(
-            insert(decisions).values(
-                search_id=str(claims.search_id),
-                at=stamp(self._clock()),
-                allowed=int(decision.allowed),
-                policies=",".join(decision.policies),
-                rules=",".join(map(str, decision.rules)),
-                pack_sha256=decision.pack_sha256,
-                inputs_sha256=decision.inputs_sha256,
-                agency_class=agency_class,
-            )
-        )
 
     # --- probe --------------------------------------------------------------------------------------------------------
 

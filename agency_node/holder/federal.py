@@ -19,6 +19,7 @@ from sqlalchemy import Engine, distinct, func, select
 from agency_node.config import NodeConfig, Role
 from agency_node.errors import RequestError
 from agency_node.policy.engine import Decision, Ground, PolicyInputs
+from agency_node.policy.inputs import Place
 from agency_node.store import reading
 from agency_node.tables import decisions, ledger
 from crypto.canonical import JsonValue, canonical_json
@@ -42,12 +43,9 @@ NOT_LISTED: Final = Ground(
     "This holder answers no federal agency for this purpose: its own list does not name it.",
     "Ask the holder's legal office for a legal demand; who decides over its list is the holder's own government.",
 )
+GATE: Final = "federal-access"
+"""Its name among the packs of a decision."""
 _TYPE: Final = "sealmatch-1/federal-access"
-
-
-def is_federal(inputs: PolicyInputs) -> bool:
-    """Whether a federal agency asks, or has another one ask."""
-    return FEDERAL in (inputs.requesting.agency_class, inputs.originating.agency_class)
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,14 @@ class FederalGate:
 
     def decide(self, inputs: PolicyInputs) -> Decision:
         """Allowed if nobody federal asks, or if the purpose is listed."""
-        allowed = not is_federal(inputs) or inputs.purpose in {purpose.value for purpose in self.allow}
-        return Decision(allowed, (ADMITTED if allowed else NOT_LISTED,), self.sha256, inputs.sha256)
+        allowed = not inputs.is_federal or inputs.purpose in {purpose.value for purpose in self.allow}
+        ground = ADMITTED if allowed else NOT_LISTED
+        return Decision(allowed, (ground,), self.sha256, inputs.sha256, ((GATE, self.sha256),))
 
 
 def federal_gate(inputs: PolicyInputs, allow: Collection[Purpose]) -> tuple[FederalGate, ...]:
     """The gate, where a federal agency is in the search; other searches are the packs' alone."""
-    return (FederalGate(frozenset(allow)),) if is_federal(inputs) else ()
+    return (FederalGate(frozenset(allow)),) if inputs.is_federal else ()
 
 
 def make_statement(engine: Engine, config: NodeConfig, node_key: SigningKey, month: Epoch, now: datetime) -> bytes:
@@ -82,8 +81,9 @@ def make_statement(engine: Engine, config: NodeConfig, node_key: SigningKey, mon
         raise RequestError("this node is no holder: a statement is made where queries are answered")
     if month >= Epoch.at(now):
         raise RequestError(f"{month.month} is not over: state it from the first day of the next month")
-    in_month = decisions.c.at.startswith(month.month) & (decisions.c.agency_class == FEDERAL)
-    federal = select(decisions.c.search_id).where(decisions.c.agency_class == FEDERAL, decisions.c.allowed == 1)
+    as_holder = decisions.c.place == Place.HOLDING.value  # this node may also ask, or be a custodian
+    in_month = decisions.c.at.startswith(month.month) & (decisions.c.agency_class == FEDERAL) & as_holder
+    federal = select(decisions.c.search_id).where(decisions.c.agency_class == FEDERAL, decisions.c.allowed == 1, as_holder)
     decided = select(func.count(distinct(decisions.c.search_id)))
     was_answered = ledger.c.at.startswith(month.month) & (ledger.c.event == "answered") & ledger.c.search_id.in_(federal)
     with reading(engine).begin() as connection:

@@ -32,6 +32,7 @@ from agency_node.outbox import GRANT, MESSAGE, READY, SENT, Conversation, Outbox
 from agency_node.outbox import REFUSED as NOT_SENT
 from agency_node.parties import Parties
 from agency_node.policy.clocks import OnLapse
+from agency_node.policy.decisions import forget_inputs
 from agency_node.refusals import RefusedByUsError
 from agency_node.requester.drafting import CASE, TOKEN, CaseFile, case_tag, seal_salt
 from agency_node.store import reading
@@ -197,6 +198,7 @@ class ExigentClocks:
         connection.execute(update(searches).where(searches.c.search_id == search_id).values(**values))
         for table in (leads, disclosures, probe_faces):
             connection.execute(delete(table).where(table.c.search_id == search_id))
+        forget_inputs(connection, search_id)
         unsent = (outbox.c.search_id == search_id) & (outbox.c.state == READY)
         connection.execute(update(outbox).where(unsent).values(state=NOT_SENT, data=None, note="the exigent search lapsed"))
         came = (inbox.c.search_id == search_id) & inbox.c.data.is_not(None)

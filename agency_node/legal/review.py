@@ -8,6 +8,7 @@ key is destroyed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -22,6 +23,9 @@ from agency_node.journal import record
 from agency_node.legal.exigent import lapses_of_case, start_clock
 from agency_node.legal.persons import PersonKey
 from agency_node.policy.clocks import STRICT_CLOCK, ExigentClock
+from agency_node.policy.deciding import check_policy
+from agency_node.policy.engine import PolicyEngine
+from agency_node.policy.inputs import Place
 from agency_node.requester.drafting import CASE, DRAFTED, STILL, TOKEN, CaseFile
 from agency_node.requester.near_duplicates import read_face
 from agency_node.tables import searches
@@ -87,17 +91,20 @@ def grant_draft(
     reviewer: PersonKey,
     now: datetime,
     clock: ExigentClock = STRICT_CLOCK,
+    packs: Sequence[PolicyEngine] | None = None,
 ) -> GrantClaims:
     """Sign a draft as its reviewer, after these checks in this order; an exigent grant's clock starts with it (R4):
 
     1. it waits for a reviewer (`RequestError`)
     2. the still gives the face that the investigator committed to (`RequestError`)
     3. the grant that results verifies against the pinned roster (`verify_grant`, every check)
+    4. the agency's own packs, None for the strict default, and those that bind an agency of it allow it (`PolicyRefusedError`, R6, R7)
     """
     claims, token = read_draft(engine, vault, search_id)  # 1
     _check_face(engine, vault, embedder, search_id, claims)  # 2
     signed = add_signature(token, GrantRole.REVIEWER, reviewer.signing_key)
     verify_grant(signed, roster, now)  # 3
+    check_policy(engine, vault, claims, roster.at(now), packs, Place.REQUESTING, now)  # 4
     bound = search_id.encode("ascii")
     with engine.begin() as connection:
         where = (searches.c.search_id == search_id) & (searches.c.state == DRAFTED)

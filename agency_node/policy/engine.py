@@ -4,14 +4,19 @@ Invariants: unknown means no. A search is allowed only if Cedar said Allow and e
 fails while it is evaluated (a missing entity, an overflow), so an Allow beside an error may stand there because a forbid was left out. All
 packs must allow; those that refuse decide (the most restrictive wins). Every decision names at least one policy and its rule's number.
 
-Left to others: reading packs (`pack_folder`), what is decided upon (`inputs`), storing decisions and answering (`holder`).
+Several packs that speak one schema are asked together: their policies in one set, each under its pack's number, so that four packs cost
+little more than one. What they answer together is what each answers alone; a test compares the two.
+
+Left to others: reading packs (`pack_folder`), what is decided upon (`inputs`), which packs a party asks (`deciding`), storing decisions
+(`decisions`).
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -34,6 +39,8 @@ __all__ = [
     "PolicyEngine",
     "PolicyInputs",
     "PolicyPack",
+    "Question",
+    "answer_together",
     "decide_all",
     "load_packs",
 ]
@@ -43,26 +50,32 @@ _COMBINED_LABEL: Final = b"sealmatch-1/policy-packs\n"
 
 @dataclass(frozen=True)
 class Ground:
-    """One policy that decided: its id, the number of its rule, the sentence for a person, and the next lawful step."""
+    """One policy that decided: its id, the number of its rule, the sentence for a person, and the next lawful step.
+
+    `pack` is the pack's name, `section` and `evidence` what the rule rests on there; empty for what is no pack's.
+    """
 
     policy: str
     rule: int
     sentence: str
     step: str
+    pack: str = ""
+    section: str = ""
+    evidence: tuple[str, ...] = ()
 
 
 NOTHING_PERMITS: Final = Ground(
     "nothing-permits",
     998,
-    "No policy of this holder permits such a search.",
-    "Ask the holder's legal office what its policy permits, and draft a new search within it.",
+    "No policy of this agency permits such a search.",
+    "Ask the agency's legal office what its policy permits, and draft a new search within it.",
 )
 """Refused because no policy said yes; none said no either."""
 NO_DECISION: Final = Ground(
     "no-decision",
     999,
-    "The holder's policy could not be evaluated for this search, and that counts as no.",
-    "Ask the holder's operator to mend the policy pack, then draft the search anew.",
+    "The agency's policy could not be evaluated for this search, and that counts as no.",
+    "Ask the agency's operator to mend the policy pack, then draft the search anew.",
 )
 """Refused because Cedar could not decide, or had to leave a policy out."""
 
@@ -71,13 +84,15 @@ NO_DECISION: Final = Ground(
 class Decision:
     """What was decided, and what decided it: the policies that permitted, or all that refused, in order of their rules.
 
-    `pack_sha256` is the pack's, or of several packs together; with `inputs_sha256` the decision can be made again and compared.
+    `pack_sha256` is the pack's, or of several packs together, and `packs` names each of them with its own hash; with `inputs_sha256` the
+    decision can be made again and compared.
     """
 
     allowed: bool
     grounds: tuple[Ground, ...]
     pack_sha256: bytes = field(repr=False)
     inputs_sha256: bytes = field(repr=False)
+    packs: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -111,13 +126,41 @@ class PolicyEngine(Protocol):
         """Allowed or not, and why."""
 
 
+class Question:
+    """One search as Cedar is asked about it: made once, put to every pack."""
+
+    def __init__(self, inputs: PolicyInputs) -> None:
+        self.inputs = inputs
+        self.request = _request(inputs)
+        self._entities_json = json.dumps(_entities(inputs))
+        self._entities: dict[int, cedarpy.Entities] = {}
+
+    def entities(self, schema: cedarpy.Schema) -> cedarpy.Entities:
+        """The agencies under that schema; `ValueError` when they do not fit it."""
+        if id(schema) not in self._entities:
+            self._entities[id(schema)] = cedarpy.Entities.from_json_str(self._entities_json, schema)
+        return self._entities[id(schema)]
+
+    def put(self, policies: cedarpy.PolicySet, schema: cedarpy.Schema) -> tuple[bool, Sequence[str], Sequence[str]]:
+        """Cedar's answer: allowed, the policies that decided, and what kept it from deciding."""
+        try:
+            answer = cedarpy.is_authorized(self.request, policies, self.entities(schema), schema)
+        except (ValueError, TypeError) as error:
+            return False, (), (str(error),)
+        errors = list(answer.diagnostics.errors)
+        if answer.decision is cedarpy.Decision.NoDecision and not errors:
+            errors = ["no decision"]
+        return answer.allowed, answer.diagnostics.reasons, errors
+
+
 class PolicyPack:
     """A Cedar pack in memory. Build it with `load`."""
 
     def __init__(self, content: PackContent) -> None:
         self._content = content
         self._grounds = {
-            policy_id: Ground(policy_id, facts.rule, facts.sentence, facts.step) for policy_id, facts in content.facts.policies.items()
+            policy_id: Ground(policy_id, facts.rule, facts.sentence, facts.step, content.facts.name, facts.section, tuple(facts.evidence))
+            for policy_id, facts in content.facts.policies.items()
         }
 
     @classmethod
@@ -125,7 +168,7 @@ class PolicyPack:
         """The pack in `folder`; `ConfigError` with file and line for one that is broken or does not fit the questions asked here."""
         pack = cls(read_pack(folder))
         for offence in (None, Offence("any", "09A")):
-            errors = pack._ask(_sample(offence))[2]
+            errors = Question(_sample(offence)).put(pack._content.policies, pack.schema)[2]
             if errors:
                 raise ConfigError(
                     f"policy pack {folder / SCHEMA_FILE}: the pack cannot answer what this node asks ({errors[0]}). "
@@ -159,6 +202,31 @@ class PolicyPack:
         return self._content.facts.review_by
 
     @property
+    def evidence(self) -> tuple[str, ...]:
+        """The tags of what it rests on, as in `pack.toml`."""
+        return tuple(self._content.facts.evidence)
+
+    @property
+    def source(self) -> str:
+        """What was read, as in `pack.toml`."""
+        return self._content.facts.source
+
+    @property
+    def notice(self) -> str:
+        """That it is our reading and not legal advice, and what was left out of it."""
+        return self._content.facts.notice
+
+    @property
+    def binds(self) -> tuple[str, ...]:
+        """What the jurisdictions begin with whose agencies it binds at every party; empty for a pack that binds who names it."""
+        return tuple(self._content.facts.binds)
+
+    def binds_one_of(self, inputs: PolicyInputs) -> bool:
+        """Whether an agency of the search is of a jurisdiction that the pack binds, wherever it stands in it."""
+        agencies = (inputs.requesting, inputs.originating, inputs.holder)
+        return bool(self.binds) and any(agency.jurisdiction.startswith(self.binds) for agency in agencies)
+
+    @property
     def clocks(self) -> PackClocks:
         """How long what the pack allows holds without more."""
         return self._content.facts.clocks
@@ -181,35 +249,39 @@ class PolicyPack:
         """The same pack less one policy: what an example that needs it notices. Not for deciding about searches."""
         content = self._content
         (left_out,) = (name for name, own in content.policy_ids.items() if own == policy_id)
-        parsed = json.loads(cedarpy.policies_to_json_str(content.policy_text))
-        del parsed["staticPolicies"][left_out]
-        return type(self)(replace(content, policies=cedarpy.PolicySet.from_json_str(json.dumps(parsed))))
+        static = {name: policy for name, policy in content.static.items() if name != left_out}
+        return type(self)(replace(content, policies=_policy_set(static), static=static))
 
     def decide(self, inputs: PolicyInputs) -> Decision:
         """Whether the pack allows the search; what cannot be evaluated is refused as `no-decision`."""
-        allowed, reasons, errors = self._ask(inputs)
-        grounds: tuple[Ground, ...]
-        if errors:
-            allowed, grounds = False, (NO_DECISION,)
-        elif reasons:
-            decided = (self._grounds[self._content.policy_ids[reason]] for reason in reasons)
-            grounds = tuple(sorted(decided, key=lambda ground: (ground.rule, ground.policy)))
-        else:
-            allowed, grounds = False, (NOTHING_PERMITS,)
-        return Decision(allowed, grounds, self.sha256, inputs.sha256)
+        return self.answer(Question(inputs))
 
-    def _ask(self, inputs: PolicyInputs) -> tuple[bool, Sequence[str], Sequence[str]]:
-        """Cedar's answer: allowed, the policies that decided, and what kept it from deciding."""
-        schema = self._content.schema
-        try:
-            entities = cedarpy.Entities.from_json_str(json.dumps(_entities(inputs)), schema)
-            answer = cedarpy.is_authorized(_request(inputs), self._content.policies, entities, schema)
-        except (ValueError, TypeError) as error:
-            return False, (), (str(error),)
-        errors = list(answer.diagnostics.errors)
-        if answer.decision is cedarpy.Decision.NoDecision and not errors:
-            errors = ["no decision"]
-        return answer.allowed, answer.diagnostics.reasons, errors
+    def answer(self, question: Question) -> Decision:
+        """As `decide`, of a question that other packs are asked too."""
+        allowed, reasons, errors = question.put(self._content.policies, self._content.schema)
+        if errors:
+            return self._decision(question, False, (replace(NO_DECISION, pack=self.name),))
+        return self.concluded(question, allowed, reasons)
+
+    def concluded(self, question: Question, allowed: bool, reasons: Iterable[str]) -> Decision:
+        """The decision that follows when Cedar evaluated every policy, and these, by Cedar's names, decided."""
+        decided = [self._grounds[self._content.policy_ids[reason]] for reason in reasons]
+        if not decided:
+            return self._decision(question, False, (replace(NOTHING_PERMITS, pack=self.name),))
+        return self._decision(question, allowed, tuple(sorted(decided, key=lambda ground: (ground.rule, ground.policy))))
+
+    def _decision(self, question: Question, allowed: bool, grounds: tuple[Ground, ...]) -> Decision:
+        return Decision(allowed, grounds, self.sha256, question.inputs.sha256, ((self.name, self.sha256),))
+
+    @property
+    def schema(self) -> cedarpy.Schema:
+        """The words that it uses; packs with one schema can be asked together."""
+        return self._content.schema
+
+    @property
+    def static(self) -> Mapping[str, Any]:
+        """Its policies as Cedar writes them in JSON, by Cedar's names."""
+        return self._content.static
 
     def __repr__(self) -> str:
         return f"<PolicyPack {self.name} {self.sha256.hex()[:12]}>"
@@ -234,7 +306,10 @@ def load_packs(names: Sequence[str]) -> tuple[PolicyPack, ...]:
 
 def decide_all(packs: Iterable[PolicyEngine], inputs: PolicyInputs) -> Decision:
     """Allowed if every pack allows; refused with the grounds of all that refuse. No pack at all permits nothing."""
-    decisions = [pack.decide(inputs) for pack in packs]
+    asked = list(packs)
+    cedar = tuple(pack for pack in asked if isinstance(pack, PolicyPack))
+    decisions = answer_together(cedar, Question(inputs)) if cedar else []
+    decisions += [pack.decide(inputs) for pack in asked if not isinstance(pack, PolicyPack)]
     if len(decisions) == 1:
         return decisions[0]
     refused = [decision for decision in decisions if not decision.allowed]
@@ -242,13 +317,62 @@ def decide_all(packs: Iterable[PolicyEngine], inputs: PolicyInputs) -> Decision:
     combined = hashlib.sha256(_COMBINED_LABEL + b"".join(sorted(decision.pack_sha256 for decision in decisions))).digest()
     return Decision(
         bool(decisions) and not refused,
-        tuple(sorted(grounds, key=lambda ground: (ground.rule, ground.policy, ground.sentence))),
+        tuple(sorted(grounds, key=lambda ground: (ground.rule, ground.policy, ground.sentence, ground.pack))),
         combined,
         inputs.sha256,
+        tuple(sorted({pack for decision in decisions for pack in decision.packs})),
     )
 
 
+def answer_together(packs: tuple[PolicyPack, ...], question: Question) -> list[Decision]:
+    """What each of these packs answers, in their order: asked as one set of policies where that says the same."""
+    if len(packs) < 2 or len({id(pack.schema) for pack in packs}) > 1:
+        return [pack.answer(question) for pack in packs]
+    merged = _merged(packs)
+    allowed, reasons, errors = question.put(merged.all, packs[0].schema)
+    if errors:  # it is one pack's affair, and the others' answers stand
+        return [pack.answer(question) for pack in packs]
+    decided = merged.by_pack(reasons)
+    if allowed or not reasons:  # no policy forbids: a pack of which none permits refuses by itself
+        return [pack.concluded(question, allowed, own) for pack, own in zip(packs, decided, strict=True)]
+    # Some forbid; of the packs that do not, Cedar did not say whether they permit.
+    permitting = merged.by_pack(question.put(merged.permits, packs[0].schema)[1])
+    return [
+        pack.concluded(question, not forbidding, forbidding or own)
+        for pack, forbidding, own in zip(packs, decided, permitting, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """Several packs' policies in one set: all of them, and the permits alone. A policy's name is its pack's number and its name there."""
+
+    packs: int
+    all: cedarpy.PolicySet
+    permits: cedarpy.PolicySet
+
+    def by_pack(self, reasons: Iterable[str]) -> list[list[str]]:
+        """The names within each pack."""
+        found: list[list[str]] = [[] for _ in range(self.packs)]
+        for reason in reasons:
+            number, _, name = reason.partition("/")
+            found[int(number)].append(name)
+        return found
+
+
+@functools.lru_cache(maxsize=64)
+def _merged(packs: tuple[PolicyPack, ...]) -> _Merged:
+    together = {f"{number}/{name}": policy for number, pack in enumerate(packs) for name, policy in pack.static.items()}
+    permits = {name: policy for name, policy in together.items() if policy["effect"] == "permit"}
+    return _Merged(len(packs), _policy_set(together), _policy_set(permits))
+
+
+def _policy_set(static: Mapping[str, Any]) -> cedarpy.PolicySet:
+    return cedarpy.PolicySet.from_json_str(json.dumps({"staticPolicies": dict(static), "templates": {}, "templateLinks": []}))
+
+
 def _request(inputs: PolicyInputs) -> dict[str, Any]:
+    """Its context as text, which Cedar's library would else write again for every pack."""
     context: dict[str, Any] = {
         "originating": {"__entity": _uid(inputs.originating)},
         "purpose": inputs.purpose,
@@ -269,7 +393,7 @@ def _request(inputs: PolicyInputs) -> dict[str, Any]:
         "principal": _uid(inputs.requesting),
         "action": 'Action::"search"',
         "resource": _uid(inputs.holder),
-        "context": context,
+        "context": json.dumps(context),
     }
 
 

@@ -12,6 +12,7 @@ not call itself verified. Left to others: deciding (`engine`); the examples, whi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -20,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import cedarpy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -77,7 +78,8 @@ class PackFacts(BaseModel):
 
     `alone` is false for a pack that adds to others (a moratorium, a security policy, a discovery rule): it names no offences with the legal
     basis that they need, so it would let every other search pass. `duties` are what the law asks beside a decision (reports, disclosure,
-    training): a sentence with section and evidence, by a short name.
+    training): a sentence with section and evidence, by a short name. `binds` says whom the pack binds whatever they name themselves: every
+    party asks a delivered pack about a search in which an agency takes part whose jurisdiction in the roster begins so (R7).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -85,6 +87,7 @@ class PackFacts(BaseModel):
     name: str = Field(pattern=f"^{_NAME.pattern}$")
     title: Line
     alone: bool = True
+    binds: list[Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]] = Field(default_factory=list)
     source: Line
     sections: list[Line] = Field(min_length=1)
     rules: list[Annotated[str, Field(pattern=r"^R[1-9][0-9]{0,2}$")]] = Field(min_length=1)
@@ -111,14 +114,29 @@ class PackFacts(BaseModel):
 
 @dataclass(frozen=True)
 class PackContent:
-    """A pack that was read and found whole. `policy_ids` leads from Cedar's own names (`policy0`) to the pack's."""
+    """A pack that was read and found whole. Cedar's own names (`policy0`) lead to the pack's in `policy_ids`, to their JSON in `static`."""
 
     facts: PackFacts
     policies: cedarpy.PolicySet = field(repr=False)
     schema: cedarpy.Schema = field(repr=False)
     policy_ids: Mapping[str, str]
-    policy_text: str = field(repr=False)
+    static: Mapping[str, Any] = field(repr=False)
     sha256: bytes
+
+
+def delivered_packs() -> tuple[Path, ...]:
+    """The folders of all packs that were delivered, in order of their names."""
+    return tuple(sorted(path for path in find_pack(DEFAULT_PACK).parent.iterdir() if path.is_dir()))
+
+
+def read_binds(folder: Path) -> tuple[str, ...]:
+    """Whom a pack binds, from `pack.toml` alone: most packs bind nobody, and need not be read for that."""
+    path = folder / FACTS_FILE
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _broken(path, None, f"cannot be read ({error.strerror})") from error
+    return tuple(_read_facts(path, data).binds)
 
 
 def find_pack(name: str) -> Path:
@@ -142,7 +160,7 @@ def read_pack(folder: Path) -> PackContent:
     facts = _read_facts(folder / FACTS_FILE, files[FACTS_FILE])
     schema_text, policy_text = _text(folder, SCHEMA_FILE, files), _text(folder, POLICIES_FILE, files)
     try:
-        schema = cedarpy.Schema.from_str(schema_text)
+        schema = _schema(schema_text)
     except ValueError as error:
         raise _broken(folder / SCHEMA_FILE, None, f"the schema does not parse: {error}") from error
     policy_ids = _read_ids(folder / POLICIES_FILE, policy_text)
@@ -157,7 +175,14 @@ def read_pack(folder: Path) -> PackContent:
         raise _broken(folder / POLICIES_FILE, line, "; ".join(_words(one.error, policy_ids) for one in found.errors))
     digests: dict[str, JsonValue] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     digest = hashlib.sha256(canonical_json({"type": _TYPE, "files": digests})).digest()
-    return PackContent(facts, cedarpy.PolicySet.from_str(policy_text), schema, policy_ids, policy_text, digest)
+    static = json.loads(cedarpy.policies_to_json_str(policy_text))["staticPolicies"]
+    return PackContent(facts, cedarpy.PolicySet.from_str(policy_text), schema, policy_ids, static, digest)
+
+
+@functools.lru_cache(maxsize=8)
+def _schema(text: str) -> cedarpy.Schema:
+    """Parsed once: all packs carry the same one, and agencies that were read under it serve for all of them."""
+    return cedarpy.Schema.from_str(text)
 
 
 def _read_files(folder: Path) -> dict[str, bytes]:

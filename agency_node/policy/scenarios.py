@@ -7,7 +7,7 @@ nothing (no offence, no court's order); so a row shows only what makes it differ
     about                      the policy that the example is about: each has one that is allowed and one that is refused
     rule, section              the rule's number (R1 to R79) and the section of the source on which the answer stands
     expected, policies         allow or deny; the policies that decide, separated by spaces, in any order
-    place                      where the pack's agency stands: requesting, originating or holding
+    place                      where the pack's agency stands: requesting, originating, holding or custody
     purpose ... now            the search; days as 2026-05-31, `now` as 2026-05-20T12:00:00Z
 
 Invariants of what `read_scenarios` returns: every cell was understood; words that no grant can hold are let through, because an example
@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
-from agency_node.errors import ConfigError
+from agency_node.errors import ConfigError, RequestError
 from agency_node.policy.engine import NO_DECISION, NOTHING_PERMITS, Decision, PolicyPack
 from agency_node.policy.inputs import AgencyFacts, OrderDays, Place, PolicyInputs
 from agency_node.policy.pack_folder import SCENARIOS_FILE
@@ -84,6 +84,27 @@ class Scenario:
 
 def read_scenarios(folder: Path) -> tuple[Scenario, ...]:
     """The examples of the pack in `folder`; `ConfigError` with file and line for a table that cannot be read."""
+    return tuple(_scenario(folder / SCENARIOS_FILE, line, row) for line, row in _read_rows(folder))
+
+
+def changed_scenario(folder: Path, case: str = "", line: int = 0, changes: Mapping[str, str] | None = None) -> Scenario:
+    """One example by its words or its line, the base case if neither is given, with other values in some columns: a question put in the
+    table's own words. `RequestError` for a row or column that there is not."""
+    rows = _read_rows(folder)
+    found = [one for one in rows if one[1]["case"] == case or one[0] == line] if case or line else rows[:1]
+    if len(found) != 1:
+        raise RequestError(
+            f"the table of {folder.name} has no such row: give a --case in its own words, or a --line from 2 to {len(rows) + 1}"
+        )
+    number, row = found[0]
+    unknown = sorted(set(changes or {}) - set(_INHERITED))
+    if unknown:
+        raise RequestError(f"{unknown[0]} is no column that a search has: take {', '.join(_INHERITED)}")
+    return _scenario(folder / SCENARIOS_FILE, number, {**row, **(changes or {})})
+
+
+def _read_rows(folder: Path) -> list[tuple[int, dict[str, str]]]:
+    """Every row with its line, whole: what it leaves empty filled in from the base case."""
     path = folder / SCENARIOS_FILE
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines(), strict=True))
@@ -91,7 +112,7 @@ def read_scenarios(folder: Path) -> tuple[Scenario, ...]:
         raise _broken(path, 1, f"cannot be read ({type(error).__name__})") from error
     if not rows or tuple(rows[0]) != COLUMNS:
         raise _broken(path, 1, f"the first line names the columns: {','.join(COLUMNS)}")
-    scenarios: list[Scenario] = []
+    found: list[tuple[int, dict[str, str]]] = []
     base: dict[str, str] = {}
     for line, cells in enumerate(rows[1:], start=2):
         if len(cells) != len(COLUMNS):
@@ -102,8 +123,8 @@ def read_scenarios(folder: Path) -> tuple[Scenario, ...]:
         empty = [name for name in COLUMNS if not whole[name]]
         if empty:
             raise _broken(path, line, f"{empty[0]} is empty, in the base case too")
-        scenarios.append(_scenario(path, line, whole))
-    return tuple(scenarios)
+        found.append((line, whole))
+    return found
 
 
 def red_scenarios(pack: PolicyPack, scenarios: Sequence[Scenario]) -> list[tuple[Scenario, Decision]]:
@@ -184,7 +205,7 @@ def _scenario(path: Path, line: int, row: dict[str, str]) -> Scenario:
             understood("order_expires", date.fromisoformat, "a day such as 2026-05-31"),
         ),
         false_positives_per_million=understood("false_positives_per_million", int, "a whole number"),
-        place=understood("place", Place, "requesting, originating or holding"),
+        place=understood("place", Place, "requesting, originating, holding or custody"),
     )
     allowed = understood("expected", {"allow": True, "deny": False}.__getitem__, "allow or deny")
     return Scenario(row["case"], row["about"], row["rule"], row["section"], allowed, frozenset(row["policies"].split()), inputs, line)

@@ -68,6 +68,9 @@ class SearchRequest:
     facts: str = field(default="", repr=False)
     facts_salt: bytes = field(default=b"", repr=False)
     """The statement of facts and its salt, where the basis is one: the text stays in this agency."""
+    originating: AgencyId | None = None
+    """The agency whose case it is, if it is another one's (R6), and its legal reviewer, who signs as well (`legal.originating`)."""
+    originator: PersonId | None = None
 
 
 @dataclass(frozen=True)
@@ -128,10 +131,10 @@ def draft_search(
         grant_id=GrantId(secrets.token_hex(16)),
         search_id=search_id,
         requesting_agency=agency,
-        originating_agency=agency,
+        originating_agency=request.originating or agency,
         investigator=investigator.person_id,
         reviewers=(request.reviewer,),
-        originator=None,
+        originator=request.originator,
         reason_salt=secrets.token_bytes(32),
         case_commitment=commit_case(case.case_salt, request.case_number),
         offence=request.offence,

@@ -74,7 +74,9 @@ _DUE: Final = (
 """What says whether a search can move; looked at several times a second, so without grant, probe and still."""
 FORGET_EVERY: Final = timedelta(hours=1)
 RUNNING: Final = (GRANTED, SUBMITTED, LOGGED, SENT)
-FATAL_FROM_CUSTODIAN: Final = frozenset({RefusalReason.GRANT, RefusalReason.CALIBRATION, RefusalReason.REVOKED, RefusalReason.CUSTODIAN})
+FATAL_FROM_CUSTODIAN: Final = frozenset(
+    {RefusalReason.GRANT, RefusalReason.CALIBRATION, RefusalReason.REVOKED, RefusalReason.CUSTODIAN, RefusalReason.POLICY}
+)
 
 
 class Searching:
@@ -271,12 +273,13 @@ class Searching:
             key.destroy()
 
     async def receive_refusal(self, message: AnyMessage) -> Commit:
-        """A party refused: a holder's refusal is that holder's outcome, a custodian's may end the search."""
+        """A party refused: a holder's refusal is that holder's outcome, also when another refusal has ended the search; a custodian's may
+        end it."""
         sender = message.header.sender
         refusal = read_message(message, Refusal, recipient=self._agency, sender_public=self._parties.roster().node_key(sender))
         with self._engine.begin() as connection:
             row = connection.execute(select(searches).where(searches.c.search_id == message.header.search_id)).first()
-        if row is None or row.state not in RUNNING:
+        if row is None or row.state not in (*RUNNING, REFUSED):
             return lambda connection: None
         claims, _ = self._grant_of(row)
         said = explain_refusal(refusal.reason)
@@ -286,7 +289,7 @@ class Searching:
             if sender in claims.holders:
                 if self._state_in(connection, claims.search_id, sender) in OUTSTANDING:
                     self._mark(connection, claims.search_id, sender, "refused", note)
-                if self._all_done(connection, claims.search_id):
+                if row.state in RUNNING and self._all_done(connection, claims.search_id):
                     self._destroy_key(connection, claims.search_id)
             elif sender in claims.custodians and refusal.reason in FATAL_FROM_CUSTODIAN:
                 self._end(connection, claims.search_id, REFUSED, note)
