@@ -231,10 +231,9 @@ def test_examples_of_both_tables_are_asked(copy: Path) -> None:
 def test_two_persons_approve_and_the_node_adopts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = make_place(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SEALMATCH_PASSPHRASE", "five words")
     content = roster()
     for name, person_id, agency in (("in", LAKESIDE_REVIEWER, LAKESIDE), ("out", ORIGINATOR, "eastfield-attorney")):
-        made = create_person_key(tmp_path / f"{name}.key", person_id, PersonRole.REVIEWER, "five words")
+        made = create_person_key(tmp_path / f"{name}.key", person_id, PersonRole.REVIEWER, "", without_passphrase=True)
         persons = tuple(
             type(one).from_fields(_person_fields(one.to_json(), made)) if one.person_id == person_id else one
             for one in content.agency(agency).persons  # type: ignore[arg-type]
@@ -270,10 +269,12 @@ def _pin(node: Node, document: bytes) -> None:
 # --- bench --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_decision_is_measured_and_checked() -> None:
+def test_a_decision_is_measured_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = (find_pack("strict-default"), find_pack("us-wi-milwaukee"))
+    monkeypatch.setattr(bench, "delivered_packs", lambda: some)
     found = told("bench policy --decisions 1000")
     assert (found["benchmark"], found["decisions"], found["checked"]) == ("policy", 1000, True)
-    assert {one["pack"] for one in found["packs"]} == {folder.name for folder in delivered_packs()}
+    assert [one["pack"] for one in found["packs"]] == [folder.name for folder in some]
     assert all(one["runs"] == 1000 and 0 < one["median_s"] <= one["max_s"] for one in [*found["packs"], found["node"]])
     assert found["node"]["packs"] == list(bench.NODE_PACKS)
     assert run("bench policy --decisions 10").exit_code == 2

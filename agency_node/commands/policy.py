@@ -251,6 +251,3 @@ def _column(text: str) -> tuple[str, str]:
     if not equals or not value:
         raise RequestError(f"{text!r} sets no column: write nibrs=23C, and - for nothing")
     return name, value
-
-
-from agency_node.commands import policy_approval as _policy_approval  # noqa: E402, F401  # its commands join these
