@@ -33,7 +33,7 @@ from crypto.errors import CheckpointError, CommitmentError, EncodingError, PeerE
 from crypto.grant_basis import BasisKind
 from crypto.moments import utc_day
 from crypto.roster import Roster
-from crypto.witness import MIN_WITNESSES, CheckpointPolicy, check_checkpoint
+from crypto.witness import check_checkpoint
 
 DELAY: Final = timedelta(days=30)
 """The packs' delay before an opening, where they say nothing else."""
@@ -141,14 +141,13 @@ def _look_at_roster(watch: Watch, roster: Roster, known: Remembered, now: dateti
 
 async def _cosigned(watch: Watch, link: WatchedLink, roster: Roster, now: datetime) -> SignedCheckpoint | None:
     """The newest head with cosignatures, for the fork check, whether or not they are enough."""
-    note = await link.checkpoint(cosignatures=MIN_WITNESSES, wait_s=_COSIGNED_WAIT_S)
+    policy = roster.public_policy()
+    note = await link.checkpoint(cosignatures=policy.least_lines, wait_s=_COSIGNED_WAIT_S)
     if note is None:
-        watch.add("cosignatures-missing", "No head has cosignatures of two witnesses: check that the federation's witnesses run")
+        watch.add("cosignatures-missing", "No head has cosignatures of a majority of the witnesses: check that they run")
         return None
-    witnesses = roster.witness_keys()
-    insiders, agencies = frozenset([roster.log_operator]), frozenset(one.agency for one in witnesses)
     try:
-        check_checkpoint(note, CheckpointPolicy(roster.log, witnesses, insiders, agencies), now=now)
+        check_checkpoint(note, policy, now=now)
     except StaleCheckpointError:
         watch.add(
             "cosignatures-stale",

@@ -137,9 +137,9 @@ class Outbox:
     def pack_change(self, connection: Connection, pack_sha256: bytes, approval: bytes) -> None:
         """Queue the log entry of a policy pack that was adopted, which is about no search, with the approval that the broker asks for."""
         fields = [("approval-digest", hashlib.sha256(approval).digest())]
-        leaf, openings = self._leaf(EntryKind.PACK_CHANGE, pack_sha256, self._agency, fields, None)
-        body = canonical_json({"approval": approval.hex(), "entry": leaf.hex()})
-        self._put(connection, NO_SEARCH, PACK_CHANGE, EntryKind.PACK_CHANGE.value, "", pack_sha256, body, openings)
+        logged = self._leaf(EntryKind.PACK_CHANGE, pack_sha256, self.agency, fields, _NOTHING)
+        body = canonical_json({"approval": approval.hex(), "entry": logged.leaf.hex()})
+        self._put(connection, NO_SEARCH, PACK_CHANGE, EntryKind.PACK_CHANGE.value, "", pack_sha256, body, logged)
 
     def sealed(self, connection: Connection, kind: MessageType, body: Body, conversation: Conversation, recipient: SealTo) -> MessageId:
         """Seal a message, queue it, return its id; one of a streamed type is never whole in memory."""

@@ -51,7 +51,7 @@ def made(kind: EntryKind, content: GrantClaims, fields: Mapping[str, str], autho
     return entry, LeafOpenings(entry.leaf_hash(), tuple(openings))
 
 
-async def granted(world: World, content: GrantClaims = CLAIMS, **changes: str) -> LeafOpenings:
+async def granted(world: World, content: GrantClaims = CLAIMS, /, **changes: str) -> LeafOpenings:
     """A grant that stands in the log, not opened yet."""
     entry, opened = made(EntryKind.GRANT, content, {**GRANT, **changes})
     reply = await world.post_grant(token_of(content), entry)

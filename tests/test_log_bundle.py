@@ -18,7 +18,7 @@ from agency_node.log_bundle import ROSTER_FILE, Bundle, write_bundle
 from agency_node.verification import ReadLog
 from crypto.canonical import AgencyId
 from crypto.checkpoint import Checkpoint, SignedCheckpoint, sign_checkpoint
-from crypto.entries import EntryKind
+from crypto.entries import EntryKind, LogEntry
 from crypto.errors import FieldError
 from crypto.keys import SigningKey
 from crypto.ledger import MerkleTree, leaf_hash
@@ -80,9 +80,10 @@ def note_of(
 class UncheckedLog(ReadLog):
     """What a log that is not ours writes: nothing is refused."""
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes) -> LogEntry:
         self.tree.append(leaf_hash(data))
         self.leaves.append(data)
+        return LogEntry.from_bytes(LOG[0])
 
 
 def write(folder: Path, leaves: Sequence[bytes] = LOG, note: SignedCheckpoint | None = None, content: Roster | None = None) -> Path:

@@ -111,7 +111,7 @@ async def test_the_number_of_commitments_tells_nothing(world: World, cap: int) -
             values = [("refused-message", digest("message"))]
             node.outbox.entry(connection, EntryKind.REFUSAL, Conversation.of(other_claims()), values, fields, author=OVERSIGHT)
     await node.send()
-    seen = {}
+    seen: dict[EntryKind, set[int]] = {}
     for entry in entries(world)[3:]:
         seen.setdefault(entry.kind, set()).add(len(entry.commitments))
     assert seen == {kind: {ENTRY_FORMS[kind].count} for kind in seen}
