@@ -21,6 +21,7 @@ from agency_node.commands import node_duties as _node_duties  # noqa: F401  # it
 from agency_node.commands.bench import AsJson, Dimensions, bench
 from agency_node.commands.calibration import app as calibration
 from agency_node.commands.demo import demo
+from agency_node.commands.faces import app as faces
 from agency_node.commands.plan import plan
 from agency_node.commands.search_bench import bench_search
 from crypto.errors import MisuseError
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 bench.command("search", epilog="Example: sealmatch bench search --records 20000 --dimensions 128 --json")(bench_search)
 app.add_typer(calibration, name="calibration")
+app.add_typer(faces, name="faces")
 app.command("plan", epilog="Example: sealmatch plan --records 2500000 --holders 3 --uplink 100 --json")(plan)
 app.command("demo", epilog="Example: sealmatch demo --seed 1 --json")(demo)
 for _command in sorted(metadata.entry_points(group="sealmatch.commands"), key=lambda entry: entry.name):

@@ -67,6 +67,8 @@ COMMANDS = {
     "calibration show": "reads one table of impostors: no score of a search",
     "calibration check": "reads one table",
     "calibration synthetic": "writes the table that production refuses",
+    "faces measure": "measures a pack of face models on public faces",
+    "faces check": "reads a pack of face models",
     "log verify": "reads the public log",
     "node init": "makes a node's folder",
     "node serve": "carries out what persons decided; dials out and listens on nothing",

@@ -156,7 +156,6 @@ def enrol(
     with sentences(as_json):
         from agency_node.commands.acting import acting  # noqa: PLC0415
         from agency_node.config import Mode, Role  # noqa: PLC0415
-        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
         from agency_node.holder.enrol import enrol_embeddings, enrol_folder  # noqa: PLC0415
         from agency_node.holder.progress import TerminalProgress  # noqa: PLC0415
         from agency_node.holder.records import RecordStore  # noqa: PLC0415
@@ -165,7 +164,7 @@ def enrol(
         node = open_node(folder, clock)
         if Role.HOLDER not in node.config.roles:
             raise RequestError("this node is no holder: enrol photographs at the node whose gallery they belong to")
-        embedder = load_embedder(node.config.embedder)
+        embedder = node.embedder()
         store = RecordStore(node.engine, node.vault, embedder.model)
         demonstration = node.config.mode is not Mode.PRODUCTION
         reports = []
@@ -205,7 +204,6 @@ def expunge(
     with sentences(as_json):
         from agency_node.commands.acting import acting  # noqa: PLC0415
         from agency_node.config import Role  # noqa: PLC0415
-        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
         from agency_node.holder.records import ExpungeReason, RecordStore  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.store import forget_deleted  # noqa: PLC0415
@@ -215,7 +213,7 @@ def expunge(
         if Role.HOLDER not in node.config.roles:
             raise RequestError("this node is no holder: expunge records at the node whose gallery they belong to")
         with acting(node, "node expunge") as act:
-            gone = RecordStore(node.engine, node.vault, load_embedder(node.config.embedder).model).expunge(record_number, given, clock())
+            gone = RecordStore(node.engine, node.vault, node.embedder().model).expunge(record_number, given, clock())
             act.subject = f"row {gone.row}"
         for _ in range(LOOKS):
             if files_clean := forget_deleted(node.engine):

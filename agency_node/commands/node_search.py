@@ -63,7 +63,6 @@ def search(
     """Draft a search for one still and sign it as its investigator; nothing is searched before a legal reviewer grants it."""
     with sentences(as_json):
         from agency_node.commands.acting import acting, person_key  # noqa: PLC0415
-        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.policy.engine import load_packs  # noqa: PLC0415
         from agency_node.requester.drafting import SearchRequest, draft_search  # noqa: PLC0415
@@ -99,7 +98,7 @@ def search(
             investigator = person_key(node, act, person)
             check_listed(node.parties.roster(), node.agency, holder, custodian, reviewer, investigator.person_id)
             act.search_id = search_id = draft_search(
-                node.engine, node.vault, load_embedder(node.config.embedder), node.agency, discovery, request, investigator, clock()
+                node.engine, node.vault, node.embedder(), node.agency, discovery, request, investigator, clock()
             )
     if as_json:
         print_json({"search_id": str(search_id), "state": "drafted"})
@@ -120,7 +119,6 @@ def review(
     """Show a draft to its legal reviewer, with searches for nearly the same picture; --grant signs it, --refuse REASON refuses it."""
     with sentences(as_json):
         from agency_node.commands.acting import acting, person_key  # noqa: PLC0415
-        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
         from agency_node.legal.review import grant_draft, read_case, read_draft, refuse_draft  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.overview import full_search_id  # noqa: PLC0415
@@ -136,7 +134,7 @@ def review(
                 raise RequestError("name your key file with --person: a grant bears its reviewer's signature")
             with acting(node, "node review", search_id=search) as act:
                 key = person_key(node, act, person)
-                embedder = load_embedder(node.config.embedder)
+                embedder = node.embedder()
                 claims = grant_draft(node.engine, node.vault, embedder, node.parties.trusted, search, key, clock(), rule_of(node))
             if as_json:
                 print_json({"search_id": search, "state": "granted", "grant_id": str(claims.grant_id), "near_duplicates": alike})

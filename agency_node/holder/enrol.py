@@ -22,7 +22,7 @@ from typing import Final
 
 import numpy as np
 
-from agency_node.errors import EnrolmentError, ImageError, KnownRecordError, RequestError
+from agency_node.errors import EnrolmentError, ImageError, ImageFault, KnownRecordError, RequestError
 from agency_node.faces.embedder import Embedder, the_one_face
 from agency_node.faces.image import MAX_IMAGE_BYTES, encode_for_disclosure, read_image
 from agency_node.holder.progress import Progress
@@ -243,11 +243,11 @@ def _enrolled(row: _Row, embedder: Embedder) -> NewRecord:
     """The row's record; `ImageError` when its picture cannot be enrolled."""
     try:
         if not row.path.is_file():
-            raise ImageError("there is no such file in the folder: correct its name, or copy it there")
+            raise ImageError(ImageFault.MISSING, "there is no such file in the folder: correct its name, or copy it there")
         with row.path.open("rb") as file:
             data = file.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
-        raise ImageError("the file cannot be opened: let this account read it") from error
+        raise ImageError(ImageFault.UNREADABLE, "the file cannot be opened: let this account read it") from error
     face = the_one_face(embedder, read_image(data))
     photograph, media = encode_for_disclosure(data)
     return NewRecord(row.record_number, row.captured, row.source_class, embedder.model.templates(face.embedding), photograph, media)
