@@ -15,10 +15,11 @@ import pytest
 
 from agency_node import follower
 from agency_node.grants import GrantDesk
-from agency_node.holder import answering
+from agency_node.holder import answering, candidates
 from agency_node.holder.budgets import Budgets
 from agency_node.legal import lapsing
 from agency_node.policy import engine
+from agency_node.policy.quality_limits import QualityLimits
 from crypto import grant_claims, roster_entries
 from crypto.grant_basis import GrantReason
 from crypto.grant_claims import GrantTerms
@@ -80,7 +81,10 @@ SWITCHES: Final[dict[str, Switch]] = {
     "R11": Switch("the packs' policies on assemblies, and the named offence", without_policies_of(9)),
     "R14": Switch("the last day of training", replaced(roster_entries.Person, "check_trained")),
     "R16": Switch("the officer's name", replaced(roster_entries, "check_text")),
+    "R21": Switch("the floor of a still's quality", replaced(QualityLimits, "check")),
     "R22": Switch("the deletion of an answered probe", replaced(answering.Answering, "_forget_probe")),
+    "R24": Switch("the classes that a gallery takes", replaced(candidates, "check_class")),
+    "R25": Switch("the dispositions that a gallery does not take", replaced(candidates, "MUST_GO", frozenset())),
     "R32": Switch("the limit of the cap", replaced(grant_claims, "MAX_CAP", 10**6)),
     "R48": Switch("the packs' policies on where information may lie", without_policies_of(48)),
     "R57": Switch("the counting of searches", replaced(Budgets, "spend")),

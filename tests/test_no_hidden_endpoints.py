@@ -195,7 +195,11 @@ def test_a_search_takes_one_still_and_a_node_folder_of_one_s_own() -> None:
     image = parameters["image"]
     assert (image.multiple, image.nargs) == (False, 1)
     assert {name for name, one in parameters.items() if one.multiple} == {"holder", "custodian"}
-    pictures = {"node search": {"image"}, "node review": {"save_still"}, "node enrol": {"photographs", "table", "refused", "embeddings"}}
+    pictures = {
+        "node search": {"image"},
+        "node review": {"save_still"},
+        "node enrol": {"photographs", "table", "itl", "refused", "embeddings"},
+    }
     for name, expected in pictures.items():
         options = {one.name for one in all_commands()[name].params}
         assert expected <= options

@@ -63,8 +63,10 @@ def search(
     """Draft a search for one still and sign it as its investigator; nothing is searched before a legal reviewer grants it."""
     with sentences(as_json):
         from agency_node.commands.acting import acting, person_key  # noqa: PLC0415
+        from agency_node.legal.review import read_case  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.policy.engine import load_packs  # noqa: PLC0415
+        from agency_node.policy.quality_limits import quality_limits  # noqa: PLC0415
         from agency_node.requester.drafting import SearchRequest, draft_search  # noqa: PLC0415
         from crypto.canonical import AgencyId, PersonId  # noqa: PLC0415
         from crypto.grant_basis import Event, Offence, ProbeSource, Purpose  # noqa: PLC0415
@@ -97,12 +99,16 @@ def search(
             discovery = node.parties.roster().discovery_key(node.agency)
             investigator = person_key(node, act, person)
             check_listed(node.parties.roster(), node.agency, holder, custodian, reviewer, investigator.person_id)
+            limits = quality_limits(load_packs(node.config.policy_packs))
             act.search_id = search_id = draft_search(
-                node.engine, node.vault, node.embedder(), node.agency, discovery, request, investigator, clock()
+                node.engine, node.vault, node.embedder(), node.agency, discovery, request, investigator, clock(), limits
             )
+        quality = read_case(node.engine, node.vault, search_id).quality
+        warning = limits.warning(quality)
     if as_json:
-        print_json({"search_id": str(search_id), "state": "drafted"})
+        print_json({"search_id": str(search_id), "state": "drafted", "quality": plain(quality), "quality_warning": warning})
     else:
+        typer.echo(warning or f"quality of the still: {'-' if quality is None else quality.sentence}")
         typer.echo(f"drafted {search_id}; it waits for {reviewer}: sealmatch node review {folder} --search {search_id}")
 
 
@@ -122,11 +128,14 @@ def review(
         from agency_node.legal.review import grant_draft, read_case, read_draft, refuse_draft  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.overview import full_search_id  # noqa: PLC0415
+        from agency_node.policy.engine import load_packs  # noqa: PLC0415
+        from agency_node.policy.quality_limits import quality_limits  # noqa: PLC0415
         from agency_node.requester.near_duplicates import near_duplicates  # noqa: PLC0415
 
         node = open_node(folder, clock)
         search = full_search_id(node.engine, search)
         alike = near_duplicates(node.engine, node.vault, node.config.near_duplicates, search, clock())
+        limits = quality_limits(load_packs(node.config.policy_packs))
         if grant and refuse:
             raise RequestError("decide one way: --grant or --refuse")
         if grant:
@@ -135,7 +144,7 @@ def review(
             with acting(node, "node review", search_id=search) as act:
                 key = person_key(node, act, person)
                 embedder = node.embedder()
-                claims = grant_draft(node.engine, node.vault, embedder, node.parties.trusted, search, key, clock(), rule_of(node))
+                claims = grant_draft(node.engine, node.vault, embedder, node.parties.trusted, search, key, clock(), rule_of(node), limits)
             if as_json:
                 print_json({"search_id": search, "state": "granted", "grant_id": str(claims.grant_id), "near_duplicates": alike})
                 return
@@ -168,10 +177,13 @@ def review(
     }
     if as_json:
         described = {name.replace(" ", "_"): value for name, value in shown.items()}
+        described |= {"quality": plain(case.quality), "quality_warning": limits.warning(case.quality)}
         print_json({"search_id": search, "state": "drafted", **described, "near_duplicates": alike})
         return
     typer.echo(f"draft {search}")
     _show(shown)
+    if warning := limits.warning(case.quality):
+        typer.echo(warning)
     for one in alike:
         typer.echo(f"note: {one.sentence}")
     typer.echo("decide with --grant --person KEY, or with --refuse REASON")

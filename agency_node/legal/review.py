@@ -18,10 +18,12 @@ from sqlalchemy import Engine, select, update
 from agency_node.errors import RequestError
 from agency_node.faces.embedder import Embedder, the_one_face
 from agency_node.faces.image import read_image
+from agency_node.faces.quality import Quality, measure
 from agency_node.journal import record
 from agency_node.legal.exigent import lapses_of_case, start_clock
 from agency_node.legal.persons import PersonKey
 from agency_node.policy.clocks import STRICT_CLOCK, ExigentClock
+from agency_node.policy.quality_limits import STRICT_LIMITS, QualityLimits
 from agency_node.requester.drafting import CASE, DRAFTED, STILL, TOKEN, CaseFile
 from agency_node.requester.near_duplicates import read_face
 from agency_node.tables import searches
@@ -57,6 +59,8 @@ class ReviewedCase:
     case_number: str = field(repr=False)
     facts: str = field(repr=False)
     still: bytes = field(repr=False)
+    quality: Quality | None = None
+    """Of the still."""
     lapsed: tuple[str, ...] = ()
     """The moments at which earlier exigent searches of this case lapsed (R4)."""
 
@@ -64,6 +68,8 @@ class ReviewedCase:
     def told(self) -> dict[str, str]:
         """What is shown beside the claims."""
         marks = {"exigent searches of this case that lapsed": ", ".join(self.lapsed)} if self.lapsed else {}
+        if self.quality is not None:
+            marks |= {"quality of the still": self.quality.sentence}
         return {"facts": self.facts or "-", **marks}
 
 
@@ -75,7 +81,7 @@ def read_case(engine: Engine, vault: Vault, search_id: str) -> ReviewedCase:
         row = connection.execute(select(searches.c.sealed_still, searches.c.sealed_case).where(searches.c.search_id == search_id)).one()
     case = CaseFile.from_bytes(vault.open(CASE, row.sealed_case, bound))
     lapsed = lapses_of_case(engine, claims.case_commitment)
-    return ReviewedCase(case.case_number, case.facts, vault.open(STILL, row.sealed_still, bound), lapsed)
+    return ReviewedCase(case.case_number, case.facts, vault.open(STILL, row.sealed_still, bound), case.quality, lapsed)
 
 
 def grant_draft(
@@ -87,15 +93,16 @@ def grant_draft(
     reviewer: PersonKey,
     now: datetime,
     clock: ExigentClock = STRICT_CLOCK,
+    limits: QualityLimits = STRICT_LIMITS,
 ) -> GrantClaims:
     """Sign a draft as its reviewer, after these checks in this order; an exigent grant's clock starts with it (R4):
 
     1. it waits for a reviewer (`RequestError`)
-    2. the still gives the face that the investigator committed to (`RequestError`)
+    2. the still gives the face that the investigator committed to, and is good enough (`RequestError`)
     3. the grant that results verifies against the pinned roster (`verify_grant`, every check)
     """
     claims, token = read_draft(engine, vault, search_id)  # 1
-    _check_face(engine, vault, embedder, search_id, claims)  # 2
+    _check_face(engine, vault, embedder, search_id, claims, limits)  # 2
     signed = add_signature(token, GrantRole.REVIEWER, reviewer.signing_key)
     verify_grant(signed, roster, now)  # 3
     bound = search_id.encode("ascii")
@@ -118,18 +125,21 @@ def refuse_draft(engine: Engine, vault: Vault, search_id: str, reason: str, now:
         record(connection, now, search_id, "refused", "by its reviewer", outcome=REFUSED)
 
 
-def _check_face(engine: Engine, vault: Vault, embedder: Embedder, search_id: str, claims: GrantClaims) -> None:
+def _check_face(engine: Engine, vault: Vault, embedder: Embedder, search_id: str, claims: GrantClaims, limits: QualityLimits) -> None:
     bound = search_id.encode("ascii")
     with engine.begin() as connection:
         row = connection.execute(select(searches.c.sealed_still, searches.c.sealed_case).where(searches.c.search_id == search_id)).one()
     case = CaseFile.from_bytes(vault.open(CASE, row.sealed_case, bound))
-    image = read_image(vault.open(STILL, row.sealed_still, bound))
+    still = vault.open(STILL, row.sealed_still, bound)
+    image = read_image(still)
     face = read_face(engine, vault, search_id)
     if face is None:
         raise RequestError("the face of this draft was deleted, its time was over: have it drafted anew")
     committed = face.vector
     if face_commitment(case.face_salt, image.sha256, embedder.model.model_hash, committed) != claims.face_commit:
         raise RequestError("the grant is not bound to this still: have it drafted anew")
-    seen = embedder.model.probe_vector(the_one_face(embedder, image).embedding)
+    found = the_one_face(embedder, image)
+    seen = embedder.model.probe_vector(found.embedding)
     if committed.shape != seen.shape or int(np.abs(seen - committed).max()) > ROUNDING:
         raise RequestError("the still does not give the face that the investigator committed to: have it drafted anew")
+    limits.check(measure(image, len(still), found))

@@ -21,7 +21,7 @@ import cedarpy
 
 from agency_node.errors import ConfigError
 from agency_node.policy.inputs import AgencyFacts, PolicyInputs
-from agency_node.policy.pack_folder import DEFAULT_PACK, SCHEMA_FILE, PackClocks, PackContent, find_pack, read_pack
+from agency_node.policy.pack_folder import DEFAULT_PACK, SCHEMA_FILE, PackClocks, PackContent, PackQuality, find_pack, read_pack
 from crypto.canonical import JsonValue
 from crypto.grant_basis import Offence
 
@@ -162,6 +162,11 @@ class PolicyPack:
     def clocks(self) -> PackClocks:
         """How long what the pack allows holds without more."""
         return self._content.facts.clocks
+
+    @property
+    def quality(self) -> PackQuality:
+        """How good a still must be."""
+        return self._content.facts.quality
 
     @property
     def sha256(self) -> bytes:
