@@ -23,6 +23,7 @@ from typing import Annotated, Final, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from agency_node.errors import ConfigError
+from agency_node.faces.pack import PinnedPack
 from crypto.canonical import AgencyId
 from crypto.errors import CryptoError
 from crypto.grant_basis import Purpose
@@ -62,7 +63,7 @@ def _fingerprint(text: str) -> str:
 
 def _digest(text: str) -> str:
     if text and (len(text) != 64 or set(text) - set("0123456789abcdef")):
-        raise ValueError("the table's SHA-256 is 64 hexadecimal digits, as `sealmatch calibration show` prints it where it was measured")
+        raise ValueError("a SHA-256 is 64 hexadecimal digits, as `sealmatch calibration show` and `sealmatch faces check` print it")
     return text
 
 
@@ -103,6 +104,34 @@ class CalibrationFile(_Table):
     """The table; a relative path begins at the node's folder."""
     sha256: Annotated[str, AfterValidator(_digest)] = ""
     """What its bytes hash to, told by whoever measured it, by another way than the file came."""
+
+
+class FacePackFolder(_Table):
+    """`[face_pack]`: the models of the embedder `insightface`; both or neither."""
+
+    folder: str = ""
+    """Where the pack lies; a relative path begins at the node's folder."""
+    sha256: Annotated[str, AfterValidator(_digest)] = ""
+    """What its pack.json hashes to, told by another way than the pack came: all agencies that search one another have the same."""
+
+
+ItlField = Annotated[str, Field(pattern=r"^([12]\.[0-9]{3,4})?$")]
+"""A field of an ANSI/NIST-ITL file's first or second record, e.g. `2.010`; empty for none."""
+
+
+class ItlRules(_Table):
+    """`[itl]`: where ANSI/NIST-ITL files of this agency's domain hold what a record needs. Type-2 fields are each domain's own."""
+
+    booking_types: tuple[Annotated[str, Field(pattern=r"^[A-Z0-9]{2,16}$")], ...] = ("CAR", "CNA", "CPDR", "CPNU")
+    """Types of transaction (1.004) that are criminal bookings; every other one is taken for civil and refused (R24)."""
+    record_number: ItlField = "1.009"
+    """The record's number; the transaction's control number unless another field is named."""
+    booking_event: ItlField = "2.010"
+    """The agency's id of the booking."""
+    disposition: ItlField = ""
+    """How the case ended: pending, convicted, or one of those with which a record is not enrolled (R25)."""
+    disposition_date: ItlField = ""
+    """When it ended."""
 
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -164,7 +193,7 @@ class NodeConfig(BaseModel):
     root_fingerprint: Annotated[str, AfterValidator(_fingerprint)]
     """SHA-256 of the root set that this node trusts; no key is ever taken from the broker."""
     embedder: str = "dlib"
-    """The face model, for requesters and holders; `synthetic-128` and `synthetic-512` outside production only."""
+    """The face model: `dlib`, or `insightface` with a pack; `synthetic-128` and `synthetic-512` outside production only."""
     trusted_custodians: tuple[AgencyName, ...] = ()
     """Holder: the custodians of which a search must name at least one."""
     policy_packs: tuple[str, ...] = ()
@@ -176,6 +205,10 @@ class NodeConfig(BaseModel):
     """Holder: how often it may be asked."""
     near_duplicates: NearDuplicateRules = NearDuplicateRules()
     """Requester: earlier probes of nearly the same picture."""
+    itl: ItlRules = ItlRules()
+    """Holder: fields of ANSI/NIST-ITL files."""
+    face_pack: FacePackFolder = FacePackFolder()
+    """The models of the embedder `insightface`."""
     calibration: CalibrationFile = CalibrationFile()
     """Custodian: what thresholds follow from."""
     administrator: str = ""
@@ -196,6 +229,11 @@ class NodeConfig(BaseModel):
     def fingerprint(self) -> bytes:
         """The pinned root set's fingerprint, 32 bytes."""
         return bytes.fromhex(self.root_fingerprint)
+
+    def pinned_pack(self, folder: Path) -> PinnedPack | None:
+        """The face pack of a node in that folder, None for an embedder without one."""
+        named = self.face_pack
+        return PinnedPack(folder / named.folder, named.sha256) if named.folder else None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -225,6 +263,8 @@ class NodeConfig(BaseModel):
             raise ConfigError(f"{CONFIG_FILE}: synthetic records are for demo and test modes; in production set `embedder` to a face model")
         if Role.HOLDER in config.roles and not config.trusted_custodians:
             raise ConfigError(f"{CONFIG_FILE}: a holder names at least one custodian that it trusts (trusted_custodians)")
+        if {bool(config.face_pack.folder), bool(config.face_pack.sha256)} != {config.embedder == "insightface"}:
+            raise ConfigError(f"{CONFIG_FILE}: the embedder insightface needs [face_pack] with folder and sha256, and no other has one")
         if bool(config.calibration.file) != bool(config.calibration.sha256):
             raise ConfigError(f"{CONFIG_FILE}: [calibration] names a file and its sha256, both or neither")
         return config

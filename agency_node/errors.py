@@ -21,6 +21,7 @@ Every text names what to do next and holds no key, score, embedding, image or ca
 
 from __future__ import annotations
 
+import enum
 from typing import Final
 
 RETRYABLE: Final = frozenset({"unreadable-reply", "part-order", "request-stale", "request-unsigned", "nonce-prefix"})
@@ -47,8 +48,31 @@ class PolicyRefusedError(RequestError):
     """A policy of this agency, or one that binds an agency of the search, refuses it; the text names rule and next lawful step."""
 
 
+class ImageFault(enum.StrEnum):
+    """What is wrong with a picture: the code that a report of an enrolment holds beside the sentence."""
+
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    EMPTY = "empty"
+    TOO_LONG = "too-long"
+    NO_PICTURE = "no-picture"
+    DAMAGED = "damaged"
+    SEVERAL_PICTURES = "several-pictures"
+    TOO_SMALL = "too-small"
+    TOO_MANY_PIXELS = "too-many-pixels"
+    NO_FACE = "no-face"
+    SEVERAL_FACES = "several-faces"
+    UNCLEAR_FACE = "unclear-face"
+    LOW_QUALITY = "low-quality"
+    SYNTHETIC = "synthetic"
+
+
 class ImageError(RequestError):
-    """A picture that cannot be searched or enrolled with."""
+    """A picture that cannot be searched or enrolled with: a code, and a sentence that says what to do."""
+
+    def __init__(self, fault: ImageFault, sentence: str) -> None:
+        super().__init__(sentence)
+        self.fault = fault
 
 
 class EnrolmentError(RequestError):

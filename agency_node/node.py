@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine, select
 
@@ -27,6 +28,9 @@ from agency_node.tables import ledger
 from agency_node.transport import Transport
 from agency_node.vault import KEY_BYTES, Vault
 from crypto.canonical import AgencyId
+
+if TYPE_CHECKING:
+    from agency_node.faces.embedder import Embedder
 
 KEYS: str = "keys"
 STARTED: str = "started"
@@ -50,6 +54,12 @@ class Node:
     def agency(self) -> AgencyId:
         """The agency's id."""
         return self.config.agency_id
+
+    def embedder(self) -> Embedder:
+        """The face model that node.toml names."""
+        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415  # few commands need one
+
+        return load_embedder(self.config.embedder, self.config.pinned_pack(self.folder))
 
 
 def open_node(folder: Path, clock: Callable[[], datetime]) -> Node:

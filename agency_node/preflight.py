@@ -19,7 +19,6 @@ from typing import Final
 
 from agency_node.config import Mode, Role
 from agency_node.errors import BrokerError, ConfigError
-from agency_node.faces.embedder import load_embedder
 from agency_node.legal.evaluation import evaluation_in_force
 from agency_node.legal.persons import MAX_FILE_BYTES, KeyKind, has_passphrase, kind_of_key
 from agency_node.node import Node, open_node
@@ -226,7 +225,7 @@ def _evaluation(node: Node, roster: Roster, now: datetime) -> Iterator[Blocker]:
     clears = "who tested the model: sealmatch node evaluated DIR REPORT --on DAY --person KEY"
     if node.config.embedder.startswith("synthetic-"):
         return
-    model_hash = load_embedder(node.config.embedder).model.model_hash
+    model_hash = node.embedder().model.model_hash
     try:
         in_force = evaluation_in_force(node.engine, roster, node.agency, model_hash, now)
     except PeerError:

@@ -20,7 +20,6 @@ from agency_node.courier import Courier
 from agency_node.courier import Role as CourierRole
 from agency_node.envelopes import Envelopes
 from agency_node.errors import BrokerError, ConfigError, HaltedError
-from agency_node.faces.embedder import load_embedder
 from agency_node.follower import LogFollower
 from agency_node.grants import GrantDesk
 from agency_node.holder.answering import Answering
@@ -75,7 +74,7 @@ class Service:
             from agency_node.custodian.releasing import Releasing  # noqa: PLC0415  # a node loads what its roles need
             from agency_node.custodian.tables_in_use import load_tables  # noqa: PLC0415
 
-            models = [load_embedder(node.config.embedder).model]
+            models = [node.embedder().model]
             tables = load_tables(node.folder, node.config, models, utc_day(node.clock()))
             releasing = Releasing(
                 node.config,
@@ -100,7 +99,7 @@ class Service:
 
     def _holder(self, desk: GrantDesk, envelopes: Envelopes) -> list[CourierRole]:
         node = self.node
-        model = load_embedder(node.config.embedder).model
+        model = node.embedder().model
         self.index = GalleryIndex(node.config, node.engine, node.vault, node.keyring, model, node.clock)
         answering = Answering(
             node.agency,
@@ -176,7 +175,7 @@ class Service:
 
     async def _start(self, stop: asyncio.Event) -> None:
         """Pin or refresh the roster, publish the week's key, read the log, pack the gallery; wait for a broker that is not there yet."""
-        model = load_embedder(self.node.config.embedder).model
+        model = self.node.embedder().model
         await asyncio.to_thread(warm, model, Epoch.at(self.node.clock()))
         while not stop.is_set():
             try:

@@ -15,10 +15,11 @@ import pytest
 
 from agency_node import follower, preflight
 from agency_node.grants import GrantDesk
-from agency_node.holder import answering, blocks
+from agency_node.holder import answering, blocks, candidates
 from agency_node.holder.budgets import Budgets
 from agency_node.legal import lapsing, review
 from agency_node.policy import engine
+from agency_node.policy.quality_limits import QualityLimits
 from agency_node.requester import leads
 from broker.nonces import Nonces
 from crypto import entry_counts, grant_claims, roster_entries
@@ -114,7 +115,10 @@ SWITCHES: Final[dict[str, Switch]] = {
     "R16": Switch("the officer's name", replaced(roster_entries, "check_text")),
     "R17": Switch("preflight's look at the posted policy", replaced(preflight, "_public_basis", finds_nothing)),
     "R18": Switch("preflight's look at the approval", replaced(preflight, "_public_basis", finds_nothing)),
+    "R21": Switch("the floor of a still's quality", replaced(QualityLimits, "check")),
     "R22": Switch("the deletion of an answered probe", replaced(answering.Answering, "_forget_probe")),
+    "R24": Switch("the classes that a gallery takes", replaced(candidates, "check_class")),
+    "R25": Switch("the dispositions that a gallery does not take", replaced(candidates, "MUST_GO", frozenset())),
     "R28": Switch("the sealing of templates at rest", replaced(blocks, "AESGCM", NoCipher)),
     "R32": Switch("the limit of the cap", replaced(grant_claims, "MAX_CAP", 10**6)),
     "R34": Switch("the words beside every list of leads", replaced(leads, "LEAD_NOTICE", "")),

@@ -95,6 +95,7 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
         *(f"bench {name}" for name in ("scan", "answer", "growth", "peers", "holder", "plot", "policy", "search")),
         "plan",
         *(f"calibration {name}" for name in ("show", "check", "synthetic")),
+        *(f"faces {name}" for name in ("measure", "check")),
         *(f"broker {name}" for name in ("init", "roster", "serve", "status")),
         "log verify",
         *(f"node {name}" for name in ("init", "serve", "enrol", "expunge", "status", "search", "review", "release", "cancel", "disclose")),

@@ -36,11 +36,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PICTURES = sorted((ROOT / "docs").rglob("*.svg"))
 PYTHON = {"python", "py", "python3"}
 CONSOLE = {"console", "sh", "bash", "shell"}
-TYPED = ROOT / "docs" / "federation.md"
-"""One page that is a program of its own: `test_walkthrough` types it."""
-LOG_PAGE = ROOT / "docs" / "log.md"
-"""Another, which speaks of a bundle that is there: `test_log_page` types it."""
-OTHERS = [page for page in PAGES if page not in {TYPED, LOG_PAGE}]
+TYPED = {ROOT / "docs" / name for name in ("federation.md", "intake.md", "log.md")}
+"""Pages that are programs of their own: `test_walkthrough`, `test_intake_page` and `test_log_page` type them."""
+OTHERS = [page for page in PAGES if page not in TYPED]
 SLOW = {"bench", "demo", "serve"}
 """Subcommands of `sealmatch` that take longer than a test of words may."""
 

@@ -20,9 +20,11 @@ from agency_node.errors import EnrolmentError, KnownRecordError, StoreError
 from agency_node.faces.embedder import Embedder, load_embedder, the_one_face
 from agency_node.faces.image import MAX_IMAGE_BYTES, read_image
 from agency_node.holder.blocks import BLOCK_ROWS
-from agency_node.holder.enrol import BOOKING, COLUMNS, DEMONSTRATION, EnrolmentReport, enrol_directions, enrol_embeddings, enrol_folder
+from agency_node.holder.candidates import BOOKING, DEMONSTRATION
+from agency_node.holder.enrol import REFUSED_COLUMNS, EnrolmentReport, enrol_directions, enrol_embeddings, enrol_folder
 from agency_node.holder.progress import NoProgress
 from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
+from agency_node.holder.table_source import COLUMNS
 from agency_node.store import open_store
 from agency_node.tables import facts, ledger, records, template_blocks
 from agency_node.vault import Vault
@@ -388,8 +390,8 @@ def test_one_bad_row_is_refused_with_its_reason_and_stops_no_other(store: Record
     assert ": " in refused.reason
     with refusals.open(newline="", encoding="utf-8") as file:
         header, written = csv.reader(file)
-    assert header == ["line", "file", "record_number", "reason"]
-    assert written == ["3", refused.file, refused.record_number, refused.reason]
+    assert header == [*REFUSED_COLUMNS]
+    assert written == ["3", refused.file, refused.record_number, refused.code, refused.reason]
     assert store.known(["R-0", "R-1"]) == {"R-0", "R-1"}
     assert store.count() == 2
     assert "R-" not in repr(report)

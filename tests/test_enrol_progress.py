@@ -46,8 +46,22 @@ def test_long_work_shows_a_bar_that_goes() -> None:
     assert after.endswith("\x1b[2K")
 
 
+def test_the_bar_says_how_fast_and_how_long_still() -> None:
+    """Two parts a second for four seconds, and sixteen parts to go."""
+    target, clock = io.StringIO(), Seconds()
+    with TerminalProgress(Console(file=target, force_terminal=True, width=100, color_system=None), clock) as progress:
+        progress.text("Enrolling pictures")
+        progress.total(24)
+        for _ in range(8):
+            clock.now += 0.5
+            progress.advance()
+    assert "8/24" in target.getvalue()
+    assert "2.0/s" in target.getvalue()
+    assert "0:00:08" in target.getvalue()
+
+
 def test_long_work_leaves_a_line_where_there_is_no_terminal() -> None:
-    assert shown(65, terminal=False) == ("", "Enrolling pictures: 3 of 7 in 65.0 s\n")
+    assert shown(65, terminal=False) == ("", "Enrolling pictures: 3 of 7 in 65.0 s, 0.0/s\n")
 
 
 def test_an_error_takes_the_bar_away() -> None:

@@ -13,9 +13,11 @@ from agency_node.cli import app
 from crypto.entries import EntryKind
 from tests.node_samples import leaf, other_leaves
 from tests.sample_federation import digest, signing_key
-from tests.test_docs import LOG_PAGE, blocks, run_python
+from tests.test_docs import ROOT, blocks, run_python
 from tests.test_log_bundle import ACTS, EVIDENCE, FINGERPRINT, LOG, note_of, write
 from tests.test_walkthrough import Terminal, typed
+
+LOG_PAGE = ROOT / "docs" / "log.md"
 
 
 @pytest.fixture

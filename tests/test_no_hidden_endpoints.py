@@ -75,6 +75,8 @@ COMMANDS = {
     "calibration show": "reads one table of impostors: no score of a search",
     "calibration check": "reads one table",
     "calibration synthetic": "writes the table that production refuses",
+    "faces measure": "measures a pack of face models on public faces",
+    "faces check": "reads a pack of face models",
     "log verify": "reads the public log",
     "log export": "writes the public log as files: salted commitments, hashes, the signed roster",
     "log evidence": "writes which grants, answers, releases and disclosures a node knows: digests and counts, no score",
@@ -219,7 +221,11 @@ def test_a_search_takes_one_still_and_a_node_folder_of_one_s_own() -> None:
     image = parameters["image"]
     assert (image.multiple, image.nargs) == (False, 1)
     assert {name for name, one in parameters.items() if one.multiple} == {"holder", "custodian"}
-    pictures = {"node search": {"image"}, "node review": {"save_still"}, "node enrol": {"photographs", "table", "refused", "embeddings"}}
+    pictures = {
+        "node search": {"image"},
+        "node review": {"save_still"},
+        "node enrol": {"photographs", "table", "itl", "refused", "embeddings"},
+    }
     for name, expected in pictures.items():
         options = {one.name for one in all_commands()[name].params}
         assert expected <= options

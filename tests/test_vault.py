@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import Connection, Engine, select
 
 from agency_node.errors import StoreError
-from agency_node.holder.enrol import BOOKING
+from agency_node.holder.candidates import BOOKING
 from agency_node.holder.records import NewRecord, RecordStore
 from agency_node.store import DATABASE_FILE, large_batch, open_store
 from agency_node.tables import records

@@ -12,9 +12,11 @@ from agency_node.errors import RequestError
 
 if TYPE_CHECKING:
     from crypto.calibration_table import CalibrationTable
+    from crypto.embedding import EmbeddingModel
 
 TableFile = Annotated[Path, typer.Argument(help="The table's file.", metavar="FILE", show_default=False)]
 EmbedderName = Annotated[str, typer.Option(help="The face model, as in node.toml.")]
+PackOption = Annotated[Path | None, typer.Option("--pack", help="The face pack's folder, for the embedder insightface.")]
 
 app = typer.Typer(
     help="Calibration tables: how often two different persons look alike to a face model.",
@@ -52,6 +54,7 @@ def check(
     file: TableFile,
     sha256: Annotated[str, typer.Option(help="What the table must hash to, told by whoever measured it.")] = "",
     embedder: EmbedderName = "dlib",
+    pack: PackOption = None,
     mode: Annotated[str, typer.Option(help="demo, test or production.")] = "production",
     as_json: AsJson = False,
 ) -> None:
@@ -59,13 +62,12 @@ def check(
     with sentences(as_json):
         from agency_node.config import Mode  # noqa: PLC0415
         from agency_node.custodian.tables_in_use import check_digest_of, check_table, read_table  # noqa: PLC0415
-        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
         from crypto.moments import utc_day  # noqa: PLC0415
 
         table = read_table(file)
         if sha256:
             check_digest_of(table, sha256)
-        check_table(table, [load_embedder(embedder).model], member(Mode, mode, "mode"), utc_day(clock()))
+        check_table(table, [_model(embedder, pack)], member(Mode, mode, "mode"), utc_day(clock()))
     if as_json:
         print_json({"ok": True, **_described(table)})
         return
@@ -75,14 +77,13 @@ def check(
 
 
 @app.command(epilog="Example: sealmatch calibration synthetic table.json --embedder synthetic-128")
-def synthetic(file: TableFile, embedder: EmbedderName = "dlib", as_json: AsJson = False) -> None:
+def synthetic(file: TableFile, embedder: EmbedderName = "dlib", pack: PackOption = None, as_json: AsJson = False) -> None:
     """Write the synthetic table of a model, to see the format: random directions, measured by nobody; production refuses it."""
     with sentences(as_json):
-        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
         from crypto.calibration_table import CalibrationTable  # noqa: PLC0415
         from crypto.moments import utc_day  # noqa: PLC0415
 
-        model = load_embedder(embedder).model
+        model = _model(embedder, pack)
         table = CalibrationTable.synthetic(model.model_hash, model.dimensions, utc_day(clock()))
         try:
             with file.open("xb") as target:
@@ -90,6 +91,13 @@ def synthetic(file: TableFile, embedder: EmbedderName = "dlib", as_json: AsJson 
         except OSError as error:
             raise RequestError(f"{file} cannot be written, or is there already: choose another place") from error
     print_json(_described(table)) if as_json else typer.echo(f"{file}: SHA-256 {table.digest.hex()}; production refuses it")
+
+
+def _model(embedder: str, pack: Path | None) -> EmbeddingModel:
+    from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
+    from agency_node.faces.pack import unverified_pin  # noqa: PLC0415
+
+    return load_embedder(embedder, None if pack is None else unverified_pin(pack)).model
 
 
 def _described(table: CalibrationTable) -> dict[str, object]:

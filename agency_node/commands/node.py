@@ -154,17 +154,22 @@ def serve(
 def enrol(
     folder: Folder,
     photographs: Annotated[Path | None, typer.Option("--folder", help="Folder with the photographs.")] = None,
-    table: Annotated[Path | None, typer.Option(help="CSV with the columns file, record_number, captured, source_class.")] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV with the columns file, record_number, captured, source_class; also booking_event, disposition, disposition_date."
+        ),
+    ] = None,
+    itl: Annotated[Path | None, typer.Option(help="An ANSI/NIST-ITL file with Type-10 photographs, or a folder of them.")] = None,
     refused: Annotated[Path | None, typer.Option(help="Where to write the rows that were refused, and why.")] = None,
     embeddings: Annotated[Path | None, typer.Option(help="Synthetic directions (npz); demonstration and test modes only.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Enrol photographs, with a table that says whose booking each is; a run that was stopped goes on where it was."""
+    """Enrol photographs, from a folder with a table or from ANSI/NIST-ITL files; a run that was stopped goes on where it was."""
     with sentences(as_json):
         from agency_node.commands.acting import acting  # noqa: PLC0415
         from agency_node.config import Mode, Role  # noqa: PLC0415
-        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
-        from agency_node.holder.enrol import enrol_embeddings, enrol_folder  # noqa: PLC0415
+        from agency_node.holder.enrol import enrol_embeddings, enrol_folder, enrol_itl  # noqa: PLC0415
         from agency_node.holder.progress import TerminalProgress  # noqa: PLC0415
         from agency_node.holder.records import RecordStore  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
@@ -172,10 +177,12 @@ def enrol(
         node = open_node(folder, clock)
         if Role.HOLDER not in node.config.roles:
             raise RequestError("this node is no holder: enrol photographs at the node whose gallery they belong to")
-        embedder = load_embedder(node.config.embedder)
+        embedder = node.embedder()
         store = RecordStore(node.engine, node.vault, embedder.model)
         demonstration = node.config.mode is not Mode.PRODUCTION
         reports = []
+        if (photographs is None) != (table is None) or (refused is not None and itl is not None and table is not None):
+            raise RequestError("--folder and --table belong together, and --refused takes the list of one source: run the other by itself")
         with acting(node, "node enrol") as act:
             if embeddings is not None:
                 if not demonstration:
@@ -191,8 +198,11 @@ def enrol(
                             store, embedder, photographs, table, progress, clock(), refused_csv=refused, allow_demonstration=demonstration
                         )
                     )
+            if itl is not None:
+                with TerminalProgress() as progress:
+                    reports.append(enrol_itl(store, embedder, itl, node.config.itl, progress, clock(), refused_csv=refused))
             if not reports:
-                raise RequestError("nothing to enrol: name --folder and --table")
+                raise RequestError("nothing to enrol: name --folder and --table, or --itl")
             act.detail = f"{sum(one.enrolled for one in reports)} records"
     if as_json:
         print_json({"enrolled": sum(one.enrolled for one in reports), "reports": plain(reports)})
@@ -212,7 +222,6 @@ def expunge(
     with sentences(as_json):
         from agency_node.commands.acting import acting  # noqa: PLC0415
         from agency_node.config import Role  # noqa: PLC0415
-        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
         from agency_node.holder.records import ExpungeReason, RecordStore  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.store import forget_deleted  # noqa: PLC0415
@@ -222,7 +231,7 @@ def expunge(
         if Role.HOLDER not in node.config.roles:
             raise RequestError("this node is no holder: expunge records at the node whose gallery they belong to")
         with acting(node, "node expunge") as act:
-            gone = RecordStore(node.engine, node.vault, load_embedder(node.config.embedder).model).expunge(record_number, given, clock())
+            gone = RecordStore(node.engine, node.vault, node.embedder().model).expunge(record_number, given, clock())
             act.subject = f"row {gone.row}"
         for _ in range(LOOKS):
             if files_clean := forget_deleted(node.engine):

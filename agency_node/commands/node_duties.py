@@ -151,7 +151,6 @@ def evaluated(
         import hashlib  # noqa: PLC0415
 
         from agency_node.commands.acting import acting, person_key  # noqa: PLC0415
-        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
         from agency_node.legal.evaluation import state_evaluation  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
 
@@ -159,7 +158,7 @@ def evaluated(
         with acting(node, "node evaluated") as act:
             digest = hashlib.sha256(_read(report, 1 << 30)).digest()
             key = person_key(node, act, person)
-            model_hash = load_embedder(node.config.embedder).model.model_hash
+            model_hash = node.embedder().model.model_hash
             state_evaluation(node.engine, node.parties.roster(), node.agency, model_hash, digest, on.date(), key, clock())
     said = {"report_sha256": digest.hex(), "evaluated_on": on.date().isoformat(), "person": str(key.person_id)}
     print_json(said) if as_json else typer.echo(f"{key.person_id} signed for the report {digest.hex()}")

@@ -15,7 +15,7 @@ from agency_node.commands.described import reason_of, show, write_file
 from agency_node.commands.node import app
 from agency_node.commands.node_exigent import rule_of
 from agency_node.commands.node_search import Person, SearchOption
-from agency_node.commands.output import AsJson, Folder, clock, print_json, sentences
+from agency_node.commands.output import AsJson, Folder, clock, plain, print_json, sentences
 from agency_node.errors import RequestError
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def review(
         from agency_node.legal.review import read_case, read_draft, still_to_sign  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.overview import full_search_id  # noqa: PLC0415
+        from agency_node.policy.approvals import packs_in_force  # noqa: PLC0415
+        from agency_node.policy.quality_limits import quality_limits  # noqa: PLC0415
         from agency_node.requester.near_duplicates import near_duplicates  # noqa: PLC0415
 
         node = open_node(folder, clock)
@@ -76,16 +78,20 @@ def review(
             claims, _ = read_draft(node.engine, node.vault, search)
             case = read_case(node.engine, node.vault, search)
             waits = still_to_sign(node.engine, node.vault, search)
+            warning = quality_limits(packs_in_force(node)).warning(case.quality)
         if save_still is not None:
             write_file(save_still, case.still)
     shown = _shown(claims, case, waits)
     if as_json:
         state = "narrowed" if "investigator" in waits else "drafted"
         described = {name.replace(" ", "_"): value for name, value in shown.items()}
+        described |= {"quality": plain(case.quality), "quality_warning": warning}
         print_json({"search_id": search, "state": state, **described, "near_duplicates": alike})
         return
     typer.echo(f"draft {search}")
     show(shown)
+    if warning:
+        typer.echo(warning)
     for one in alike:
         typer.echo(f"note: {one.sentence}")
     typer.echo("decide with --grant --person KEY, or with --refuse REASON --person KEY")
@@ -139,21 +145,21 @@ def revoke(
 
 def _grant(node: Node, search: str, person: Path, narrowed: tuple[list[str], int, int], *, as_json: bool) -> None:
     from agency_node.commands.acting import acting, person_key  # noqa: PLC0415
-    from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
     from agency_node.legal.narrowing import Narrowing  # noqa: PLC0415
     from agency_node.legal.review import grant_draft, still_to_sign  # noqa: PLC0415
     from agency_node.policy.approvals import packs_in_force  # noqa: PLC0415
+    from agency_node.policy.quality_limits import quality_limits  # noqa: PLC0415
     from agency_node.requester.near_duplicates import near_duplicates  # noqa: PLC0415
     from crypto.canonical import AgencyId  # noqa: PLC0415
 
     dropped, cap, rate = narrowed
     alike = near_duplicates(node.engine, node.vault, node.config.near_duplicates, search, clock())
     with acting(node, "node review", search_id=search) as act:
-        key = person_key(node, act, person)
+        key, packs = person_key(node, act, person), packs_in_force(node)
         claims = grant_draft(
             node.engine,
             node.vault,
-            load_embedder(node.config.embedder),
+            node.embedder(),
             node.parties.trusted,
             search,
             key,
@@ -161,7 +167,8 @@ def _grant(node: Node, search: str, person: Path, narrowed: tuple[list[str], int
             rule_of(node),
             administrator=node.config.administrator,
             less=Narrowing(tuple(AgencyId(one) for one in dropped), cap or None, rate or None),
-            packs=packs_in_force(node),
+            packs=packs,
+            limits=quality_limits(packs),
         )
         waits = still_to_sign(node.engine, node.vault, search)
     _say_signed(search, claims, waits, alike, as_json=as_json)

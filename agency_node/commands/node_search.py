@@ -66,11 +66,11 @@ def search(
     """Draft a search for one still and sign it as its investigator; nothing is searched before a legal reviewer grants it."""
     with sentences(as_json):
         from agency_node.commands.acting import acting, person_key  # noqa: PLC0415
-        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415
-        from agency_node.legal.review import read_draft  # noqa: PLC0415
+        from agency_node.legal.review import read_case, read_draft  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.policy.approvals import packs_in_force  # noqa: PLC0415
         from agency_node.policy.deciding import forecast  # noqa: PLC0415
+        from agency_node.policy.quality_limits import quality_limits  # noqa: PLC0415
         from agency_node.requester.drafting import SearchRequest, draft_search  # noqa: PLC0415
         from crypto.canonical import AgencyId, PersonId  # noqa: PLC0415
         from crypto.grant_basis import Event, Offence, ProbeSource, Purpose  # noqa: PLC0415
@@ -109,16 +109,21 @@ def search(
             roster = node.parties.roster()
             check_listed(roster, node.agency, holder, custodian, reviewer, investigator.person_id)
             check_others(roster, node.agency, second_reviewer, originating, originator)
+            limits = quality_limits(packs)
             act.search_id = search_id = draft_search(
-                node.engine, node.vault, load_embedder(node.config.embedder), node.agency, discovery, request, investigator, clock()
+                node.engine, node.vault, node.embedder(), node.agency, discovery, request, investigator, clock(), limits
             )
             claims, _ = read_draft(node.engine, node.vault, search_id)
             foreseen = forecast(node.engine, node.vault, claims, roster, packs, clock())
+        quality = read_case(node.engine, node.vault, search_id).quality
+        warning = limits.warning(quality)
     waits = " and ".join(one for one in (reviewer, second_reviewer, originator) if one)
     asked = packs_asked([one.decision for one in foreseen], packs)
     if as_json:
-        print_json({"search_id": str(search_id), "state": "drafted", "policy": [one.told for one in foreseen], "packs": banners(asked)})
+        told = {"policy": [one.told for one in foreseen], "packs": banners(asked)}
+        print_json({"search_id": str(search_id), "state": "drafted", "quality": plain(quality), "quality_warning": warning, **told})
     else:
+        typer.echo(warning or f"quality of the still: {'-' if quality is None else quality.sentence}")
         print_forecast(foreseen, asked)
         typer.echo(f"drafted {search_id}; it waits for {waits}: sealmatch node review {folder} --search {search_id}")
 

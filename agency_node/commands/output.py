@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from agency_node.errors import BrokerError, BrokerRefusedError, NodeError, RequestError
+from agency_node.errors import BrokerError, BrokerRefusedError, ImageError, NodeError, RequestError
 from crypto.errors import CryptoError, PeerError
 
 EnumT = TypeVar("EnumT", bound=enum.StrEnum)
@@ -90,7 +90,8 @@ def sentences(as_json: bool = False) -> Iterator[None]:
     except BrokerError as error:
         _fail(as_json, "broker-unreachable", str(error), str(error), 1, error)
     except (NodeError, CryptoError) as error:
-        name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
+        named = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
+        name = f"image-{error.fault}" if isinstance(error, ImageError) else named
         _fail(as_json, name, str(error), str(error), 2, error)
 
 

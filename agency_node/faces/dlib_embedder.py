@@ -54,7 +54,7 @@ import numpy as np
 from PIL import Image
 
 from agency_node.errors import ConfigError
-from agency_node.faces.embedder import Box, Face
+from agency_node.faces.embedder import Box, Face, Landmarks
 from agency_node.faces.image import Pixels
 from crypto.embedding import F32, EmbeddingModel
 
@@ -108,12 +108,12 @@ class DlibEmbedder:
         """Every face of the first view in which there is one, from left to right."""
         with self._lock:
             parts = self._loaded()
-            return [Face(box, parts.embed(pixels, box)) for box in parts.find(pixels)]
+            return [parts.face(pixels, box) for box in parts.find(pixels)]
 
     def embed_at(self, pixels: Pixels, box: Box) -> F32:
         """The embedding of a face whose place is known already, float32[128]."""
         with self._lock:
-            return self._loaded().embed(pixels, box)
+            return self._loaded().face(pixels, box).embedding
 
     def _loaded(self) -> _Parts:
         if self._parts is None:
@@ -174,12 +174,15 @@ class _Parts:
                 return sorted(found, key=lambda box: (box.left, box.top))
         return []
 
-    def embed(self, pixels: Pixels, box: Box) -> F32:
+    def face(self, pixels: Pixels, box: Box) -> Face:
         place = self._dlib.rectangle(box.left, box.top, box.left + box.width - 1, box.top + box.height - 1)
-        cut: Pixels = self._dlib.get_face_chip(pixels, self._landmarks(pixels, place), _CUT_PIXELS, _CUT_PADDING)
+        shape = self._landmarks(pixels, place)
+        cut: Pixels = self._dlib.get_face_chip(pixels, shape, _CUT_PIXELS, _CUT_PADDING)
         mirrored = np.ascontiguousarray(cut[:, ::-1])
         both = np.array(self._network.compute_face_descriptor([cut, mirrored], 0))
-        return np.asarray(both.mean(axis=0), np.float32)
+        points = np.array([(point.x, point.y) for point in shape.parts()], np.float64)
+        landmarks = Landmarks.of(points[:2].mean(axis=0), points[2:4].mean(axis=0), points[4])
+        return Face(box, np.asarray(both.mean(axis=0), np.float32), landmarks)
 
 
 def _views(pixels: int) -> list[tuple[float, int]]:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
 
-from agency_node.errors import ImageError
+from agency_node.errors import ImageError, ImageFault
 from agency_node.faces.metadata import bare_jpeg, bare_png
 from crypto.disclosure import MAX_PHOTOGRAPH_BYTES, Media
 
@@ -50,8 +50,10 @@ _TURNS: Final = MappingProxyType(
         8: Image.Transpose.ROTATE_90,
     }
 )
-_DAMAGED: Final = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error)
+_DAMAGED: Final = (OSError, MemoryError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error)
 """What Pillow raises for files that are not what they say."""
+_ANIMATION: Final = "the file holds several pictures, e.g. an animation: save the one that is meant as a JPEG or PNG"
+_DAMAGED_FILE: Final = "the picture is damaged or cut off: copy it again from where it came, or open it and save it as a PNG"
 _QUALITIES: Final = (95, 90, 85, 75, 60)
 _PILLOW: Final = threading.Lock()
 """Held while Pillow decodes: silencing its warnings is not safe in two threads at once."""
@@ -93,22 +95,25 @@ def encode_for_disclosure(data: bytes) -> tuple[bytes, Media]:
 def _decoded(data: bytes) -> tuple[Pixels, str, bool]:
     """Pixels, the file's format, and whether they stand in the file as upright as they came out."""
     if not data:
-        raise ImageError("the picture's file is empty: copy it again from where it came")
+        raise ImageError(ImageFault.EMPTY, "the picture's file is empty: copy it again from where it came")
     if len(data) > MAX_IMAGE_BYTES:
-        raise ImageError(f"the picture's file has more than {MAX_IMAGE_BYTES >> 20} MiB: save it as a JPEG, or cut it to the face")
+        raise ImageError(
+            ImageFault.TOO_LONG, f"the picture's file has more than {MAX_IMAGE_BYTES >> 20} MiB: save it as a JPEG, or cut it to the face"
+        )
     with _PILLOW, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata, and sizes that are judged below
         opened = _opened(data)
         encoding = "JPEG" if opened.format == "MPO" else str(opened.format)
         # A photograph with previews behind it (MPO) is one picture; an animation is not.
         if opened.format != "MPO" and _frames(opened) > 1:
-            raise ImageError("the file holds several pictures, e.g. an animation: save the one that is meant as a JPEG or PNG")
+            raise ImageError(
+                ImageFault.SEVERAL_PICTURES,
+                "the file holds several pictures, e.g. an animation: save the one that is meant as a JPEG or PNG",
+            )
         try:
             opened.load()  # before its metadata are asked for: for a PNG that decodes too, and an error would pass for bad metadata
         except _DAMAGED as error:
-            raise ImageError(
-                "the picture is damaged or cut off: copy it again from where it came, or open it and save it as a PNG"
-            ) from error
+            raise ImageError(ImageFault.DAMAGED, _DAMAGED_FILE) from error
         turn = _turn(opened)
         picture = opened if turn is None else opened.transpose(turn)
         return _rgb(picture), encoding, turn is None
@@ -120,13 +125,13 @@ def _opened(data: bytes) -> ImageFile.ImageFile:
     try:
         opened = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
-        raise ImageError(too_large) from error
+        raise ImageError(ImageFault.TOO_MANY_PIXELS, too_large) from error
     except _DAMAGED as error:
-        raise ImageError("this is not a picture that can be read: save it as a JPEG or PNG") from error
+        raise ImageError(ImageFault.NO_PICTURE, "this is not a picture that can be read: save it as a JPEG or PNG") from error
     if opened.width * opened.height > MAX_IMAGE_PIXELS:
-        raise ImageError(too_large)
+        raise ImageError(ImageFault.TOO_MANY_PIXELS, too_large)
     if min(opened.size) < MIN_SIDE_PIXELS:
-        raise ImageError(f"the picture has less than {MIN_SIDE_PIXELS} pixels on a side: take a larger one")
+        raise ImageError(ImageFault.TOO_SMALL, f"the picture has less than {MIN_SIDE_PIXELS} pixels on a side: take a larger one")
     return opened
 
 
@@ -134,7 +139,7 @@ def _frames(opened: ImageFile.ImageFile) -> int:
     try:
         return int(getattr(opened, "n_frames", 1))
     except _DAMAGED as error:
-        raise ImageError("the picture is damaged or cut off: copy it again from where it came, or open it and save it as a PNG") from error
+        raise ImageError(ImageFault.DAMAGED, _DAMAGED_FILE) from error
 
 
 def _turn(opened: ImageFile.ImageFile) -> Image.Transpose | None:

@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 
 import numpy as np
 
-from agency_node.errors import ImageError
+from agency_node.errors import ImageError, ImageFault
 from agency_node.faces.image import Pixels
 from crypto.embedding import EmbeddingModel
 
@@ -28,7 +28,8 @@ class SyntheticEmbedder:
     def faces(self, pixels: Pixels) -> NoReturn:
         """Always an `ImageError`."""
         del pixels
-        raise ImageError("synthetic records have no pictures: set `embedder` in node.toml to a face model to work with photographs")
+        says = "synthetic records have no pictures: set `embedder` in node.toml to a face model to work with photographs"
+        raise ImageError(ImageFault.SYNTHETIC, says)
 
 
 def synthetic_model(dimensions: int) -> EmbeddingModel:

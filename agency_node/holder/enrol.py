@@ -1,20 +1,19 @@
-"""Enrolling records: from a folder of pictures with a table, or, for demonstrations and tests, from synthetic directions.
+"""Enrolling records: from a source of candidates, or, for demonstrations and tests, from synthetic directions.
 
-Invariants: what a picture lacks stops that picture alone, and is written down with its reason; a table that is not what it should be
-stops everything before the first picture. Enrolling is idempotent by record number and commits in batches: a run that was killed is run
-again and goes on. Only criminal booking pictures are enrolled (R24), a demonstration portrait only where the caller allows it. No file
-outside the folder is read.
+Invariants: what a picture lacks stops that picture alone, and is written down with a code and its reason; a table that is none stops
+everything before the first picture. Enrolling is idempotent by record number and commits in batches: a run that was killed is run
+again and goes on. Only criminal booking pictures are enrolled (R24), a demonstration portrait only where the caller allows it.
 
-Left to others: whether this node may enrol synthetic or demonstration records (the caller), the packed form (`index`).
+Left to others: what a source offers (`table_source`, `itl_source`), whether this node may enrol synthetic or demonstration records (the
+caller), the packed form (`index`).
 """
 
 from __future__ import annotations
 
 import csv
-import re
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import repeat
 from pathlib import Path
@@ -22,39 +21,30 @@ from typing import Final
 
 import numpy as np
 
-from agency_node.errors import EnrolmentError, ImageError, KnownRecordError, RequestError
+from agency_node.config import ItlRules
+from agency_node.errors import EnrolmentError, ImageError, KnownRecordError
 from agency_node.faces.embedder import Embedder, the_one_face
-from agency_node.faces.image import MAX_IMAGE_BYTES, encode_for_disclosure, read_image
+from agency_node.faces.image import encode_for_disclosure, read_image
+from agency_node.faces.quality import measure
+from agency_node.holder import itl_source, table_source
+from agency_node.holder.candidates import BOOKING, DEMONSTRATION, SYNTHETIC, Candidate, Numbers, RefusedRow
 from agency_node.holder.progress import Progress
 from agency_node.holder.records import NewRecord, RecordStore, check_record_number
 from crypto.embedding import F32, EmbeddingModel, quantised_directions
-from crypto.errors import FieldError
 from crypto.moments import utc_day
 from crypto.ring import I8
-from crypto.wire import check_photographed
 
-BOOKING: Final = "criminal_booking"
-DEMONSTRATION: Final = "demonstration_portrait"
-SYNTHETIC: Final = "synthetic"
-COLUMNS: Final = ("file", "record_number", "captured", "source_class")
+REFUSED_COLUMNS: Final = ("line", "file", "record_number", "code", "reason")
 
 _BATCH_PICTURES: Final = 32
 """About ten seconds of work, the most that a killed run does twice."""
 _BATCH_DIRECTIONS: Final = 1 << 16
 """A second or two of work: a batch writes nearly every page of the tags' index, however many records it has."""
 _QUANTISED_AT_ONCE: Final = 1024
-_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _NORM_SLACK: Final = 1e-3
 
-
-@dataclass(frozen=True)
-class RefusedRow:
-    """One row of the table that was not enrolled: its line, and why."""
-
-    line: int
-    file: str = field(repr=False)
-    record_number: str = field(repr=False)
-    reason: str
+Group = Sequence[Candidate | RefusedRow]
+"""What one step of the progress is: a row of a table, or the photographs of one file."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +54,6 @@ class EnrolmentReport:
     enrolled: int
     already_enrolled: int
     refused: tuple[RefusedRow, ...]
-
-
-@dataclass(frozen=True)
-class _Row:
-    line: int
-    file: str = field(repr=False)
-    path: Path = field(repr=False)
-    record_number: str = field(repr=False)
-    captured: date = field(repr=False)
-    source_class: str
 
 
 def enrol_folder(
@@ -87,40 +67,79 @@ def enrol_folder(
     refused_csv: Path | None = None,
     allow_demonstration: bool = False,
 ) -> EnrolmentReport:
-    """Enrol what the table names; its columns are `file,record_number,captured,source_class`, `file` within the folder.
+    """Enrol what the table names; its columns are `file,record_number,captured,source_class`, `file` within the folder, and it may have
+    `booking_event,disposition,disposition_date`.
 
-    Rows that were refused are written to `refused_csv` (line, file, record_number, reason), over what stands there. Raises `EnrolmentError`
-    when the table as a whole cannot be used or the embedder is not of the store's model.
+    Rows that were refused are written to `refused_csv` (`REFUSED_COLUMNS`), over what stands there. Raises `EnrolmentError` when the table
+    as a whole cannot be used or the embedder is not of the store's model.
     """
+    _check_embedder(store, embedder)
+    table = table_source.read_table(table_csv)
+    accepted = frozenset({BOOKING, DEMONSTRATION}) if allow_demonstration else frozenset({BOOKING})
+    rows = list(table_source.candidates_of(table, folder, accepted, utc_day(now)))
+    known = store.known(row.record_number for row in rows if isinstance(row, Candidate))
+    progress.text("Enrolling pictures")
+    progress.total(len(rows))
+    return _enrol(store, embedder, ([row] for row in rows), lambda _: known, progress, now, refused_csv)
+
+
+def enrol_itl(
+    store: RecordStore,
+    embedder: Embedder,
+    path: Path,
+    rules: ItlRules,
+    progress: Progress,
+    now: datetime,
+    *,
+    refused_csv: Path | None = None,
+) -> EnrolmentReport:
+    """Enrol the frontal photographs of an ANSI/NIST-ITL file, or of every such file in a folder; as `enrol_folder`."""
+    _check_embedder(store, embedder)
+    files, numbers, today = itl_source.files_of(path), Numbers(), utc_day(now)
+    progress.text("Enrolling ANSI/NIST-ITL files")
+    progress.total(len(files))
+    groups = (list(itl_source.candidates_of(file, rules, numbers, today)) for file in files)
+    return _enrol(store, embedder, groups, store.known, progress, now, refused_csv)
+
+
+def _check_embedder(store: RecordStore, embedder: Embedder) -> None:
     if embedder.model.model_hash != store.model.model_hash:
         raise EnrolmentError("this embedder is not of the gallery's model: enrol with the embedder that node.toml names")
-    table = _read_table(table_csv)
-    progress.text("Enrolling pictures")
-    progress.total(len(table))
-    accepted = frozenset({BOOKING, DEMONSTRATION}) if allow_demonstration else frozenset({BOOKING})
+
+
+def _enrol(
+    store: RecordStore,
+    embedder: Embedder,
+    groups: Iterable[Group],
+    known: Callable[[Iterator[str]], Collection[str]],
+    progress: Progress,
+    now: datetime,
+    refused_csv: Path | None,
+) -> EnrolmentReport:
+    """Enrol the candidates, a batch at a time."""
     refused: list[RefusedRow] = []
-    rows = list(_checked_rows(table, folder.resolve(), accepted, utc_day(now), refused))
-    progress.advance(len(refused))
-    known = store.known(row.record_number for row in rows)
     already, enrolled = 0, 0
     batch: list[NewRecord] = []
-    for row in rows:
-        if row.record_number in known:
-            already += 1
-        else:
-            try:
-                batch.append(_enrolled(row, embedder))
-            except RequestError as error:
-                refused.append(RefusedRow(row.line, row.file, row.record_number, str(error)))
-        if len(batch) == _BATCH_PICTURES:
-            enrolled += len(store.add(batch, now))
-            batch.clear()
+    for group in groups:
+        enrolled_before = known(row.record_number for row in group if isinstance(row, Candidate))
+        for row in group:
+            if isinstance(row, RefusedRow):
+                refused.append(row)
+            elif row.record_number in enrolled_before:
+                already += 1
+            else:
+                try:
+                    batch.append(_record(row, embedder))
+                except ImageError as error:
+                    refused.append(RefusedRow(row.line, row.file, row.record_number, error.fault, str(error)))
+            if len(batch) == _BATCH_PICTURES:
+                enrolled += len(store.add(batch, now))
+                batch.clear()
         progress.advance()
     enrolled += len(store.add(batch, now))
-    report = EnrolmentReport(enrolled, already, tuple(sorted(refused, key=lambda row: row.line)))
     if refused_csv is not None:
-        _write_refused(refused_csv, report.refused)
-    return report
+        _write_refused(refused_csv, refused)
+    return EnrolmentReport(enrolled, already, tuple(refused))
 
 
 def enrol_embeddings(store: RecordStore, path_npz: Path, progress: Progress, now: datetime) -> EnrolmentReport:
@@ -171,94 +190,23 @@ def _add_unknown(store: RecordStore, batch: Sequence[NewRecord], now: datetime) 
         return len(store.add([record for record in batch if record.record_number not in known], now))
 
 
-def _read_table(path: Path) -> list[tuple[int, list[str]]]:
-    """The table's rows with their lines, the columns in the order of `COLUMNS` (a row of another length as it is)."""
-    needs = f"the table's first line names the columns {','.join(COLUMNS)}, separated by commas"
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            if sorted(header) != sorted(COLUMNS):
-                raise EnrolmentError(f"{needs}, each once and no others: correct it and run the enrolment again")
-            order = [header.index(name) for name in COLUMNS]
-            rows = [(reader.line_num, row) for row in reader if row]
-    except OSError as error:
-        raise EnrolmentError("the table cannot be opened: name a CSV file that this account may read") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise EnrolmentError("the table is not a CSV file in UTF-8: save it again as one") from error
-    return [(line, [row[i] for i in order] if len(row) == len(COLUMNS) else row) for line, row in rows]
-
-
-def _checked_rows(
-    table: list[tuple[int, list[str]]], folder: Path, accepted: frozenset[str], today: date, refused: list[RefusedRow]
-) -> Iterator[_Row]:
-    """Rows that can be enrolled as far as the table says; the others are put on the list."""
-    seen: dict[str, int] = {}
-    for line, cells in table:
-        if len(cells) != len(COLUMNS):
-            refused.append(
-                RefusedRow(line, "", "", f"the row has {len(cells)} cells instead of {len(COLUMNS)}: quote a cell that holds a comma")
-            )
-            continue
-        file, record_number, captured, source_class = (cell.strip() for cell in cells)
-        try:
-            check_record_number(record_number)
-            if (first := seen.setdefault(record_number, line)) != line:
-                raise EnrolmentError(f"the record number stands in line {first} already: give each record its own")
-            if source_class not in accepted:
-                raise EnrolmentError(f"rule R24: a gallery holds criminal booking pictures only: leave it out, or correct {COLUMNS[3]}")
-            yield _Row(line, file, _inside(folder, file), record_number, _day(captured, today), source_class)
-        except EnrolmentError as error:
-            refused.append(RefusedRow(line, file, record_number, str(error)))
-
-
-def _inside(folder: Path, file: str) -> Path:
-    """The file's place; `EnrolmentError` when it is not within the folder, links followed."""
-    try:
-        path = (folder / file).resolve()
-        within = bool(file) and path.is_relative_to(folder)
-    except (OSError, ValueError, RuntimeError):  # a null byte, a name too long, a circle of links
-        within = False
-    if not within:
-        raise EnrolmentError("the file is not within the folder: copy it there and name it by its path inside")
-    return path
-
-
-def _day(text: str, today: date) -> date:
-    """The day on which a picture was taken."""
-    try:
-        day = date.fromisoformat(text) if _DAY.fullmatch(text) else None
-        if day is not None:
-            check_photographed(day, "captured")
-    except (ValueError, FieldError):
-        day = None
-    if day is None:
-        raise EnrolmentError("captured is not a day from 1900 on: write it as 2026-11-23")
-    if day > today:
-        raise EnrolmentError("captured lies in the future: correct the day on which the picture was taken")
-    return day
-
-
-def _enrolled(row: _Row, embedder: Embedder) -> NewRecord:
-    """The row's record; `ImageError` when its picture cannot be enrolled."""
-    try:
-        if not row.path.is_file():
-            raise ImageError("there is no such file in the folder: correct its name, or copy it there")
-        with row.path.open("rb") as file:
-            data = file.read(MAX_IMAGE_BYTES + 1)
-    except OSError as error:
-        raise ImageError("the file cannot be opened: let this account read it") from error
-    face = the_one_face(embedder, read_image(data))
+def _record(row: Candidate, embedder: Embedder) -> NewRecord:
+    """The candidate's record; `ImageError` when its picture cannot be enrolled."""
+    data = row.read()
+    image = read_image(data)
+    face = the_one_face(embedder, image)
+    quality = measure(image, len(data), face)
     photograph, media = encode_for_disclosure(data)
-    return NewRecord(row.record_number, row.captured, row.source_class, embedder.model.templates(face.embedding), photograph, media)
+    template = embedder.model.templates(face.embedding)
+    return NewRecord(row.record_number, row.captured, row.source_class, template, photograph, media, row.booking, quality)
 
 
-def _write_refused(path: Path, rows: tuple[RefusedRow, ...]) -> None:
+def _write_refused(path: Path, rows: Sequence[RefusedRow]) -> None:
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(("line", "file", "record_number", "reason"))
-            writer.writerows((row.line, row.file, row.record_number, row.reason) for row in rows)
+            writer.writerow(REFUSED_COLUMNS)
+            writer.writerows((row.line, row.file, row.record_number, row.code, row.reason) for row in rows)
     except OSError as error:
         raise EnrolmentError(
             "the list of refused rows cannot be written; the enrolment itself is done: name another file for it"

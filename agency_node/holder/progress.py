@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 SHOWN_AFTER_S: Final = 2.0
 
@@ -44,16 +45,24 @@ class NoProgress:
         """Not shown."""
 
 
+class RateColumn(ProgressColumn):
+    """How many parts a second are done, of late."""
+
+    def render(self, task: Task) -> Text:
+        """The rate, nothing before it is known."""
+        return Text("" if task.speed is None else f"{task.speed:.1f}/s")
+
+
 class TerminalProgress:
-    """A bar on a terminal, which goes when the work ends; one line elsewhere. Used as a context manager around the work."""
+    """A bar with rate and time left on a terminal, which goes at the end; one line elsewhere. A context manager around the work."""
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console or Console(stderr=True)
         self._clock = clock
         self._started = clock()
         self._count, self._done, self._text = 0, 0, ""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Bar(*columns, console=self._console, transient=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+        self._bar = Bar(*columns, console=self._console, transient=True, get_time=clock)
         self._task = self._bar.add_task("")
         self._shown = False
 
@@ -89,4 +98,5 @@ class TerminalProgress:
             self._bar.stop()
         elif self._takes_long():
             elapsed = self._clock() - self._started
-            self._console.print(f"{self._text}: {self._done} of {self._count} in {elapsed:.1f} s", highlight=False, soft_wrap=True)
+            said = f"{self._text}: {self._done} of {self._count} in {elapsed:.1f} s, {self._done / elapsed:.1f}/s"
+            self._console.print(said, highlight=False, soft_wrap=True)

@@ -25,6 +25,7 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 from agency_node.errors import RequestError
 from agency_node.faces.embedder import Embedder, the_one_face
 from agency_node.faces.image import read_image
+from agency_node.faces.quality import Quality, measure
 from agency_node.journal import About, Told, record, stamp
 from agency_node.legal.conflicts import check_no_conflict
 from agency_node.legal.decisions import Against, check_reason, check_reviewer, keep_decision
@@ -35,6 +36,7 @@ from agency_node.policy.clocks import STRICT_CLOCK, ExigentClock
 from agency_node.policy.deciding import check_policy
 from agency_node.policy.engine import PolicyEngine
 from agency_node.policy.inputs import Place
+from agency_node.policy.quality_limits import STRICT_LIMITS, QualityLimits
 from agency_node.requester.drafting import CASE, DRAFTED, STILL, TOKEN, CaseFile
 from agency_node.requester.near_duplicates import read_face
 from agency_node.tables import narrowings, search_holders, searches
@@ -76,6 +78,8 @@ class ReviewedCase:
     case_number: str = field(repr=False)
     facts: str = field(repr=False)
     still: bytes = field(repr=False)
+    quality: Quality | None = None
+    """Of the still."""
     lapsed: tuple[str, ...] = ()
     """The moments at which earlier exigent searches of this case lapsed (R4)."""
 
@@ -83,6 +87,8 @@ class ReviewedCase:
     def told(self) -> dict[str, str]:
         """What is shown beside the claims."""
         marks = {"exigent searches of this case that lapsed": ", ".join(self.lapsed)} if self.lapsed else {}
+        if self.quality is not None:
+            marks |= {"quality of the still": self.quality.sentence}
         return {"facts": self.facts or "-", **marks}
 
 
@@ -94,7 +100,7 @@ def read_case(engine: Engine, vault: Vault, search_id: str) -> ReviewedCase:
         row = connection.execute(select(searches.c.sealed_still, searches.c.sealed_case).where(searches.c.search_id == search_id)).one()
     case = CaseFile.from_bytes(vault.open(CASE, row.sealed_case, bound))
     lapsed = lapses_of_case(engine, claims.case_commitment)
-    return ReviewedCase(case.case_number, case.facts, vault.open(STILL, row.sealed_still, bound), lapsed)
+    return ReviewedCase(case.case_number, case.facts, vault.open(STILL, row.sealed_still, bound), case.quality, lapsed)
 
 
 def grant_draft(
@@ -110,12 +116,13 @@ def grant_draft(
     administrator: str = "",
     less: Narrowing = _AS_ASKED,
     packs: Sequence[PolicyEngine] | None = None,
+    limits: QualityLimits = STRICT_LIMITS,
 ) -> GrantClaims:
     """Sign a draft in the capacity in which it names this person, after these checks in this order; what was signed is returned:
 
     1. it waits for signatures (`RequestError`), and this person has not signed it (`SamePersonError`)
     2. the person has no conflict of interest (R5, `RequestError`)
-    3. the still gives the face that the investigator committed to (`RequestError`)
+    3. the still gives the face that the investigator committed to, and is good enough (`RequestError`)
     4. what is taken away is less than was asked for (`RequestError`)
     5. every signature verifies against the pinned roster, and so does the whole grant once none is missing (`check_signatures`,
         `verify_grant`, every check)
@@ -130,7 +137,7 @@ def grant_draft(
     if role in unverified_signers(token):
         raise SamePersonError(f"the {role.value.replace('_', ' ')} has signed this draft: one person signs once")
     check_no_conflict(engine, vault, claims, role, person, administrator)  # 2
-    _check_face(engine, vault, embedder, search_id, claims)  # 3
+    _check_face(engine, vault, embedder, search_id, claims, limits)  # 3
     before = token
     if less:  # 4
         claims = narrow(claims, less)
@@ -269,18 +276,21 @@ def keep_signed(
         start_clock(connection, claims, clock, now)
 
 
-def _check_face(engine: Engine, vault: Vault, embedder: Embedder, search_id: str, claims: GrantClaims) -> None:
+def _check_face(engine: Engine, vault: Vault, embedder: Embedder, search_id: str, claims: GrantClaims, limits: QualityLimits) -> None:
     bound = search_id.encode("ascii")
     with engine.begin() as connection:
         row = connection.execute(select(searches.c.sealed_still, searches.c.sealed_case).where(searches.c.search_id == search_id)).one()
     case = CaseFile.from_bytes(vault.open(CASE, row.sealed_case, bound))
-    image = read_image(vault.open(STILL, row.sealed_still, bound))
+    still = vault.open(STILL, row.sealed_still, bound)
+    image = read_image(still)
     face = read_face(engine, vault, search_id)
     if face is None:
         raise RequestError("the face of this draft was deleted, its time was over: have it drafted anew")
     committed = face.vector
     if face_commitment(case.face_salt, image.sha256, embedder.model.model_hash, committed) != claims.face_commit:
         raise RequestError("the grant is not bound to this still: have it drafted anew")
-    seen = embedder.model.probe_vector(the_one_face(embedder, image).embedding)
+    found = the_one_face(embedder, image)
+    seen = embedder.model.probe_vector(found.embedding)
     if committed.shape != seen.shape or int(np.abs(seen - committed).max()) > ROUNDING:
         raise RequestError("the still does not give the face that the investigator committed to: have it drafted anew")
+    limits.check(measure(image, len(still), found))

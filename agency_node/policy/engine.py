@@ -26,7 +26,16 @@ import cedarpy
 
 from agency_node.errors import ConfigError
 from agency_node.policy.inputs import AgencyFacts, PolicyInputs
-from agency_node.policy.pack_folder import DEFAULT_PACK, SCHEMA_FILE, PackClocks, PackContent, PackOpenings, find_pack, read_pack
+from agency_node.policy.pack_folder import (
+    DEFAULT_PACK,
+    SCHEMA_FILE,
+    PackClocks,
+    PackContent,
+    PackOpenings,
+    PackQuality,
+    find_pack,
+    read_pack,
+)
 from crypto.canonical import JsonValue
 from crypto.grant_basis import Offence
 
@@ -235,6 +244,11 @@ class PolicyPack:
     def openings(self) -> PackOpenings:
         """When everybody may read what entries of the log commit to."""
         return self._content.facts.openings
+
+    @property
+    def quality(self) -> PackQuality:
+        """How good a still must be."""
+        return self._content.facts.quality
 
     @property
     def sha256(self) -> bytes:

@@ -82,6 +82,17 @@ class PackOpenings(BaseModel):
     """Days from an entry to its opening; sooner when the agency says that the case is closed."""
 
 
+class PackQuality(BaseModel):
+    """How good a still must be, from 0 to 100 (`faces.quality`); a pack that says nothing has the strict default's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    floor: int = Field(default=40, ge=0, le=100)
+    """Below it a still is refused (R21)."""
+    banner: int = Field(default=60, ge=0, le=100)
+    """Below it investigator and reviewer are told."""
+
+
 class PackFacts(BaseModel):
     """`pack.toml`.
 
@@ -107,6 +118,7 @@ class PackFacts(BaseModel):
     duties: dict[str, Line] = Field(default_factory=dict)
     clocks: PackClocks = PackClocks()
     openings: PackOpenings = PackOpenings()
+    quality: PackQuality = PackQuality()
     policies: dict[str, PolicyFacts] = Field(min_length=1)
 
     @model_validator(mode="after")

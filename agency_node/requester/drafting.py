@@ -19,8 +19,10 @@ from sqlalchemy import Connection, Engine, insert, select
 
 from agency_node.faces.embedder import Embedder, the_one_face
 from agency_node.faces.image import read_image
+from agency_node.faces.quality import Quality, measure
 from agency_node.journal import About, Told, record, stamp
 from agency_node.legal.persons import PersonKey
+from agency_node.policy.quality_limits import STRICT_LIMITS, QualityLimits
 from agency_node.requester.near_duplicates import keep_face
 from agency_node.tables import exigent_grants, search_holders, searches
 from agency_node.vault import Vault
@@ -85,10 +87,14 @@ class CaseFile:
     image_sha256: bytes = field(repr=False)
     facts: str = field(default="", repr=False)
     facts_salt: bytes = field(default=b"", repr=False)
+    quality: Quality | None = None
+    """Of the still, as the investigator's side measured it (R21)."""
 
     def to_bytes(self) -> bytes:
         """JSON, to be sealed."""
-        kept = {"case_number": self.case_number, "facts": self.facts}
+        kept: dict[str, object] = {"case_number": self.case_number, "facts": self.facts}
+        if self.quality is not None:
+            kept["quality"] = self.quality.to_json()
         kept |= {name: getattr(self, name).hex() for name in _HEX}
         return json.dumps(kept).encode("utf-8")
 
@@ -97,7 +103,8 @@ class CaseFile:
         """Inverse of `to_bytes`."""
         kept = json.loads(data)
         digests = {name: bytes.fromhex(kept[name]) for name in _HEX}
-        return cls(case_number=kept["case_number"], facts=kept["facts"], **digests)
+        quality = Quality.from_json(kept["quality"]) if "quality" in kept else None
+        return cls(case_number=kept["case_number"], facts=kept["facts"], quality=quality, **digests)
 
 
 def draft_search(
@@ -109,11 +116,14 @@ def draft_search(
     request: SearchRequest,
     investigator: PersonKey,
     now: datetime,
+    limits: QualityLimits = STRICT_LIMITS,
 ) -> SearchId:
-    """Store a draft signed by the investigator; `ImageError` for a picture without exactly one face, `PeerError` for claims that no grant
-    may make (one person in two roles among them, R5)."""
+    """Store a draft signed by the investigator; `ImageError` for a picture without exactly one face or of too low a quality (R21),
+    `PeerError` for claims that no grant may make (one person in two roles among them, R5)."""
     image = read_image(request.still)
     face = the_one_face(embedder, image)
+    quality = measure(image, len(request.still), face)
+    limits.check(quality)
     model, epoch = embedder.model, Epoch.at(now)
     search_id = SearchId(secrets.token_hex(16))
     vector = model.probe_vector(face.embedding)
@@ -128,6 +138,7 @@ def draft_search(
         image_sha256=image.sha256,
         facts=request.facts,
         facts_salt=request.facts_salt,
+        quality=quality,
     )
     claims = GrantClaims(
         grant_id=GrantId(secrets.token_hex(16)),
