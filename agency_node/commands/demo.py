@@ -90,6 +90,12 @@ def print_result(result: Result, console: Console) -> None:
     for case in result.refused:
         refused.add_row(case.case, case.by, case.reason, case.rule)
     console.print(refused)
+    law = Table(title="Grants, clocks, bans and the log", title_justify="left")
+    for heading in ("what was done", "what came of it"):
+        law.add_column(heading)
+    for kept in result.law:
+        law.add_row(kept.what, kept.shown)
+    console.print(law)
     if result.alarms:
         console.print(f"The custodian noticed scores that look planted, as some of the synthetic ones are: {result.alarms}\n")
     print_views(result.views, console)

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from agency_node.config import Mode, NodeConfig, Role
 from agency_node.demo.wiretap import Wiretap
@@ -43,11 +43,13 @@ NORTHPORT: Final = AgencyId("northport-pd")
 EASTFIELD: Final = AgencyId("eastfield-pd")
 LAKESIDE: Final = AgencyId("lakeside-sheriff")
 BOARD: Final = AgencyId("civic-board")
+MILWAUKEE: Final = AgencyId("milwaukee-pd")
 BROKER: Final = AgencyId("broker-vendor")
 DETECTIVE: Final = PersonId("northport-pd:detective-4")
 COUNSEL: Final = PersonId("northport-pd:counsel-1")
 EASTFIELD_COUNSEL: Final = PersonId("eastfield-pd:counsel-1")
 LAKESIDE_COUNSEL: Final = PersonId("lakeside-sheriff:counsel-1")
+MILWAUKEE_COUNSEL: Final = PersonId("milwaukee-pd:counsel-1")
 ORIGIN: Final = "log.demo.example/2026"
 BUDGETS: Final = {"officer_per_day": 100_000, "case_per_day": 100_000, "agency_per_day": 100_000}
 """One detective makes every search here, in demonstrations, benchmarks and tests."""
@@ -76,6 +78,8 @@ CAST: Final[Mapping[AgencyId, Cast]] = {
     LAKESIDE: Cast("Lakeside Sheriff", "us-wi-lakeside", ("holder", "legal_office", "witness"), {LAKESIDE_COUNSEL: PersonRole.REVIEWER}),
     BOARD: Cast("Civic Oversight Board", "us-il-rivertown", ("custodian", "witness"), {}),
 }
+BANNED: Final = Cast("Milwaukee Police", "us-wi-milwaukee", ("legal_office",), {MILWAUKEE_COUNSEL: PersonRole.REVIEWER})
+"""An agency under a moratorium. It is in the roster, and its node does not run: it takes part in nothing."""
 HOLDERS: Final = (EASTFIELD, LAKESIDE)
 
 
@@ -129,7 +133,7 @@ class Federation:
         roots = {agency: SigningKey.generate() for agency in sorted([BOARD, EASTFIELD, NORTHPORT])}
         root_set = RootSet(tuple(RootKey(agency, key.verifying_key) for agency, key in roots.items()), threshold=2)
         federation = cls(folder, network, roots, SealingPrivateKey.generate(), root_set.fingerprint, {}, broker_port, embedder)
-        broker = federation._cli(
+        broker = federation.command(
             "broker",
             "init",
             str(folder / "broker"),
@@ -155,7 +159,7 @@ class Federation:
         """Have two of the three roots sign, and the broker carry it."""
         path = self.folder / f"roster-{roster.version}.json"
         path.write_bytes(roster.sign(self.roots[BOARD], self.roots[NORTHPORT]))
-        self._cli("broker", "roster", str(self.folder / "broker"), str(path))
+        self.command("broker", "roster", str(self.folder / "broker"), str(path))
 
     def _make_node(self, agency: AgencyId, cast: Cast) -> Agency:
         config = NodeConfig.checked(
@@ -311,7 +315,7 @@ class Federation:
                 raise FederationError(f"{name} did not start; it said: {said}")
             time.sleep(0.05)
 
-    def _cli(self, *arguments: str) -> dict[str, object]:
+    def command(self, *arguments: str) -> dict[str, Any]:
         """One command with `--json`, run to its end."""
         done = subprocess.run(  # noqa: S603  # our own program with our own arguments
             [sys.executable, "-m", "agency_node.cli", *arguments, "--json"], capture_output=True, check=False

@@ -22,6 +22,7 @@ from sqlalchemy import select
 
 from agency_node.demo.attacker import TakenOut
 from agency_node.demo.federation import (
+    BANNED,
     BOARD,
     CAST,
     COUNSEL,
@@ -31,11 +32,13 @@ from agency_node.demo.federation import (
     HOLDERS,
     LAKESIDE,
     LAKESIDE_COUNSEL,
+    MILWAUKEE,
     NORTHPORT,
     Federation,
     FederationError,
 )
 from agency_node.demo.gallery import RECORDS, degraded, portraits, synthetic_units, threshold_of, write_portrait, write_synthetic
+from agency_node.demo.law import Kept, Law
 from agency_node.demo.views import View, all_views
 from agency_node.errors import BrokerRefusedError, PolicyRefusedError
 from agency_node.faces.embedder import Embedder, load_embedder, the_one_face
@@ -95,6 +98,7 @@ class Result:
     holders: dict[str, str] = field(default_factory=dict)
     disclosed: dict[str, str] = field(default_factory=dict)
     refused: list[Refused] = field(default_factory=list)
+    law: list[Kept] = field(default_factory=list)
     alarms: str = ""
     views: dict[str, View] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -186,14 +190,27 @@ class Story:
                     datetime.now(UTC),
                 )
             with self.step("search", "The search: log, probes, answers, opening, release, stubs"):
-                await self._until(lambda: self._released(node, search_id), "the release")
+                await self.until(lambda: self._released(node, search_id), "the release")
                 self._read_leads(node, search_id)
             with self.step("disclosure", "The holder's own legal reviewer discloses the first lead's photograph"):
                 await self._disclose(node, search_id)
             with self.step("replay", "The same probe under a second grant"):
                 await self._replay(node, search_id)
+            law = Law(self, node, self.result.law)
+            with self.step("exigent", "A search in an emergency, which a second reviewer would have to ratify within the day"):
+                exigent = await law.begin_exigent()
+            with self.step("narrowed", "A grant that its reviewer narrows: one holder, one lead"):
+                await law.narrow()
+            with self.step("revoked", "A grant that its reviewer takes back after the first answer"):
+                await law.revoke()
+            with self.step("ban", "A neighbour asks for an agency under a moratorium"):
+                await law.ban()
             with self.step("policy", "A search for theft, which policy denies: at the requester, and at holders if its node asks nobody"):
                 await self._policy(node)
+            with self.step("lapse", "The day of the exigent grant ends, and nobody has ratified it"):
+                await law.end_exigent(exigent)
+            with self.step("log", "The log, exported, and verified from the files by somebody else"):
+                await asyncio.to_thread(law.verify)
         finally:
             await node.transport.close()
 
@@ -219,24 +236,30 @@ class Story:
             self.result.checks["one person refused"] = True
 
     def _draft(self, node: Node, offence: Offence, reviewer: PersonId) -> SearchId:
-        now = datetime.now(UTC)
+        request = replace(self.request(), offence=offence, reviewer=reviewer)
+        discovery, now = node.parties.roster().discovery_key(NORTHPORT), datetime.now(UTC)
+        return draft_search(node.engine, node.vault, self.embedder, NORTHPORT, discovery, request, self.federation.person(DETECTIVE), now)
+
+    def request(self) -> SearchRequest:
+        """A lawful search for the person who is sought: a warrant, an assault, both holders."""
+        today = datetime.now(UTC).date()
         basis = CourtOrder(
             BasisKind.WARRANT,
             "Circuit Court, Northport County",
             "26-CF-101",
-            now.date() - timedelta(days=3),
-            now.date() + timedelta(days=11),
+            today - timedelta(days=3),
+            today + timedelta(days=11),
             hashlib.sha256(b"the order's file").digest(),
         )
-        request = SearchRequest(
+        return SearchRequest(
             case_number=CASE_NUMBER,
             still=self.still,
-            offence=offence,
+            offence=ASSAULT,
             basis=basis,
             purpose=Purpose.CRIMINAL_INVESTIGATION,
             event=Event.NONE,
             probe_source=ProbeSource.RECORDED_VIDEO_STILL,
-            reviewer=reviewer,
+            reviewer=COUNSEL,
             holders=list(HOLDERS),
             custodians=[BOARD],
             combiner=BOARD,
@@ -246,8 +269,10 @@ class Story:
             valid_for=timedelta(days=1),
             policy_packs=[pack.sha256 for pack in load_packs(())],
         )
-        discovery = node.parties.roster().discovery_key(NORTHPORT)
-        return draft_search(node.engine, node.vault, self.embedder, NORTHPORT, discovery, request, self.federation.person(DETECTIVE), now)
+
+    def check(self, name: str, held: bool) -> None:
+        """Note one of the conjuncts of `ok`."""
+        self.result.checks[name] = held
 
     def _released(self, node: Node, search_id: SearchId) -> bool:
         with node.engine.begin() as connection:
@@ -269,10 +294,10 @@ class Story:
         lead = ask_for(node.engine, node.vault, search_id, 1, datetime.now(UTC))
         holder = lead.agency or EASTFIELD
         theirs = self.federation.node(holder)
-        await self._until(lambda: bool(_pending(theirs, lead.handle)), "the request at the holder")
+        await self.until(lambda: bool(_pending(theirs, lead.handle)), "the request at the holder")
         counsel = self.federation.person(COUNSELS[holder])
         decide_disclosure(theirs.engine, theirs.parties, holder, lead.handle, counsel, datetime.now(UTC), grant=True)
-        await self._until(
+        await self.until(
             lambda: any(one.outcome == "disclosed" for one in list_disclosed(node.engine, node.vault, search_id)), "the disclosure"
         )
         (shown,) = list_disclosed(node.engine, node.vault, search_id)
@@ -310,7 +335,7 @@ class Story:
             self.result.refused.append(Refused("a search for an offence that policy denies", str(NORTHPORT), "policy-refused", rule))
             self.result.checks["requester names its rule"] = rule == "R1"
         signs(datetime.now(UTC), packs=[TakenOut()])
-        await self._until(lambda: self._all_refused(node, search_id), "the refusals of the second search")
+        await self.until(lambda: self._all_refused(node, search_id), "the refusals of the second search")
         with node.engine.begin() as connection:
             status = search_status(connection, search_id)
         for holder, one in status.holders.items():
@@ -359,7 +384,7 @@ class Story:
         else:
             self.result.checks[f"refused: {case}"] = False
 
-    async def _until(self, come: Callable[[], bool], what: str) -> None:
+    async def until(self, come: Callable[[], bool], what: str) -> None:
         until = time.monotonic() + SEARCH_S
         while not come():
             if time.monotonic() > until:
@@ -378,8 +403,8 @@ def run_demo(
 ) -> tuple[Federation, Result]:
     """Set up in `folder` and tell the story; the caller closes the federation."""
     started = time.perf_counter()
-    tell("Root ceremony: three root keys, a roster signed by two, four agencies with fresh keys")
-    federation = Federation.create(folder, datetime.now(UTC))
+    tell("Root ceremony: three root keys, a roster signed by two, five agencies with fresh keys")
+    federation = Federation.create(folder, datetime.now(UTC), {**CAST, MILWAUKEE: BANNED})
     try:
         story = Story(federation, seed, cap, rate, tell, records)
         story.result.seconds["set-up"] = round(time.perf_counter() - started, 3)
