@@ -1,4 +1,4 @@
-"""The legal chapter of the demonstration: a grant narrowed, one that lapses, one taken back half-way, a ban that a proxy does not get round,
+"""The demonstration's legal chapter: a grant narrowed, one that lapses, one taken back half-way, a ban that a proxy does not get round,
 and the log verified by somebody who has nothing but files.
 
 As in the rest of the story, what is shown is done: every row comes from a store, an error or a command of this run. A day is not waited
