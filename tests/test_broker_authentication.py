@@ -44,7 +44,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 def filled(path: str) -> str:
     values = {"version": "1", "agency": "northport-pd", "use": "2026-W48", "message_id": "ab" * 32, "number": "0", "lease_id": "cd" * 16}
-    return path.format(**values) + ("?lease_id=" + "cd" * 16 if path.endswith("parts/{number}") else "")
+    return path.replace("{path:path}", "0/000").format(**values) + ("?lease_id=" + "cd" * 16 if path.endswith("parts/{number}") else "")
 
 
 def test_the_walk_walks() -> None:
