@@ -142,8 +142,10 @@ async def test_only_the_author_opens(world: World) -> None:
     for other in (LAKESIDE, EASTFIELD, OVERSIGHT, BOARD):
         assert problem(await post(world, opened, other)) == (403, "grant-not-yours")
     holder = await refused(world)
+    nameless = replace(holder, openings=tuple(one for one in holder.openings if str(one.field_type) != "author"))
     for other in (NORTHPORT, EASTFIELD, OVERSIGHT):
-        assert problem(await post(world, holder, other)) == (403, "entry-not-yours")
+        for shown in (holder, nameless):
+            assert problem(await post(world, shown, other)) == (403, "entry-not-yours")
     assert problem(await world.ask("POST", "/v1/log/openings", agency=None, document=holder.to_json()))[0] == 401
     assert (await post(world, holder, LAKESIDE)).json() == {"opened": 6}
 
