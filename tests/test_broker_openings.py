@@ -142,8 +142,10 @@ async def test_only_the_author_opens(world: World) -> None:
     for other in (LAKESIDE, EASTFIELD, OVERSIGHT, BOARD):
         assert problem(await post(world, opened, other)) == (403, "grant-not-yours")
     holder = await refused(world)
+    nameless = replace(holder, openings=tuple(one for one in holder.openings if str(one.field_type) != "author"))
     for other in (NORTHPORT, EASTFIELD, OVERSIGHT):
-        assert problem(await post(world, holder, other)) == (403, "entry-not-yours")
+        for shown in (holder, nameless):
+            assert problem(await post(world, shown, other)) == (403, "entry-not-yours")
     assert problem(await world.ask("POST", "/v1/log/openings", agency=None, document=holder.to_json()))[0] == 401
     assert (await post(world, holder, LAKESIDE)).json() == {"opened": 6}
 
@@ -153,7 +155,7 @@ async def test_only_the_author_opens(world: World) -> None:
 )
 async def test_a_field_that_the_terms_contradict_is_refused(world: World, name: str, lie: str) -> None:
     """Truly committed to, and false: the author's own lie, so that case text cannot stand where an agency's name does."""
-    opened = await granted(world, **{name: lie})
+    opened = await granted(world, CLAIMS, **{name: lie})
     assert problem(await post(world, opened)) == (403, "entry-not-yours")
     true = tuple(one for one in opened.openings if str(one.field_type) != name)
     assert (await post(world, replace(opened, openings=true))).json() == {"opened": 6}

@@ -99,7 +99,7 @@ async def test_entries_of_a_search_commit_to_what_will_be_opened(world: World) -
     assert own >= {EntryKind.GRANT, EntryKind.RELEASE, EntryKind.OPENED_SCORES}
 
 
-@pytest.mark.parametrize("cap", [1, 5, 50])
+@pytest.mark.parametrize("cap", [1, 50])
 async def test_the_number_of_commitments_tells_nothing(world: World, cap: int) -> None:
     """Not the cap, not the leads, not whether a holder refused under a rule or a custodian as late."""
     await world.released(cap=cap)
