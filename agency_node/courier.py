@@ -31,14 +31,12 @@ from agency_node.follower import LogFollower
 from agency_node.journal import NO_SEARCH, Told, record, stamp
 from agency_node.link import Lease, MailLink
 from agency_node.outbox import (
-    ENTRY,
-    GRANT,
     MESSAGE,
-    PACK_CHANGE,
     Conversation,
     Outbox,
     Outgoing,
     content_of,
+    enter,
     mark_refused,
     mark_sent,
     message_of,
@@ -50,7 +48,7 @@ from agency_node.refusals import AlreadyRefusedError, RefusedByUsError, reason_o
 from agency_node.store import Glance, forget_deleted
 from agency_node.tables import inbox, receipts
 from agency_node.waking import IDLE_S, OtherWriters, pause
-from crypto.canonical import AgencyId, parse_canonical_json
+from crypto.canonical import AgencyId
 from crypto.errors import ContextError, MirrorError, PeerError, RosterExpiredError
 from crypto.frame import MessageHeader, read_header
 from crypto.lawful_steps import explain, explain_refusal
@@ -376,14 +374,8 @@ class Courier:
         with self.engine.begin() as connection:
             data = content_of(connection, row.number)
         try:
-            if row.kind == GRANT:
-                body = parse_canonical_json(data, max_bytes=1 << 20)
-                await self.link.post_grant(bytes.fromhex(str(body["terms"])), bytes.fromhex(str(body["entry"])))
-            elif row.kind == ENTRY:
-                await self.link.enter(data, row.grant_digest)
-            elif row.kind == PACK_CHANGE:
-                change = parse_canonical_json(data, max_bytes=1 << 20)
-                await self.link.enter_pack_change(bytes.fromhex(str(change["entry"])), bytes.fromhex(str(change["approval"])))
+            if row.kind != MESSAGE:
+                await enter(self.link, row.kind, data, row.grant_digest)
             elif row.recipient == self.agency:
                 own = message_of(self.engine, row.number)  # a requester that names its own gallery: nothing for the broker
                 self._store(read_header(own.piece(0), own.total_bytes), own.message_id, data, row)

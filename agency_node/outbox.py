@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
@@ -27,7 +27,7 @@ from agency_node.store import Glance
 from agency_node.tables import outbox, sequences
 from agency_node.vault import Vault
 from crypto.binary import regroup
-from crypto.canonical import AgencyId, KeyId, SearchId, canonical_json
+from crypto.canonical import AgencyId, KeyId, SearchId, canonical_json, parse_canonical_json
 from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject, pad_openings
 from crypto.entry_openings import ENTRY_FORMS, EntryForm, check_value
 from crypto.epoch import Epoch
@@ -299,6 +299,26 @@ def message_of(engine: Engine, number: int) -> Pieces:
     with engine.begin() as connection:
         data, message_id = connection.execute(select(outbox.c.data, outbox.c.message_id).where(outbox.c.number == number)).one()
     return Pieces.of(bytes(data)) if message_id is None else stored_pieces(engine, OUT, str(number), MessageId(message_id))
+
+
+class LogLink(Protocol):
+    """What the log is asked by a row that is no message."""
+
+    async def post_grant(self, terms: bytes, leaf: bytes) -> int: ...
+    async def enter(self, leaf: bytes, grant_digest: bytes) -> int: ...
+    async def enter_pack_change(self, leaf: bytes, approval: bytes) -> int: ...
+
+
+async def enter(link: LogLink, kind: str, data: bytes, grant_digest: bytes) -> None:
+    """Hand the content of a grant, an entry or a pack change to the log."""
+    if kind == ENTRY:
+        await link.enter(data, grant_digest)
+        return
+    body = {name: bytes.fromhex(str(value)) for name, value in parse_canonical_json(data, max_bytes=1 << 20).items()}
+    if kind == GRANT:
+        await link.post_grant(body["terms"], body["entry"])
+    else:
+        await link.enter_pack_change(body["entry"], body["approval"])
 
 
 def mark_sent(connection: Connection, number: int) -> None:

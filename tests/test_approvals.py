@@ -190,7 +190,7 @@ async def test_a_serving_node_asks_when_it_has_its_roster(tmp_path: Path, monkey
     service = Service(node)
     monkeypatch.setattr(service, "_check_roles", lambda: None)
     with pytest.raises(ConfigError, match="no approval by two persons"):
-        await service._start(asyncio.Event())
+        await asyncio.wait_for(service._start(asyncio.Event()), 10)
     assert not service.ready.is_set()
     await node.transport.close()
 

@@ -153,7 +153,9 @@ async def test_a_search_leaves_who_asked_what_was_answered_and_who_decided(tmp_p
     assert by_event[NORTHPORT]["granted"]["actor"] == REVIEWER
     taken, answered = by_event[LAKESIDE]["grant taken"], by_event[LAKESIDE]["answered"]
     assert taken["detail"] == f"investigator {INVESTIGATOR}, reviewer {REVIEWER}"
-    assert (by_event[LAKESIDE]["policy"]["detail"], by_event[LAKESIDE]["policy"]["outcome"]) == ("permit-granted-search R32", "allowed")
+    for agency, place in ((NORTHPORT, "requesting"), (LAKESIDE, "holding"), (OVERSIGHT, "custody")):
+        decided = by_event[agency]["policy"]
+        assert (decided["detail"], decided["outcome"]) == (f"{place} {LAKESIDE}: permit-granted-search R32", "allowed")
     assert (answered["recipient"], str(answered["subject"])[:7]) == ("northport-pd", "answer ")
     assert by_event[LAKESIDE]["handled probe"]["actor"] == "northport-pd"
     for agency, engine in ((one, world.nodes[one].engine) for one in rows):

@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
@@ -36,7 +36,7 @@ from agency_node.policy.pack_folder import (
     find_pack,
     read_pack,
 )
-from crypto.canonical import JsonValue
+from agency_node.policy.question import Question, sample_inputs
 from crypto.grant_basis import Offence
 
 __all__ = [
@@ -135,33 +135,6 @@ class PolicyEngine(Protocol):
         """Allowed or not, and why."""
 
 
-class Question:
-    """One search as Cedar is asked about it: made once, put to every pack."""
-
-    def __init__(self, inputs: PolicyInputs) -> None:
-        self.inputs = inputs
-        self.request = _request(inputs)
-        self._entities_json = json.dumps(_entities(inputs))
-        self._entities: dict[int, cedarpy.Entities] = {}
-
-    def entities(self, schema: cedarpy.Schema) -> cedarpy.Entities:
-        """The agencies under that schema; `ValueError` when they do not fit it."""
-        if id(schema) not in self._entities:
-            self._entities[id(schema)] = cedarpy.Entities.from_json_str(self._entities_json, schema)
-        return self._entities[id(schema)]
-
-    def put(self, policies: cedarpy.PolicySet, schema: cedarpy.Schema) -> tuple[bool, Sequence[str], Sequence[str]]:
-        """Cedar's answer: allowed, the policies that decided, and what kept it from deciding."""
-        try:
-            answer = cedarpy.is_authorized(self.request, policies, self.entities(schema), schema)
-        except (ValueError, TypeError) as error:
-            return False, (), (str(error),)
-        errors = list(answer.diagnostics.errors)
-        if answer.decision is cedarpy.Decision.NoDecision and not errors:
-            errors = ["no decision"]
-        return answer.allowed, answer.diagnostics.reasons, errors
-
-
 class PolicyPack:
     """A Cedar pack in memory. Build it with `load`."""
 
@@ -177,7 +150,7 @@ class PolicyPack:
         """The pack in `folder`; `ConfigError` with file and line for one that is broken or does not fit the questions asked here."""
         pack = cls(read_pack(folder))
         for offence in (None, Offence("any", "09A")):
-            errors = Question(_sample(offence)).put(pack._content.policies, pack.schema)[2]
+            errors = Question(sample_inputs(offence)).put(pack._content.policies, pack.schema)[2]
             if errors:
                 raise ConfigError(
                     f"policy pack {folder / SCHEMA_FILE}: the pack cannot answer what this node asks ({errors[0]}). "
@@ -388,53 +361,3 @@ def _merged(packs: tuple[PolicyPack, ...]) -> _Merged:
 
 def _policy_set(static: Mapping[str, Any]) -> cedarpy.PolicySet:
     return cedarpy.PolicySet.from_json_str(json.dumps({"staticPolicies": dict(static), "templates": {}, "templateLinks": []}))
-
-
-def _request(inputs: PolicyInputs) -> dict[str, Any]:
-    """Its context as text, which Cedar's library would else write again for every pack."""
-    context: dict[str, Any] = {
-        "originating": {"__entity": _uid(inputs.originating)},
-        "purpose": inputs.purpose,
-        "basis": inputs.basis,
-        "event": inputs.event,
-        "probe_source": inputs.probe_source,
-        "cap": inputs.cap,
-        "reviewers": inputs.reviewers,
-        "false_positives_per_million": inputs.false_positives_per_million,
-        "place": inputs.place.value,
-        "now": _moment(inputs.instant),
-    }
-    if inputs.order is not None:
-        context["order"] = {name: _moment(day) for name, day in inputs.order.to_json().items()}
-    if inputs.offence is not None:
-        context["offence"] = inputs.offence.to_json()
-    return {
-        "principal": _uid(inputs.requesting),
-        "action": 'Action::"search"',
-        "resource": _uid(inputs.holder),
-        "context": json.dumps(context),
-    }
-
-
-def _entities(inputs: PolicyInputs) -> list[dict[str, Any]]:
-    # One agency may stand in all three places; told twice with unlike facts, it is refused by Cedar.
-    agencies = {inputs.requesting, inputs.originating, inputs.holder}
-    return [
-        {"uid": _uid(agency), "attrs": {"class": agency.agency_class, "jurisdiction": agency.jurisdiction}, "parents": []}
-        for agency in sorted(agencies, key=lambda agency: (agency.agency_id, agency.agency_class, agency.jurisdiction))
-    ]
-
-
-def _moment(text: JsonValue) -> dict[str, Any]:
-    """A moment or day as Cedar's extension type; a day is its first moment, in UTC."""
-    return {"__extn": {"fn": "datetime", "arg": text}}
-
-
-def _uid(agency: AgencyFacts) -> dict[str, str]:
-    return {"type": "Agency", "id": agency.agency_id}
-
-
-def _sample(offence: Offence | None) -> PolicyInputs:
-    agency = AgencyFacts("any-agency", "local", "any")
-    when = datetime(2026, 1, 1, tzinfo=UTC)
-    return PolicyInputs(agency, agency, agency, "criminal_investigation", "warrant", offence, "none", "recorded_video_still", 20, 1, when)
