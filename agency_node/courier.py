@@ -371,9 +371,9 @@ class Courier:
             self._queued.set()
 
     async def _send(self, row: Outgoing) -> None:
-        with self.engine.begin() as connection:
-            data = content_of(connection, row.number)
         try:
+            with self.engine.begin() as connection:
+                data = content_of(connection, row.number)
             if row.kind != MESSAGE:
                 await enter(self.link, row.kind, data, row.grant_digest)
             elif row.recipient == self.agency:
@@ -382,7 +382,7 @@ class Courier:
             else:
                 await self.link.send(message_of(self.engine, row.number))
         except MessageGoneError:
-            return  # its search was cancelled while it left: the broker forgets what came of it
+            return  # its search was cancelled or revoked while it left: the broker forgets what came of it
         except BrokerRefusedError as error:
             if not error.is_final:
                 raise

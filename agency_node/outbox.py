@@ -22,7 +22,7 @@ from typing import Final, Protocol
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from agency_node.journal import NO_SEARCH, record, stamp
-from agency_node.pieces import IN_PIECES, OUT, Pieces, stored_pieces, write_pieces
+from agency_node.pieces import IN_PIECES, OUT, MessageGoneError, Pieces, stored_pieces, write_pieces
 from agency_node.store import Glance
 from agency_node.tables import outbox, sequences
 from agency_node.vault import Vault
@@ -290,15 +290,19 @@ def next_outgoing(engine: Engine) -> list[Outgoing]:
 
 
 def content_of(connection: Connection, number: int) -> bytes:
-    """What a row that has not left sends; of a message, `message_of`."""
-    return bytes(connection.execute(select(outbox.c.data).where(outbox.c.number == number)).scalar_one())
+    """What a row that has not left sends; of a message, `message_of`. `MessageGoneError` if it was dropped since the row was read."""
+    data = connection.execute(select(outbox.c.data).where(outbox.c.number == number)).scalar_one()
+    if data is None:
+        raise MessageGoneError("what was to be sent was dropped: its search has ended")
+    return bytes(data)
 
 
 def message_of(engine: Engine, number: int) -> Pieces:
-    """The message of a row that has not left."""
+    """The message of a row that has not left; `MessageGoneError` if it was dropped since the row was read."""
     with engine.begin() as connection:
-        data, message_id = connection.execute(select(outbox.c.data, outbox.c.message_id).where(outbox.c.number == number)).one()
-    return Pieces.of(bytes(data)) if message_id is None else stored_pieces(engine, OUT, str(number), MessageId(message_id))
+        data = content_of(connection, number)
+        message_id = connection.execute(select(outbox.c.message_id).where(outbox.c.number == number)).scalar_one()
+    return Pieces.of(data) if message_id is None else stored_pieces(engine, OUT, str(number), MessageId(message_id))
 
 
 class LogLink(Protocol):

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from agency_node.cli import app
 from agency_node.errors import RequestError
-from agency_node.outbox import READY
+from agency_node.outbox import READY, next_outgoing
 from agency_node.overview import ended_search_keys, holder_events
 from agency_node.requester.cancelling import cancel_search
 from agency_node.tables import answers, custody, custody_parts, held_grants, inbox, outbox, search_holders, searches
@@ -89,6 +89,20 @@ async def test_a_holder_that_has_not_scanned_drops_the_search(world: World) -> N
     assert len(notices(node)) == 3  # holder, custodian and legal office, once each, however long it goes on
     await world.run(rounds=3)
     assert len(notices(node)) == 3
+
+
+async def test_what_is_dropped_after_the_sender_saw_it_neither_leaves_nor_stops_the_node(world: World) -> None:
+    """The command runs between the sender's look at what may leave and its reading of it: found by the demonstration, which crashed."""
+    content = await world.granted()
+    node = world.nodes[NORTHPORT]
+    await node.work()
+    seen = next_outgoing(node.engine)
+    assert [row.name for row in seen] == ["grant"]
+    cancel_search(node.engine, content.search_id, world.clock())
+    for row in seen:
+        await node.courier._send(row)
+    assert [one for one in node.broker.carried if one.header.search_id == content.search_id] == []
+    assert {row.state for row in node.rows(outbox)} == {"refused"}
 
 
 async def test_a_custodian_closes_without_a_release(world: World) -> None:

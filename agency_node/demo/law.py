@@ -51,7 +51,7 @@ from crypto.grant_token import add_signature
 LEFT_TO_RATIFY: Final = timedelta(seconds=10)
 """How much of its day the exigent grant has when it is signed."""
 FACTS: Final = "The person sought said on the telephone that he would shoot his former employer this evening."
-BAN: Final = "R7 (us-wi-milwaukee/"
+BAN: Final = "(us-wi-milwaukee/"
 
 
 @dataclass(frozen=True)
@@ -210,13 +210,13 @@ class Law:
         await self.scene.until(lambda: self._refused_by(search_id) == {*HOLDERS, BOARD}, "the refusals of a banned agency's case")
         by = ", ".join([*(str(agency) for agency in said), *sorted(map(str, self._refused_by(search_id)))])
         held = set(said) == {MILWAUKEE, NORTHPORT} and all(BAN in words for words in said.values())
-        self._tell(f"a case of {MILWAUKEE}, under a moratorium, asked by {NORTHPORT}", f"refused by {by} (R7)", held=held)
+        self._tell(f"a case of {MILWAUKEE}, under a moratorium, asked by {NORTHPORT}", f"refused by {by} (R6, R7)", held=held)
 
     def _refused_by(self, search_id: SearchId) -> set[str]:
         with self.node.engine.begin() as connection:
             status = search_status(connection, search_id)
-        found = {holder for holder, one in status.holders.items() if one["state"] == "refused" and "(rule R7)" in one["note"]}
-        return found | ({BOARD} if status.state == "refused" and "rule R7" in status.note else set())
+        found = {holder for holder, one in status.holders.items() if one["state"] == "refused" and "(rule R6)" in one["note"]}
+        return found | ({BOARD} if status.state == "refused" and "rule R6" in status.note else set())
 
     # --- the log, from outside ----------------------------------------------------------------------------------------
 
