@@ -161,6 +161,9 @@ class NodeConfig(BaseModel):
     """The one address that this node dials, e.g. `https://broker.example.org`."""
     broker_ca: str = ""
     """File with the certificate authority of the broker's certificate; empty for the system's own."""
+    proxy: str = Field(default="", pattern=r"^(https?://[^\s/@?#]+)?$")
+    """The one way out where a machine has no other: an HTTP proxy that passes `CONNECT` on to the broker, e.g. `http://proxy.example.org:3128`.
+    Empty for none; the environment's is never taken. It sees the broker's address, times and sizes; TLS is between node and broker."""
     root_fingerprint: Annotated[str, AfterValidator(_fingerprint)]
     """SHA-256 of the root set that this node trusts; no key is ever taken from the broker."""
     embedder: str = "dlib"
@@ -221,6 +224,8 @@ class NodeConfig(BaseModel):
             raise ConfigError(f"{CONFIG_FILE} has settings that do not fit: {wrong}") from error
         if config.mode is Mode.PRODUCTION and not config.broker.startswith("https://"):
             raise ConfigError(f"{CONFIG_FILE}: in production the broker is dialled over https")
+        if config.proxy and not config.broker.startswith("https://"):
+            raise ConfigError(f"{CONFIG_FILE}: through a proxy the broker is dialled over https, or the proxy would read every request")
         if config.mode is Mode.PRODUCTION and config.embedder.startswith("synthetic-"):
             raise ConfigError(f"{CONFIG_FILE}: synthetic records are for demo and test modes; in production set `embedder` to a face model")
         if Role.HOLDER in config.roles and not config.trusted_custodians:
