@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from agency_node.commands import node_backup as _node_backup  # noqa: F401  # its commands join those of `node`
 from agency_node.commands import node_duties as _node_duties  # noqa: F401  # its commands join those of `node`
 from agency_node.commands.bench import AsJson, Dimensions, bench
 from agency_node.commands.calibration import app as calibration

@@ -5,6 +5,7 @@
     DIR/keys/node.key        the agency's signing key, sealed
     DIR/keys/witness.key     the witness key of a custodian or witness, sealed
     DIR/node.sqlite          the store
+    DIR/expunged.jsonl       a holder's ledger of what was expunged, unless `expunge_ledger` says where else
 
 Invariants: an unknown key stops the start; secrets stand in files, never in `node.toml`; the root set is pinned here at `node init`, by a
 fingerprint that came another way than through the broker. Persons' keys are not in this folder: they belong to the persons
@@ -173,6 +174,9 @@ class NodeConfig(BaseModel):
     policy_packs: tuple[str, ...] = ()
     """Folders of Cedar packs; at a holder all must allow, and one at least stands alone; everywhere they set the clock of exigent grants.
     Empty for the strict default."""
+    expunge_ledger: str = ""
+    """Holder: the file of what was expunged, which no backup holds and every restore asks for (R25). Better on another disk; empty for
+    `expunged.jsonl` in the node's folder, whence it is to be copied away."""
     manifest_days: int = Field(default=30, ge=1, le=366)
     """Holder: how long a manifest is valid, in days."""
     budgets: BudgetLimits = BudgetLimits()

@@ -26,6 +26,7 @@ class Fact(enum.StrEnum):
     EVIDENCE_HELD = "evidence-held"
     EVIDENCE_SHOWN = "evidence-shown"
     EVALUATION = "evaluation"
+    RESTORED = "restored"
 
 
 def read_fact(connection: Connection, name: Fact) -> bytes | None:

@@ -2,9 +2,10 @@
 
 Invariants: this is the only module that imports httpx; no request leaves it unsigned (RFC 9421, a fresh nonce each), none follows a
 redirect, takes a proxy or a password from the environment, or waits without end; no reply is read beyond its limit, and none is
-decompressed. A proxy passes on bytes of a TLS connection between node and broker, and is given no password. No foreign exception leaves it. Words of the broker that come into an error's text are short and printable. A request is
-repeated in one case, once, and within its time: the broker refused its nonce and said the prefix that nonces must have; so it did nothing,
-and what it says next time counts, whatever it is.
+decompressed. A proxy passes on bytes of a TLS connection between node and broker, and is given no password. No foreign exception leaves
+this module. Words of the broker that come into an error's text are short and printable. A request is repeated in one case, once, and
+within its time: the broker refused its nonce and said the prefix that nonces must have; so it did nothing, and what it says next time
+counts, whatever it is.
 
 Left to others: which routes there are and what their replies mean (`link`), when to try again (the callers).
 """
@@ -268,7 +269,9 @@ def _refused_by_proxy(said: str) -> str:
     if status == "407":
         return "the proxy of node.toml wants a password, and a node has none for it: have it let this machine through to the broker alone"
     if status in {"502", "503", "504"}:
-        return f"the proxy of node.toml does not reach the broker (status {status}): it is tried again; check `broker` and the proxy's own line"
+        return (
+            f"the proxy of node.toml does not reach the broker (status {status}): it is tried again; check `broker`, and the proxy's line"
+        )
     return f"the proxy of node.toml gives no tunnel to the broker (status {status}): have it permit CONNECT to the broker's host and port"
 
 

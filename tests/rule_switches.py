@@ -17,6 +17,7 @@ from agency_node import follower
 from agency_node.grants import GrantDesk
 from agency_node.holder import answering
 from agency_node.holder.budgets import Budgets
+from agency_node.holder.records import RecordStore
 from agency_node.legal import lapsing
 from agency_node.policy import engine
 from crypto import grant_claims, roster_entries
@@ -34,6 +35,11 @@ class Switch:
 
 def nothing(*_args: Any, **_named: Any) -> None:
     """In place of a check."""
+
+
+def nothing_gone(*_args: Any, **_named: Any) -> int:
+    """In place of what counts what it destroyed."""
+    return 0
 
 
 async def nothing_awaited(*_args: Any, **_named: Any) -> None:
@@ -81,6 +87,7 @@ SWITCHES: Final[dict[str, Switch]] = {
     "R14": Switch("the last day of training", replaced(roster_entries.Person, "check_trained")),
     "R16": Switch("the officer's name", replaced(roster_entries, "check_text")),
     "R22": Switch("the deletion of an answered probe", replaced(answering.Answering, "_forget_probe")),
+    "R25": Switch("what a restored store destroys again", replaced(RecordStore, "expunge_again", nothing_gone)),
     "R32": Switch("the limit of the cap", replaced(grant_claims, "MAX_CAP", 10**6)),
     "R48": Switch("the packs' policies on where information may lie", without_policies_of(48)),
     "R57": Switch("the counting of searches", replaced(Budgets, "spend")),

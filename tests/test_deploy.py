@@ -7,6 +7,7 @@ and no container engine runs here.
 
 from __future__ import annotations
 
+import itertools
 import re
 import runpy
 import shutil
@@ -101,7 +102,7 @@ def test_a_sample_loads_and_every_key_has_its_words(role: str, kind: str, tmp_pa
             assert config.posted_policy is not None
             assert config.approval is not None
     lines = text.splitlines()
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in itertools.pairwise(lines):
         if re.match(r"#?[a-z_]+ = |#?\[", line):
             assert before.startswith("# "), line
     with pytest.raises(ConfigError if role != "broker" else OperatorError):

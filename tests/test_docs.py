@@ -36,9 +36,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PICTURES = sorted((ROOT / "docs").rglob("*.svg"))
 PYTHON = {"python", "py", "python3"}
 CONSOLE = {"console", "sh", "bash", "shell"}
-TYPED = ROOT / "docs" / "federation.md"
-"""One page that is a program of its own: `test_walkthrough` types it."""
-OTHERS = [page for page in PAGES if page != TYPED]
+TYPED = {ROOT / "docs" / "federation.md", ROOT / "docs" / "runbook.md"}
+"""Pages that are a program of their own: `test_walkthrough` and `test_runbook` type them."""
+OTHERS = [page for page in PAGES if page not in TYPED]
 SLOW = {"bench", "demo", "serve"}
 """Subcommands of `sealmatch` that take longer than a test of words may."""
 
