@@ -23,6 +23,7 @@ from sqlalchemy import insert, select
 from typer.testing import CliRunner
 
 from agency_node.backup import making, sealed_file
+from agency_node.backup.closing import close_copy
 from agency_node.backup.making import make_backup
 from agency_node.backup.restoring import Restored, restore_backup
 from agency_node.backup.sealed_file import MAGIC, SealedReader
@@ -234,9 +235,9 @@ def test_no_key_of_a_search_is_in_a_backup(node: Node, tmp_path: Path) -> None:
     keyring = node.keyring
     week, search = keyring.current_week(), keyring.for_search(SEARCH)
     with node.engine.begin() as connection:
-        sealed = dict(connection.execute(select(sealing_keys.c.key_id, sealing_keys.c.sealed_private)).tuples().all())
+        sealed = {one.key_id: one.sealed_private for one in connection.execute(select(sealing_keys))}
     make_backup(node, tmp_path / "backup", PASSPHRASE, node.clock)
-    assert keyring.private(search.key_id)  # the node itself keeps it
+    assert keyring.private(search.key_id).public_key == search.key  # the node itself keeps it
     inside = b"".join(unsealed(tmp_path / "backup").values())
     assert (sealed[str(week.key_id)] or b"none") in inside  # the control
     assert (sealed[str(search.key_id)] or b"") not in inside
@@ -315,11 +316,10 @@ def test_a_restored_witness_has_no_witness_key(tmp_path: Path) -> None:
 
 def test_a_backup_while_the_node_writes_is_one_moment(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another connection enrols between two parts of the copy."""
-    close = making.close_copy
 
     def enrols_meanwhile(engine: Any) -> None:
         gallery(node, 100, 50)
-        close(engine)
+        close_copy(engine)
 
     monkeypatch.setattr(making, "close_copy", enrols_meanwhile)
     make_backup(node, tmp_path / "backup", PASSPHRASE, node.clock)
@@ -477,7 +477,7 @@ restoring.restore_backup(backup, folder, LAKESIDE, "five words that nobody guess
 """
 
 
-@pytest.mark.parametrize("at", ["restoring._expunge", "restoring.begin_anew", "Path.rename"])
+@pytest.mark.parametrize("at", ["restoring._expunge", "Path.rename"])
 def test_a_restore_that_was_killed_leaves_nothing_under_the_name(kept: tuple[Path, Path], tmp_path: Path, at: str) -> None:
     backup, ledger_file = kept
     argv = [sys.executable, "-c", KILLED, str(backup), str(tmp_path / "again"), str(ledger_file), at]

@@ -28,7 +28,7 @@ from sqlalchemy.dialects.sqlite import insert as insert_or_replace
 from sqlalchemy.exc import IntegrityError
 
 from agency_node.errors import EnrolmentError, KnownRecordError, RequestError, StoreError
-from agency_node.holder.blocks import BLOCK_ROWS, TemplateBlocks, mixed_up
+from agency_node.holder.blocks import BLOCK_ROWS, Leaves, TemplateBlocks, mixed_up
 from agency_node.journal import NO_SEARCH, stamp
 from agency_node.journal import record as record_event
 from agency_node.store import large_batch, reading
@@ -272,7 +272,8 @@ class RecordStore:
         A tag that this store never met gets a row without a record, so that a table that names its record number enrols it no more.
         """
         with self._engine.begin() as connection:
-            changes, leaves, gone = _changes(connection), {}, 0
+            changes, gone = _changes(connection), 0
+            leaves: Leaves = {}
             stones: list[bytes] = []
             for tag in tags:
                 found = connection.execute(select(records.c.row, records.c.expunged_at).where(records.c.tag == tag)).first()
