@@ -152,6 +152,14 @@ def test_a_unit_starts_a_command_that_there_is_and_gives_it_little(unit: str) ->
     assert settings.get("SocketBindAllow", []) == ([] if "node" in unit else ["ipv4:tcp:8440"])
 
 
+def test_a_node_s_unit_allows_the_calls_that_a_node_makes() -> None:
+    """A thread that prepares a layout lowers its priority; where that were denied, a holder would stop after one layout's searches."""
+    denied = [word for value in settings_of(UNITS[0])["SystemCallFilter"] if value.startswith("~") for word in value[1:].split()]
+    sources = "".join(path.read_text(encoding="utf-8") for path in (DEPLOY.parent / "agency_node").rglob("*.py"))
+    assert "os.setpriority(" in sources
+    assert {"@resources", "setpriority"}.isdisjoint(denied)
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_service_manager_takes_the_units(unit: str, tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze")
