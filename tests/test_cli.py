@@ -98,7 +98,7 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
         "log verify",
         *(f"node {name}" for name in ("init", "serve", "enrol", "expunge", "status", "search", "review", "release", "cancel", "disclose")),
         *(f"node {name}" for name in ("ledger", "preflight", "statement", "evaluated")),
-        *(f"node {name}" for name in ("ratify", "unseal")),
+        *(f"node {name}" for name in ("ratify", "unseal", "backup", "restore")),
         *(f"person {name}" for name in ("init", "discovery")),
         *(f"roster {name}" for name in ("root-key", "root-set", "draft", "sign", "show")),
     }
@@ -151,6 +151,8 @@ def test_an_error_is_one_sentence_on_standard_error(name: str, as_json: bool, tm
         "node disclose": "node disclose nowhere --search 12",
         "node ratify": "node ratify nowhere 12 --person there",
         "node unseal": "node unseal nowhere 12 --discovery there --order there --save new",
+        "node backup": "node backup nowhere --into new",
+        "node restore": "node restore there new --agency a-pd",
         "person init": "person init there --id a-pd:one --role reviewer --trained-until 2027-06-30",
         "person discovery": "person discovery there --agency a-pd",
         "roster root-key": "roster root-key there --holder a-pd",
