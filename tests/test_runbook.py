@@ -30,7 +30,8 @@ def type_it(one: Typed, terminal: Terminal) -> None:
     may_fail = command.endswith(" || true")
     program, *words = shlex.split(Template(command.removesuffix(" || true")).substitute(terminal.variables))
     if program == "mv":
-        shutil.move(*words)
+        source, target = words
+        shutil.move(source, target)
         return
     assert program == "sealmatch"
     done = CliRunner().invoke(app, words, env=terminal.variables)
