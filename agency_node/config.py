@@ -5,6 +5,7 @@
     DIR/keys/node.key        the agency's signing key, sealed
     DIR/keys/witness.key     the witness key of a custodian or witness, sealed
     DIR/node.sqlite          the store
+    DIR/expunged.jsonl       a holder's ledger of what was expunged, unless `expunge_ledger` says where else
 
 Invariants: an unknown key stops the start; secrets stand in files, never in `node.toml`; the root set is pinned here at `node init`, by a
 fingerprint that came another way than through the broker. Persons' keys are not in this folder: they belong to the persons
@@ -190,6 +191,9 @@ class NodeConfig(BaseModel):
     """The one address that this node dials, e.g. `https://broker.example.org`."""
     broker_ca: str = ""
     """File with the certificate authority of the broker's certificate; empty for the system's own."""
+    proxy: str = Field(default="", pattern=r"^(https?://[^\s/@?#]+)?$")
+    """The one way out where a machine has no other: an HTTP proxy that passes `CONNECT` on to the broker, e.g. `http://proxy.example.org:3128`.
+    Empty for none; the environment's is never taken. It sees the broker's address, times and sizes; TLS is between node and broker."""
     root_fingerprint: Annotated[str, AfterValidator(_fingerprint)]
     """SHA-256 of the root set that this node trusts; no key is ever taken from the broker."""
     embedder: str = "dlib"
@@ -199,6 +203,9 @@ class NodeConfig(BaseModel):
     policy_packs: tuple[str, ...] = ()
     """Folders of Cedar packs; at a holder all must allow, and one at least stands alone; everywhere they set the clock of exigent grants.
     Empty for the strict default."""
+    expunge_ledger: str = ""
+    """Holder: the file of what was expunged, which no backup holds and every restore asks for (R25). Better on another disk; empty for
+    `expunged.jsonl` in the node's folder, whence it is to be copied away."""
     manifest_days: int = Field(default=30, ge=1, le=366)
     """Holder: how long a manifest is valid, in days."""
     budgets: BudgetLimits = BudgetLimits()
@@ -259,6 +266,8 @@ class NodeConfig(BaseModel):
             raise ConfigError(f"{CONFIG_FILE} has settings that do not fit: {wrong}") from error
         if config.mode is Mode.PRODUCTION and not config.broker.startswith("https://"):
             raise ConfigError(f"{CONFIG_FILE}: in production the broker is dialled over https")
+        if config.proxy and not config.broker.startswith("https://"):
+            raise ConfigError(f"{CONFIG_FILE}: through a proxy the broker is dialled over https, or the proxy would read every request")
         if config.mode is Mode.PRODUCTION and config.embedder.startswith("synthetic-"):
             raise ConfigError(f"{CONFIG_FILE}: synthetic records are for demo and test modes; in production set `embedder` to a face model")
         if Role.HOLDER in config.roles and not config.trusted_custodians:

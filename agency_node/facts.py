@@ -27,6 +27,7 @@ class Fact(enum.StrEnum):
     EVIDENCE_HELD = "evidence-held"
     EVIDENCE_SHOWN = "evidence-shown"
     EVALUATION = "evaluation"
+    RESTORED = "restored"
 
 
 _VALUE = Glance(select(tables.facts.c.value).where(tables.facts.c.name == bindparam("fact")))

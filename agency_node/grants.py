@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 from agency_node.courier import REFUSED as MESSAGE_REFUSED
 from agency_node.courier import Commit, Handler, NotYetError
 from agency_node.envelopes import Envelopes
+from agency_node.facts import Fact, read_fact
 from agency_node.follower import LogFollower
 from agency_node.journal import About, Told, record, stamp
 from agency_node.outbox import Conversation, Outgoing
@@ -193,7 +194,8 @@ class GrantDesk:
         1. it opens, and its frame names search and grant digest of the very token inside (`ContextError`)
         2. the grant verifies against the pinned roster at this moment (`verify_grant`, every check of it)
         3. its sender is the requesting agency, and this agency is named in it (`GrantMismatchError`)
-        4. no grant of that id, search, digest, probe or face was received before (replay)
+        4. no grant of that id, search, digest, probe or face was received before (replay), and none is of before this node was restored
+            from a backup, which does not know what was answered since
         5. the log holds its entry under a cosigned checkpoint and nothing that ends it (`LogError`)
         6. what each role of this node asks beside
         """
@@ -304,6 +306,9 @@ class GrantDesk:
                 raise RefusedByUsError(
                     RefusalReason.REPLAYED, "this grant, search, probe or face was granted before: one grant, one probe, one search"
                 )
+            restored = read_fact(connection, Fact.RESTORED)
+        if restored is not None and stamp(claims.not_before) <= restored.decode():
+            raise RefusedByUsError(RefusalReason.REPLAYED, "granted before this node was restored, and maybe answered: ask anew")
 
     def _keep(self, token: bytes, grant: VerifiedGrant, state: str, note: str) -> None:
         with self._engine.begin() as connection:

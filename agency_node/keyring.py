@@ -5,8 +5,8 @@ key id. Invariants: a week or a search has one live key at a time; a destroyed o
 second is made for a search; every sealing key comes with the statement that publishes it, signed with the node key. Keys are shown in no
 `repr`, error or log.
 
-HAZARD: whoever has a copy of the folder with `keys/at-rest.key` has every key that was not destroyed when the copy was made. Backups of
-the store bring destroyed sealing keys back: do not back up table `sealing_keys`.
+HAZARD: whoever has a copy of the folder with `keys/at-rest.key` has every key that was not destroyed when the copy was made. A copy of the
+store that was not made by `sealmatch node backup`, which leaves search keys out, brings destroyed sealing keys back.
 
 Left to others: the at-rest key (`vault`), publishing (`link.put_sealing_key`), when a search is closed (the roles), writing the public
 halves into the roster (the federation's root holders).

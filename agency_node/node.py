@@ -68,7 +68,7 @@ def open_node(folder: Path, clock: Callable[[], datetime]) -> Node:
     vault = Vault.from_file(folder / KEYS / AT_REST_KEY_FILE)
     engine = open_store(folder / DATABASE_FILE)
     keyring = Keyring(folder, vault, engine, config.agency_id, clock)
-    transport = Transport(config.broker, config.agency_id, keyring.node_key, clock, verify=_verify(config))
+    transport = Transport(config.broker, config.agency_id, keyring.node_key, clock, verify=_verify(config), proxy=config.proxy)
     link = BrokerLink(transport)
     parties = Parties(engine, link, config.fingerprint, clock)
     return Node(folder, config, clock, engine, vault, keyring, transport, link, parties)

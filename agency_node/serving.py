@@ -25,6 +25,7 @@ from agency_node.grants import GrantDesk
 from agency_node.holder.answering import Answering
 from agency_node.holder.budgets import Budgets
 from agency_node.holder.disclosing import Disclosing
+from agency_node.holder.expunge_ledger import follow, path_of
 from agency_node.holder.index import GalleryIndex
 from agency_node.legal.lapsing import ExigentClocks
 from agency_node.legal.office import LegalOffice
@@ -58,6 +59,7 @@ class Service:
 
     def __post_init__(self) -> None:
         node = self.node
+        self._expunged_at = -1
         self.follower = LogFollower(node.engine, node.link, node.parties, node.clock)
         envelopes = Envelopes(node.agency, node.keyring, node.parties)
         self.packs = load_packs(node.config.policy_packs)
@@ -101,6 +103,7 @@ class Service:
         node = self.node
         model = node.embedder().model
         self.index = GalleryIndex(node.config, node.engine, node.vault, node.keyring, model, node.clock)
+        self._follow_expunged()  # before anything is answered: a store that was put back must not bring a record back (R25)
         answering = Answering(
             node.agency,
             node.engine,
@@ -120,6 +123,14 @@ class Service:
         desk.admitters.append(answering)
         disclosing = Disclosing(node.agency, node.engine, node.vault, self.index, desk, envelopes, node.parties, self.outbox, node.clock)
         return [answering, disclosing]
+
+    def _follow_expunged(self) -> None:
+        """Bring store and ledger of expunged records together, when the store changed since; also what other commands expunged."""
+        changes = self.index.records.changes()
+        if changes != self._expunged_at:
+            node = self.node
+            follow(path_of(node.config, node.folder), self.index.records, node.keyring.node_key, node.clock())
+            self._expunged_at = self.index.records.changes()
 
     def _requester(self, envelopes: Envelopes) -> list[CourierRole]:
         node = self.node
@@ -231,6 +242,8 @@ class Service:
         while not stop.is_set():
             await pause(stop, REFRESH_S)
             self._forget_keys()
+            if Role.HOLDER in self.node.config.roles:
+                await asyncio.to_thread(self._follow_expunged)
             try:
                 await self.node.parties.refresh()
                 await self.follower.follow()

@@ -2,9 +2,10 @@
 
 Invariants: this is the only module that imports httpx; no request leaves it unsigned (RFC 9421, a fresh nonce each), none follows a
 redirect, takes a proxy or a password from the environment, or waits without end; no reply is read beyond its limit, and none is
-decompressed. No foreign exception leaves it. Words of the broker that come into an error's text are short and printable. A request is
-repeated in one case, once, and within its time: the broker refused its nonce and said the prefix that nonces must have; so it did nothing,
-and what it says next time counts, whatever it is.
+decompressed. A proxy passes on bytes of a TLS connection between node and broker, and is given no password. No foreign exception leaves
+this module. Words of the broker that come into an error's text are short and printable. A request is repeated in one case, once, and
+within its time: the broker refused its nonce and said the prefix that nonces must have; so it did nothing, and what it says next time
+counts, whatever it is.
 
 Left to others: which routes there are and what their replies mean (`link`), when to try again (the callers).
 """
@@ -63,8 +64,8 @@ class _NoncePrefixError(BrokerRefusedError):
 class Transport:
     """Signed requests of one agency to one broker. Close it when done; it keeps connections open between requests.
 
-    `verify` is True for the public certificate authorities or a context with those of the federation. `transport` replaces the
-    network, e.g. by an application in this process.
+    `verify` is True for the public certificate authorities or a context with those of the federation. `proxy` is the address of an HTTP
+    proxy that is asked for a tunnel (`CONNECT`), for https alone. `transport` replaces the network, e.g. by an application in this process.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Transport:
         clock: Callable[[], datetime],
         *,
         verify: ssl.SSLContext | bool = True,
+        proxy: str = "",
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         try:
@@ -83,12 +85,16 @@ class Transport:
             raise ConfigError("the broker's address is not a URL: set it in node.toml, e.g. https://broker.example.org") from error
         if url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.query or url.fragment:
             raise ConfigError("the broker's address is https:// or http:// with a host, and no user or query: set it in node.toml")
+        if proxy and url.scheme != "https":
+            raise ConfigError("through a proxy the broker is dialled over https: set `broker` in node.toml to an https address")
         self._agency, self._key, self._clock = agency, key, clock
+        self._by_proxy = bool(proxy)
         self._nonce_prefix = b""
         """As the broker said it last; nothing before its first refusal."""
         self._client = httpx.AsyncClient(
             base_url=url,
             verify=verify,
+            proxy=_proxy(proxy),
             transport=transport,
             trust_env=False,
             follow_redirects=False,
@@ -132,8 +138,10 @@ class Transport:
                 return await self._exchange(signed(), max_reply_bytes)
         except (httpx.TimeoutException, TimeoutError) as error:
             raise BrokerUnreachableError("the broker did not answer in time: it is tried again; check the network if this stays") from error
+        except httpx.ProxyError as error:
+            raise BrokerUnreachableError(_refused_by_proxy(str(error))) from error
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError) as error:
-            raise BrokerUnreachableError(_unreachable(error)) from error
+            raise BrokerUnreachableError(_unreachable(error, by_proxy=self._by_proxy)) from error
 
     async def close(self) -> None:
         """Close all connections."""
@@ -242,7 +250,32 @@ def _printable(value: object, max_chars: int) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text).strip()
 
 
-def _unreachable(error: Exception) -> str:
+def _proxy(address: str) -> httpx.Proxy | None:
+    """The proxy of that address. One with a name and a password in it is refused: `node.toml` holds no secret."""
+    if not address:
+        return None
+    try:
+        url = httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise ConfigError("`proxy` in node.toml is not a URL: set it to the proxy's address, e.g. http://proxy.example.org:3128") from error
+    if url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.path not in {"", "/"} or url.query or url.fragment:
+        raise ConfigError("`proxy` in node.toml is http:// or https:// with a host and a port, without user, path or query")
+    return httpx.Proxy(url)
+
+
+def _refused_by_proxy(said: str) -> str:
+    """What a proxy that gives no tunnel means, by its status; its own words are left in the chain."""
+    status = said[:3] if said[:3].isdigit() else "no"
+    if status == "407":
+        return "the proxy of node.toml wants a password, and a node has none for it: have it let this machine through to the broker alone"
+    if status in {"502", "503", "504"}:
+        return (
+            f"the proxy of node.toml does not reach the broker (status {status}): it is tried again; check `broker`, and the proxy's line"
+        )
+    return f"the proxy of node.toml gives no tunnel to the broker (status {status}): have it permit CONNECT to the broker's host and port"
+
+
+def _unreachable(error: Exception, *, by_proxy: bool = False) -> str:
     """Our words for the commonest causes; the library's may quote addresses and are left in the chain."""
     cause: BaseException | None = error
     while cause is not None:
@@ -251,4 +284,6 @@ def _unreachable(error: Exception) -> str:
         if isinstance(cause, ssl.SSLError):
             return "no TLS connection to the broker: check that its address in node.toml is an https one, and the certificate file"
         cause = cause.__cause__ or cause.__context__
+    if by_proxy and isinstance(error, httpx.ConnectError):
+        return "the proxy of node.toml cannot be reached: it is tried again; check `proxy` and the network if this stays"
     return "the broker cannot be reached: it is tried again; check its address in node.toml and the network if this stays"

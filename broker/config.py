@@ -65,11 +65,15 @@ class BrokerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     operator: Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9._:-]{0,62}[a-z0-9])?$")]
+    """Agency id of whoever runs the broker; its witness does not count."""
     origin: Annotated[str, StringConstraints(pattern=r"^[!-*,-~]{1,128}$")]
+    """The log's name, as the roster has it."""
     root_fingerprint: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the root set that must sign the first roster."""
     database: str | None = None
     """A database URL of SQLAlchemy; `broker.sqlite` in the folder if left out."""
     limits: Limits = Limits()
+    """What the broker bears."""
     folder: Annotated[Path, Field(exclude=True)]
 
     @property

@@ -17,6 +17,7 @@ from agency_node import follower, preflight
 from agency_node.grants import GrantDesk
 from agency_node.holder import answering, blocks, candidates
 from agency_node.holder.budgets import Budgets
+from agency_node.holder.records import RecordStore
 from agency_node.legal import lapsing, review
 from agency_node.policy import engine
 from agency_node.policy.quality_limits import QualityLimits
@@ -37,6 +38,11 @@ class Switch:
 
 def nothing(*_args: Any, **_named: Any) -> None:
     """In place of a check."""
+
+
+def nothing_gone(*_args: Any, **_named: Any) -> int:
+    """In place of what counts what it destroyed."""
+    return 0
 
 
 async def nothing_awaited(*_args: Any, **_named: Any) -> None:
@@ -98,6 +104,12 @@ def allow_all(packs: Any, inputs: Any) -> engine.Decision:
     return engine.Decision(True, (engine.NOTHING_PERMITS,), bytes(32), inputs.sha256)
 
 
+def purged_records_stay(patch: pytest.MonkeyPatch) -> None:
+    """A switch that takes records which must go, and lets an old backup bring them back."""
+    patch.setattr(candidates, "MUST_GO", frozenset())
+    patch.setattr(RecordStore, "expunge_again", nothing_gone)
+
+
 SWITCHES: Final[dict[str, Switch]] = {
     "R1": Switch("the packs' policies on offences", without_policies_of(1)),
     "R2": Switch("the fields that a reason must have", replaced(GrantReason, "__post_init__")),
@@ -118,7 +130,7 @@ SWITCHES: Final[dict[str, Switch]] = {
     "R21": Switch("the floor of a still's quality", replaced(QualityLimits, "check")),
     "R22": Switch("the deletion of an answered probe", replaced(answering.Answering, "_forget_probe")),
     "R24": Switch("the classes that a gallery takes", replaced(candidates, "check_class")),
-    "R25": Switch("the dispositions that a gallery does not take", replaced(candidates, "MUST_GO", frozenset())),
+    "R25": Switch("the dispositions that a gallery does not take, and what a restored store destroys again", purged_records_stay),
     "R28": Switch("the sealing of templates at rest", replaced(blocks, "AESGCM", NoCipher)),
     "R32": Switch("the limit of the cap", replaced(grant_claims, "MAX_CAP", 10**6)),
     "R34": Switch("the words beside every list of leads", replaced(leads, "LEAD_NOTICE", "")),

@@ -87,6 +87,8 @@ COMMANDS = {
     "node serve": "carries out what persons decided; dials out and listens on nothing",
     "node enrol": "an agency's own photographs, at its own node, by a person there",
     "node expunge": "destroys one record",
+    "node backup": "one sealed file of this node, which opens at this agency",
+    "node restore": "this agency's own node from its backup, less what was expunged since",
     "node status": "states and counts",
     "node ledger": "shows, checks and signs this node's own ledger",
     "node preflight": "lists what keeps a node from production",

@@ -222,6 +222,7 @@ def expunge(
     with sentences(as_json):
         from agency_node.commands.acting import acting  # noqa: PLC0415
         from agency_node.config import Role  # noqa: PLC0415
+        from agency_node.holder.expunge_ledger import follow, path_of  # noqa: PLC0415
         from agency_node.holder.records import ExpungeReason, RecordStore  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.store import forget_deleted  # noqa: PLC0415
@@ -231,20 +232,23 @@ def expunge(
         if Role.HOLDER not in node.config.roles:
             raise RequestError("this node is no holder: expunge records at the node whose gallery they belong to")
         with acting(node, "node expunge") as act:
-            gone = RecordStore(node.engine, node.vault, node.embedder().model).expunge(record_number, given, clock())
+            store = RecordStore(node.engine, node.vault, node.embedder().model)
+            gone = store.expunge(record_number, given, clock())
             act.subject = f"row {gone.row}"
+            reach = follow(ledger_file := path_of(node.config, folder), store, node.keyring.node_key, clock())
         for _ in range(LOOKS):
             if files_clean := forget_deleted(node.engine):
                 break
             time.sleep(BETWEEN_LOOKS_S)
     if as_json:
-        print_json({"expunged": True, **plain(gone), "files_clean": files_clean})
+        print_json({"expunged": True, **plain(gone), "files_clean": files_clean, "ledger_entry": reach.number})
         return
     what = "template, photograph, record number and day" if gone.had_photograph else "template, record number and day"
     typer.echo(f"expunged row {gone.row} ({gone.reason}): {what} are overwritten, and the old key of its block of templates is destroyed")
     typer.echo(f"gallery root before {gone.root_before.hex()}, after {gone.root_after.hex()}")
     if not files_clean:
         typer.echo("the write-ahead log was in use: the serving node empties it in its next round")
+    typer.echo(f"entry {reach.number} of {ledger_file}: note the number, and keep a copy of the file elsewhere; a restore asks for both")
     typer.echo("copies made before, such as backups, still hold the record: destroy them too")
 
 

@@ -29,7 +29,7 @@ from sqlalchemy.exc import IntegrityError
 
 from agency_node.errors import EnrolmentError, KnownRecordError, RequestError, StoreError
 from agency_node.faces.quality import Quality
-from agency_node.holder.blocks import BLOCK_ROWS, TemplateBlocks, mixed_up
+from agency_node.holder.blocks import BLOCK_ROWS, Leaves, TemplateBlocks, mixed_up
 from agency_node.journal import NO_SEARCH, stamp
 from agency_node.journal import record as record_event
 from agency_node.store import Glance, large_batch, reading
@@ -306,6 +306,45 @@ class RecordStore:
         self._blocks.committed(changes, leaves)
         roots = before.root(), before.replaced(leaves).root()
         return Expunged(int(found.row), reason, stamp(now), found.sealed_photograph is not None, *roots)
+
+    def expunge_again(self, tags: Iterable[bytes], now: datetime) -> int:
+        """Destroy what a store that is older than its ledger of expunged records still holds (R25); how many records that were.
+
+        A tag that this store never met gets a row without a record, so that a table that names its record number enrols it no more.
+        """
+        with self._engine.begin() as connection:
+            changes, gone = _changes(connection), 0
+            leaves: Leaves = {}
+            stones: list[bytes] = []
+            for tag in tags:
+                found = connection.execute(select(records.c.row, records.c.expunged_at).where(records.c.tag == tag)).first()
+                if found is None:
+                    stones.append(tag)
+                elif found.expunged_at is None:
+                    leaves |= self._blocks.erase(connection, found.row)
+                    blank = {"sealed_record": b"", "sealed_photograph": None, "captured": "", "expunged_at": stamp(now)}
+                    connection.execute(update(records).where(records.c.row == found.row).values(**blank))
+                    gone += 1
+            if stones:
+                if not self._check_model(connection):
+                    connection.execute(insert(facts).values(name=MODEL_FACT, value=self.model.model_hash))
+                first = _row_count(connection)
+                moment = stamp(now)
+                connection.exec_driver_sql(_INSERT, [(first + i, tag, b"", None, "", moment, moment) for i, tag in enumerate(stones)])
+                leaves |= self._blocks.append(connection, first, np.zeros((len(stones), self.model.dimensions), np.int8))
+            if not leaves:
+                return 0
+            _count_change(connection, changes)
+            record_event(connection, now, NO_SEARCH, "expunged again", f"{gone} records, {len(stones)} that were never here")
+        self._blocks.committed(changes, leaves)
+        return gone
+
+    def expunged(self) -> list[tuple[bytes, str]]:
+        """Tag and moment of every expunged record, in the order in which they went."""
+        gone = select(records.c.tag, records.c.expunged_at).where(records.c.expunged_at.is_not(None))
+        with reading(self._engine).begin() as connection:
+            rows = connection.execute(gone.order_by(records.c.expunged_at, records.c.row)).all()
+        return [(bytes(tag), str(moment)) for tag, moment in rows]
 
     def record(self, row: int) -> GalleryRecord:
         """The record of a row; `StoreError` when there is none, or when it was expunged."""
