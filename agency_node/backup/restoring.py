@@ -125,7 +125,7 @@ def _settle(stage: Path, folder: Path, head: Head, expunged: Path | None, at_lea
             raise StoreError("the node key in the backup is not the one that its head names: nothing was restored")
         again, reach = 0, Reach()
         if Role.HOLDER in config.roles:
-            store = RecordStore(engine, vault, load_embedder(config.embedder).model)
+            store = RecordStore(engine, vault, load_embedder(config.embedder, config.pinned_pack(folder)).model)
             again, reach = _expunge(config, stage, folder, store, keyring, head, expunged, at_least, clock())
         begin_anew(engine, vault, head.made_at, clock)
         if not forget_deleted(engine):
