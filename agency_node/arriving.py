@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
-from agency_node.link import Lease
 from agency_node.pieces import IN, IN_PIECES, drop_unclaimed, write_piece
 from agency_node.refusals import RefusedByUsError
+from agency_node.replies import Lease
 from agency_node.store import promising_nothing
 from crypto.canonical import AgencyId
 from crypto.frame import MessageHeader, read_header

@@ -29,7 +29,7 @@ from agency_node.arriving import Arrival
 from agency_node.errors import BrokerError, BrokerRefusedError, HaltedError, NodeError
 from agency_node.follower import LogFollower
 from agency_node.journal import NO_SEARCH, Told, record, stamp
-from agency_node.link import Lease, MailLink
+from agency_node.link import MailLink
 from agency_node.outbox import (
     MESSAGE,
     Conversation,
@@ -45,6 +45,7 @@ from agency_node.outbox import (
 from agency_node.parties import Parties
 from agency_node.pieces import MessageGoneError, drop_unclaimed, received, take_own
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError, reason_of
+from agency_node.replies import Lease
 from agency_node.store import Glance, forget_deleted
 from agency_node.tables import inbox, receipts
 from agency_node.waking import IDLE_S, OtherWriters, pause
@@ -73,10 +74,8 @@ FORGET_WITHIN_S: Final = 1.0
 """How long what was deleted may stay in the write-ahead log while messages come without a pause."""
 HALTED_S: Final = 5.0
 """How often a halted node looks whether its operator has cleared the halt."""
-
 _PENDING: Final = Glance(select(inbox.c.message_id).where(inbox.c.state.in_([NEW, WAITING])).order_by(inbox.c.received_at))
 _DATA: Final = Glance(select(inbox.c.data).where(inbox.c.message_id == bindparam("message")))
-
 Commit = Callable[[Connection], None]
 
 

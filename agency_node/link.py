@@ -14,25 +14,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from agency_node.errors import BrokerRefusedError
 from agency_node.pieces import Pieces
+from agency_node.replies import (
+    Lease,
+    MessageState,
+    OpenedField,
+    fields_of,
+    index_in,
+    lease_from_fields,
+    note_in,
+    opened_from_fields,
+    proof_in,
+    state_in,
+    strict,
+)
 from agency_node.transport import DEFAULT_MAX_REPLY_BYTES, Reply, Transport, in_order, side_by_side, unreadable
-from crypto.canonical import AgencyId, JsonValue, SearchId, b64url_decode, b64url_encode, canonical_json
-from crypto.checkpoint import MAX_NOTE_BYTES, SignedCheckpoint
+from crypto.canonical import AgencyId, SearchId, b64url_decode, b64url_encode, canonical_json
+from crypto.checkpoint import SignedCheckpoint
 from crypto.cosign_request import CosignRequest
-from crypto.entries import MAX_ENTRY_BYTES, FieldOpening
-from crypto.entry_openings import LeafOpenings, opening_from_fields
-from crypto.errors import ContextError, EncodingError, FieldError, NotCanonicalError, OversizedError
-from crypto.fields import MAX_INTEGER, Fields, check_range
+from crypto.entries import MAX_ENTRY_BYTES
+from crypto.entry_openings import LeafOpenings
+from crypto.errors import ContextError, FieldError, NotCanonicalError, OversizedError
+from crypto.fields import MAX_INTEGER, check_range
 from crypto.manifest import MANIFEST_KIND
-from crypto.message_types import MAX_MESSAGE_BYTES, MESSAGES, MessageType
-from crypto.parts import MAX_PART_BYTES, MAX_PARTS, PIECE_BYTES, Part
+from crypto.message_types import MAX_MESSAGE_BYTES
+from crypto.parts import MAX_PART_BYTES, Part
 from crypto.roster import ROSTER_KIND
 from crypto.sealing_key import SEALING_KEY_KIND, Week
 from crypto.signed import DocumentKind
@@ -47,51 +57,8 @@ _REPLY_S: Final = 10.0
 _PART_S: Final = 60.0
 """For a part of 1 MiB: a line of 0.2 Mbit/s is enough."""
 _LEAVES_S: Final = 120.0
-_MAX_PROOF_HASHES: Final = 128
 _MAX_OPENED_BYTES: Final = 512
 """An opened field with the longest name of an agency takes 220."""
-_MAX_LEASE_ID_CHARS: Final = 64
-_LEASE_ID_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
-_STATES: Final = ("incomplete", "queued", "leased", "delivered")
-
-
-@dataclass(frozen=True)
-class MessageState:
-    """Where a message is: `incomplete`, `queued`, `leased`, `delivered`; `missing` parts; the broker's receipt once it is delivered."""
-
-    state: str
-    missing: tuple[int, ...]
-    receipt: bytes | None = None
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A message that waits here for this node, and for nobody else until `expires_at`. All of it is the broker's word only."""
-
-    lease_id: str
-    message_id: MessageId
-    message_type: MessageType
-    sender: AgencyId
-    search_id: SearchId | None
-    total_bytes: int
-    parts: int
-    expires_at: datetime
-
-    def __post_init__(self) -> None:
-        if not 1 <= len(self.lease_id) <= _MAX_LEASE_ID_CHARS or not _LEASE_ID_LETTERS.issuperset(self.lease_id):
-            raise FieldError("a lease's id is letters, digits, - and _")
-        check_range(self.total_bytes, 1, MESSAGES[self.message_type].max_bytes, "lease.total_bytes")
-        if self.parts != -(-self.total_bytes // PIECE_BYTES):
-            raise FieldError("a lease's number of parts follows from its bytes")
-
-
-@dataclass(frozen=True)
-class OpenedField:
-    """A field of the leaf at `position` that was opened; `number` is its place among all. The broker's word only."""
-
-    number: int
-    position: int
-    opening: FieldOpening = field(repr=False)
 
 
 class StatementLink(Protocol):
@@ -171,22 +138,22 @@ class BrokerLink:
     async def post_grant(self, terms: bytes, leaf: bytes) -> int:
         """Enter a grant, its token without the reason, and its leaf; the leaf's index."""
         body = {"terms": b64url_encode(terms), "entry": b64url_encode(leaf)}
-        return _index(await self._post("/v1/grants", body))
+        return index_in(await self._post("/v1/grants", body))
 
     async def enter(self, leaf: bytes, grant_digest: bytes) -> int:
         """Enter another leaf of that grant; its index."""
-        return _index(await self._post("/v1/log/entries", {"entry": b64url_encode(leaf), "grant_digest": grant_digest.hex()}))
+        return index_in(await self._post("/v1/log/entries", {"entry": b64url_encode(leaf), "grant_digest": grant_digest.hex()}))
 
     async def enter_pack_change(self, leaf: bytes, approval: bytes) -> int:
         """Enter the leaf of a policy pack that was adopted under that approval; its index."""
-        return _index(await self._post("/v1/log/pack-changes", {"entry": b64url_encode(leaf), "approval": b64url_encode(approval)}))
+        return index_in(await self._post("/v1/log/pack-changes", {"entry": b64url_encode(leaf), "approval": b64url_encode(approval)}))
 
     async def checkpoint(self, min_size: int = 0, cosignatures: int = 0, wait_s: int = 0) -> SignedCheckpoint | None:
         """The newest head of that size and with that many cosignatures, unverified; None when there is none in time."""
         wait_s = min(wait_s, MAX_WAIT_S)
         params = {"min_size": min_size, "cosignatures": cosignatures, "wait_s": wait_s}
         try:
-            return _note(await self._transport.request("GET", "/v1/log/checkpoint", params=params, timeout_s=_REPLY_S + wait_s))
+            return note_in(await self._transport.request("GET", "/v1/log/checkpoint", params=params, timeout_s=_REPLY_S + wait_s))
         except BrokerRefusedError as error:
             if error.problem == "checkpoint-not-yet":
                 return None
@@ -212,8 +179,8 @@ class BrokerLink:
             timeout_s=_LEAVES_S,
             max_reply_bytes=limit * (MAX_ENTRY_BYTES * 4 // 3 + 8) + 256,
         )
-        with _strict(reply):
-            fields = _fields(reply)
+        with strict(reply):
+            fields = fields_of(reply)
             size, leaves = fields.integer("size"), [b64url_decode(text) for text in fields.texts("leaves")]
             fields.close()
             check_range(size, 0, MAX_INTEGER, "size")
@@ -222,19 +189,19 @@ class BrokerLink:
 
     async def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
         """The broker's proof that the log of `new` leaves continues that of `old`, unverified."""
-        return _proof(await self._transport.request("GET", "/v1/log/consistency", params={"old": old, "new": new}))
+        return proof_in(await self._transport.request("GET", "/v1/log/consistency", params={"old": old, "new": new}))
 
     async def inclusion(self, index: int, size: int) -> tuple[bytes, ...]:
         """The broker's proof that a leaf stands at `index` of the log of `size` leaves, unverified."""
-        return _proof(await self._transport.request("GET", "/v1/log/inclusion", params={"index": index, "size": size}))
+        return proof_in(await self._transport.request("GET", "/v1/log/inclusion", params={"index": index, "size": size}))
 
     async def post_openings(self, opened: LeafOpenings) -> None:
         """Open fields of a leaf that this agency entered, to everybody."""
         reply = await self._transport.request(
             "POST", "/v1/log/openings", content=canonical_json(opened.to_json()), content_type="application/json", timeout_s=_REPLY_S
         )
-        with _strict(reply):
-            fields = _fields(reply)
+        with strict(reply):
+            fields = fields_of(reply)
             new = fields.integer("opened")
             fields.close()
             check_range(new, 0, len(opened.openings), "number of opened fields")
@@ -245,8 +212,8 @@ class BrokerLink:
         reply = await self._transport.request(
             "GET", "/v1/log/openings", params=params, timeout_s=_LEAVES_S, max_reply_bytes=limit * _MAX_OPENED_BYTES + 256
         )
-        with _strict(reply):
-            fields = _fields(reply)
+        with strict(reply):
+            fields = fields_of(reply)
             total, found = fields.integer("total"), [opened_from_fields(child) for child in fields.children("openings")]
             fields.close()
             check_range(total, 0, MAX_INTEGER, "total")
@@ -269,7 +236,7 @@ class BrokerLink:
         async def put(number: int) -> MessageState:
             part = Part(message_id, number, message.total_bytes, message.piece(number))
             path = f"/v1/messages/{message_id}/parts/{number}"
-            return _state(
+            return state_in(
                 await self._transport.request(
                     "PUT", path, content=part.to_bytes(), content_type="application/octet-stream", timeout_s=_PART_S
                 )
@@ -287,7 +254,7 @@ class BrokerLink:
     async def message_state(self, message_id: MessageId) -> MessageState | None:
         """Where a message of or for this agency is; None when the broker does not know it."""
         try:
-            return _state(await self._transport.request("GET", f"/v1/messages/{message_id}"))
+            return state_in(await self._transport.request("GET", f"/v1/messages/{message_id}"))
         except BrokerRefusedError as error:
             if error.problem == "not-found":
                 return None
@@ -297,9 +264,9 @@ class BrokerLink:
         """Messages for this agency, oldest first; an empty list when none came in time."""
         wait_s = min(wait_s, MAX_WAIT_S)
         reply = await self._post("/v1/mailbox/leases", {"wait_s": wait_s, "limit": limit}, timeout_s=_REPLY_S + wait_s)
-        with _strict(reply):
-            fields = _fields(reply)
-            leases = [_lease(child) for child in fields.children("leases")]
+        with strict(reply):
+            fields = fields_of(reply)
+            leases = [lease_from_fields(child) for child in fields.children("leases")]
             fields.close()
             check_range(len(leases), 0, limit, "number of leases")
         return leases
@@ -341,8 +308,8 @@ class BrokerLink:
     async def acknowledge(self, lease: Lease) -> bytes:
         """Say that the message is in this node's store; the broker deletes it. Its receipt document, unverified."""
         reply = await self._post(f"/v1/mailbox/leases/{lease.lease_id}/acknowledgement", {})
-        with _strict(reply):
-            fields = _fields(reply)
+        with strict(reply):
+            fields = fields_of(reply)
             receipt = fields.data("receipt")
             fields.close()
         return receipt
@@ -355,94 +322,3 @@ class BrokerLink:
         return await self._transport.request(
             "POST", path, content=content, content_type="application/json", timeout_s=timeout_s, max_reply_bytes=DEFAULT_MAX_REPLY_BYTES
         )
-
-
-# --- replies ----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _strict(reply: Reply) -> Iterator[None]:
-    """Whatever of a reply cannot be read is one error: the broker's JSON is not signed and proves nothing against anybody."""
-    try:
-        yield
-    except EncodingError as error:
-        raise unreadable(reply.status, "its content has another form than the API gives it") from error
-
-
-def _fields(reply: Reply) -> Fields:
-    try:
-        value: JsonValue = json.loads(reply.body, parse_float=_refuse, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise FieldError("reply is not JSON of ours") from error
-    return Fields(value, "reply")
-
-
-def _refuse(_text: str) -> int:
-    raise ValueError
-
-
-def _note(reply: Reply) -> SignedCheckpoint:
-    return SignedCheckpoint.from_bytes(reply.body, max_bytes=MAX_NOTE_BYTES)
-
-
-def _index(reply: Reply) -> int:
-    with _strict(reply):
-        fields = _fields(reply)
-        index = fields.integer("index")
-        fields.close()
-        check_range(index, 0, MAX_INTEGER, "index")
-    return index
-
-
-def _proof(reply: Reply) -> tuple[bytes, ...]:
-    with _strict(reply):
-        fields = _fields(reply)
-        proof = fields.digests("proof")
-        fields.close()
-        check_range(len(proof), 0, _MAX_PROOF_HASHES, "number of hashes")
-    return proof
-
-
-def _state(reply: Reply) -> MessageState:
-    with _strict(reply):
-        fields = _fields(reply)
-        state, missing = fields.text("state"), fields.items("missing")
-        receipt = fields.data("receipt") if "receipt" in fields.as_object() else None
-        fields.close()
-        numbers = tuple(
-            number for number in missing if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < MAX_PARTS
-        )
-        if state not in _STATES or len(numbers) != len(missing) or sorted(set(numbers)) != list(numbers):
-            raise FieldError("reply is no message state")
-        if bool(numbers) != (state == "incomplete"):
-            raise FieldError("parts are missing exactly of an incomplete message")
-    return MessageState(state, numbers, receipt)
-
-
-def _lease(fields: Fields) -> Lease:
-    lease = Lease(
-        lease_id=fields.text("lease_id"),
-        message_id=fields.name("message_id", MessageId),
-        message_type=_message_type(fields.text("message_type")),
-        sender=fields.name("sender", AgencyId),
-        search_id=None if fields.is_null("search_id") else fields.name("search_id", SearchId),
-        total_bytes=fields.integer("total_bytes"),
-        parts=fields.integer("parts"),
-        expires_at=fields.moment("expires_at"),
-    )
-    fields.close()
-    return lease
-
-
-def opened_from_fields(fields: Fields) -> OpenedField:
-    """One member of `openings`, as the broker lists it."""
-    number, position = fields.integer("number"), fields.integer("position")
-    members = {name: value for name, value in fields.as_object().items() if name not in {"number", "position"}}
-    return OpenedField(number, position, opening_from_fields(Fields(members, "reply.openings")))
-
-
-def _message_type(text: str) -> MessageType:
-    try:
-        return MessageType(text)
-    except ValueError as error:
-        raise FieldError("reply names no message type of ours") from error

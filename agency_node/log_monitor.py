@@ -23,9 +23,10 @@ from typing import Final, Protocol
 
 from agency_node.errors import BrokerError
 from agency_node.follower import bare_head
-from agency_node.link import MAX_LEAVES, OpenedField
+from agency_node.link import MAX_LEAVES
 from agency_node.log_openings import check_opened
 from agency_node.monitor_folder import Remembered, keep_evidence, recall, remember
+from agency_node.replies import OpenedField
 from crypto.checkpoint import SignedCheckpoint, check_log_signature
 from crypto.entries import EntryKind, FieldType, LogEntry
 from crypto.entry_openings import BASIS, check_form, opened_types

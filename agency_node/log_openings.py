@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from agency_node.link import MAX_LEAVES, OpenedField
+from agency_node.link import MAX_LEAVES
+from agency_node.replies import OpenedField
 from crypto.canonical import JsonObject
 from crypto.entries import FieldOpening, FieldType, LogEntry
 from crypto.entry_counts import EntryCounts

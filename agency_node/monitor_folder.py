@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Final
 
 from agency_node.errors import StoreError
-from agency_node.link import OpenedField, opened_from_fields
 from agency_node.log_openings import check_opened
+from agency_node.replies import OpenedField, opened_from_fields
 from crypto.canonical import JsonObject, JsonValue, b64url_decode, b64url_encode
 from crypto.checkpoint import SignedCheckpoint
 from crypto.entries import FieldType, LogEntry

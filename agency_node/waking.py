@@ -28,7 +28,7 @@ class OtherWriters:
         self._seen = self._version()
         self._own = 0
         """Commits of this process, of any thread."""
-        event.listen(engine, "commit", self._count)
+        event.listens_for(engine, "commit")(self._count)
 
     def look(self) -> bool:
         """Whether something was committed since the last look."""

@@ -16,7 +16,8 @@ re-randomised · `prepared` before the probe is here · `answer` masked, rounded
 
 *The public log*: `ledger` Merkle tree and proofs (RFC 9162) · `checkpoint` signed notes · `cosign_request` what a log asks a witness ·
 `witness` which checkpoint counts · `entries` leaves as salted commitments · `mirror` reading to the end ·
-`entry_openings` which fields are opened to everybody · `entry_counts` which counts may be published
+`entry_openings` which fields are opened to everybody · `entry_counts` which counts may be published ·
+`tiles` the log as files · `log_index` what can stand where · `log_evidence` a party's own acts, each with its entry
 
 *Who may*: `signed` JSON with detached signatures · `assertion` WebAuthn signatures · `roster_entries`, `root_set`, `roster` agencies,
 persons and keys under a threshold of roots · `roster_change` a version's entry in the log · `sealing_key` the custodian's key of the week ·

@@ -17,7 +17,8 @@ from sqlalchemy import Engine, create_engine, select
 from agency_node import store as store_module
 from agency_node.errors import BrokerError, BrokerRefusedError
 from agency_node.facts import Fact, read_fact
-from agency_node.link import MAX_LEAVES, OpenedField
+from agency_node.link import MAX_LEAVES
+from agency_node.replies import OpenedField
 from agency_node.store import open_store
 from agency_node.tables import log_leaves
 from crypto.canonical import AgencyId, SearchId

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from agency_node.link import Lease, MessageState
 from agency_node.pieces import Pieces
+from agency_node.replies import Lease, MessageState
 from crypto.canonical import AgencyId
 from crypto.entries import EntryKind, LogEntry, entry_subject
 from crypto.errors import NotCanonicalError, PeerError

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from agency_node.link import Lease
+from agency_node.replies import Lease
 from agency_node.requester.leads import ask_for, list_leads
 from agency_node.tables import answers, custody, held_grants, inbox, ledger, outbox, search_holders, searches, stubs
 from crypto.canonical import AgencyId, GrantId

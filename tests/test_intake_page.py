@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from agency_node.cli import app
 from agency_node.commands.output import clock
 from agency_node.config import ItlRules, NodeConfig
-from agency_node.holder.records import Disposition, RecordStore
+from agency_node.holder.booking import Disposition
+from agency_node.holder.records import RecordStore
 from agency_node.node import open_node
 from agency_node.policy.pack_folder import PackQuality
 from tests.face_packs import write_faces, write_models

@@ -23,11 +23,12 @@ from agency_node.errors import EnrolmentError, ImageError
 from agency_node.faces.embedder import Face
 from agency_node.faces.image import Pixels, read_image
 from agency_node.holder import itl_source
+from agency_node.holder.booking import BookingFacts, Disposition
 from agency_node.holder.candidates import BOOKING, Candidate, Numbers, RefusedRow
 from agency_node.holder.enrol import EnrolmentReport, enrol_itl
 from agency_node.holder.itl_source import MAX_FIELDS, MAX_FILE_BYTES, MAX_RECORDS, candidates_of
 from agency_node.holder.progress import NoProgress
-from agency_node.holder.records import BookingFacts, Disposition, RecordStore
+from agency_node.holder.records import RecordStore
 from agency_node.store import open_store
 from agency_node.vault import Vault
 from tests.face_samples import OneFaceEmbedder, encoded, plain_picture

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agency_node.errors import BrokerRefusedError
-from agency_node.link import MAX_WAIT_S, BrokerLink, Lease, MessageState
+from agency_node.link import MAX_WAIT_S, BrokerLink
 from agency_node.pieces import Pieces
+from agency_node.replies import Lease, MessageState
 from agency_node.transport import UNREADABLE, Transport
 from crypto.binary import sha256
 from crypto.canonical import SearchId, b64url_encode

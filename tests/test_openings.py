@@ -191,7 +191,7 @@ async def publish(world: World) -> list[int]:
 async def test_nothing_is_opened_before_the_delay_and_everything_after_it(world: World) -> None:
     await world.released()
     world.clock.now = NOW + DELAY - timedelta(seconds=1)
-    assert await publish(world) == [0, 0, 0]
+    assert set(await publish(world)) == {0}
     assert world.broker.opened == []
     world.clock.now = NOW + DELAY
     assert sum(await publish(world)) == len([one for one in entries(world)[3:] if ENTRY_FORMS[one.kind].opened])
@@ -199,7 +199,7 @@ async def test_nothing_is_opened_before_the_delay_and_everything_after_it(world:
     assert {one.entry.kind for one in shown} >= {EntryKind.GRANT, EntryKind.RELEASE}
     assert all(len(one.fields) == len(ENTRY_FORMS[one.entry.kind].opened) for one in shown)
     before = list(world.broker.opened)
-    assert await publish(world) == [0, 0, 0]
+    assert set(await publish(world)) == {0}
     assert world.broker.opened == before
     (grant,) = [row for row in world.nodes[NORTHPORT].rows(outbox) if row.name == "grant" and row.kind == "grant"]
     assert grant.opening == "published"
@@ -224,7 +224,7 @@ async def test_a_closed_case_is_opened_at_the_next_look_and_no_other(world: Worl
     with node.engine.begin() as connection:
         assert ask_to_open(connection, str(other_claims(5).search_id)) == 0
         assert ask_to_open(connection, str(content.search_id)) == 1
-    assert await publish(world) == [1, 0, 0]
+    assert sum(await publish(world)) == 1
     assert {entries(world)[one.position].kind for one in world.broker.opened} == {EntryKind.GRANT}
     with node.engine.begin() as connection:
         assert ask_to_open(connection, str(content.search_id)) == 0

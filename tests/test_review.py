@@ -30,6 +30,7 @@ from agency_node.store import DATABASE_FILE
 from agency_node.tables import exigent_grants, outbox, search_holders, searches
 from crypto.canonical import SearchId
 from crypto.entries import EntryKind, LogEntry, entry_subject
+from crypto.entry_openings import ENTRY_FORMS
 from crypto.errors import AgencyRoleError, GrantMismatchError, MissingRoleError, SamePersonError, UnknownKeyError
 from crypto.grant import check_signatures, verify_grant
 from crypto.grant_claims import GrantClaims, GrantRole
@@ -388,7 +389,7 @@ async def test_a_refusal_is_signed_sealed_told_and_logged(world: World) -> None:
     await world.run(NORTHPORT, rounds=2)
     logged = [LogEntry.from_bytes(leaf) for leaf in world.broker.log]
     (entry,) = [one for one in logged if one.subject == entry_subject(EntryKind.REFUSAL, draft.digest, NORTHPORT)]
-    assert (entry.kind, len(entry.commitments)) == (EntryKind.REFUSAL, 2)
+    assert (entry.kind, len(entry.commitments)) == (EntryKind.REFUSAL, ENTRY_FORMS[EntryKind.REFUSAL].count)
     kept = b"".join(path.read_bytes() for path in node.folder.glob(f"{DATABASE_FILE}*"))
     assert b"Smith" not in kept + b"".join(world.broker.log)
     assert world.broker.carried == []

@@ -60,6 +60,7 @@ from crypto.signed import key_id
 
 PATIENCE: Final = timedelta(minutes=2)
 """How long a holder's refusal waits for its grant, which another party sends."""
+EXPIRED: Final = "the grant expired before the release"
 OPEN: Final = "open"
 RELEASED: Final = "released"
 REFUSED: Final = "refused"
@@ -319,8 +320,7 @@ class Releasing:
         try:
             self._desk.check_no_end(held.digest)
             if self._clock() >= claims.expires:
-                why = "the grant expired before the release"
-                self._close(held, LAPSED, why if self._standings.has_word(held) else f"{NO_STATEMENT}, and it has expired")
+                self._end(held, EXPIRED if self._standings.has_word(held) else f"{NO_STATEMENT}, and it has expired")
                 return
             if not self._standings.stands(held):
                 if at_hand is not None and at_hand[0] == claims.search_id:
@@ -330,17 +330,18 @@ class Releasing:
         except NotYetError:
             return
         except PeerError as error:
-            self._close(held, LAPSED, str(error))
+            self._end(held, str(error))
             return
         taken = self._taken(held, custody_parts.c.data, at_hand)
         manifests = await self._manifests(claims)
         keys = await self._holder_keys(claims, taken)
-        requester = SealTo.statement(await self._parties.search_key(claims.requesting_agency, claims.search_id))
-        office = self._parties.roster().agency(claims.requesting_agency).legal_office or claims.requesting_agency
-        discovery_key = self._parties.roster().discovery_key(claims.requesting_agency)
-        discovery = SealTo(office, discovery_key, key_id(discovery_key.raw))
+        requester, roster = (
+            SealTo.statement(await self._parties.search_key(claims.requesting_agency, claims.search_id)),
+            self._parties.roster(),
+        )
+        discovery_key, office = roster.discovery_key(claims.requesting_agency), roster.agency(claims.requesting_agency).legal_office
+        discovery = SealTo(office or claims.requesting_agency, discovery_key, key_id(discovery_key.raw))
         model, (table, impostors) = self._models[claims.model_hash], self._tables[claims.model_hash]
-        roster = self._parties.roster()
         outcomes = await asyncio.to_thread(combine, held, taken, manifests, model, impostors, self._envelopes, roster)
         with self._engine.begin() as connection:
             self._queue(connection, held, outcomes, keys, requester, discovery)
@@ -394,21 +395,18 @@ class Releasing:
 
     def withdraw(self, held: HeldGrant, connection: Connection, why: str = WITHDRAWN_BY_REQUESTER) -> None:
         """The requester took the search back, or it lapsed: it is closed without a release, its shares and values are gone."""
-        self._close_in(connection, held, LAPSED, why)
+        self._end_in(connection, held, why)
+
+    def _end(self, held: HeldGrant, note: str) -> None:
+        with self._engine.begin() as connection:
+            self._end_in(connection, held, note)
 
     def _end_in(self, connection: Connection, held: HeldGrant, note: str) -> None:
-        self._close_in(connection, held, LAPSED, note)
-
-    def _close(self, held: HeldGrant, state: str, note: str) -> None:
-        with self._engine.begin() as connection:
-            self._close_in(connection, held, state, note)
-
-    def _close_in(self, connection: Connection, held: HeldGrant, state: str, note: str) -> None:
         where = (custody.c.search_id == str(held.claims.search_id)) & (custody.c.state == OPEN)
-        if connection.execute(update(custody).where(where).values(state=state, note=note)).rowcount == 1:
+        if connection.execute(update(custody).where(where).values(state=LAPSED, note=note)).rowcount == 1:
             self._forget(connection, held.claims)
             self._at_hand = None
-            record(connection, self._clock(), held.claims.search_id, state, note)
+            record(connection, self._clock(), held.claims.search_id, LAPSED, note)
 
 
 def _insert_part(connection: Connection, values: Mapping[str, object]) -> bool:

@@ -151,9 +151,8 @@ class Story:
         asyncio.run(self._search_and_more())
         with self.step("views", "Trying every party's own keys on everything that passed"):
             self._views()
-        self.result.checks["every view closed"] = all(
-            one.opened_against_expectation == 0 and not one.found_in_plain for one in self.result.views.values()
-        )
+        views = self.result.views.values()
+        self.check("every view closed", all(one.opened_against_expectation == 0 and not one.found_in_plain for one in views))
         self.result.ok = bool(self.result.checks) and all(self.result.checks.values())
         return self.result
 
@@ -237,8 +236,8 @@ class Story:
 
     def _draft(self, node: Node, offence: Offence, reviewer: PersonId) -> SearchId:
         request = replace(self.request(), offence=offence, reviewer=reviewer)
-        discovery, now = node.parties.roster().discovery_key(NORTHPORT), datetime.now(UTC)
-        return draft_search(node.engine, node.vault, self.embedder, NORTHPORT, discovery, request, self.federation.person(DETECTIVE), now)
+        discovery, now, person = node.parties.roster().discovery_key(NORTHPORT), datetime.now(UTC), self.federation.person(DETECTIVE)
+        return draft_search(node.engine, node.vault, self.embedder, NORTHPORT, discovery, request, person, now)
 
     def request(self) -> SearchRequest:
         """A lawful search for the person who is sought: a warrant, an assault, both holders."""
@@ -302,9 +301,8 @@ class Story:
         )
         (shown,) = list_disclosed(node.engine, node.vault, search_id)
         self.result.disclosed = {"agency": str(shown.agency), "handle": shown.handle, "record_number": shown.record_number}
-        self.result.checks["the person's own record"] = shown.record_number == self.pictures[self.sought].record_number and bool(
-            shown.photograph
-        )
+        own = shown.record_number == self.pictures[self.sought].record_number
+        self.check("the person's own record", own and bool(shown.photograph))
         await theirs.transport.close()
 
     async def _replay(self, node: Node, search_id: SearchId) -> None:
@@ -317,12 +315,10 @@ class Story:
         token = sign_grant(claims, GrantRole.INVESTIGATOR, self.federation.person(DETECTIVE).signing_key)
         token = add_signature(token, GrantRole.REVIEWER, self.federation.person(COUNSEL).signing_key)
         opening = FieldOpening.fresh(FieldType("grant-digest"), claims.digest)
-        leaf = LogEntry(
-            EntryKind.GRANT, utc_day(datetime.now(UTC)), entry_subject(EntryKind.GRANT, claims.digest), (commit_field(opening),)
-        )
-        await self._expect_refusal(
-            "a replay of the probe under a second grant", "R5", node.link.post_grant(without_reason(token), leaf.to_bytes())
-        )
+        subject, today = entry_subject(EntryKind.GRANT, claims.digest), utc_day(datetime.now(UTC))
+        leaf = LogEntry(EntryKind.GRANT, today, subject, (commit_field(opening),)).to_bytes()
+        asked = node.link.post_grant(without_reason(token), leaf)
+        await self._expect_refusal("a replay of the probe under a second grant", "R5", asked)
 
     async def _policy(self, node: Node) -> None:
         """The requester's own node refuses before its reviewer signs; one whose policy was taken out is refused by everybody else."""

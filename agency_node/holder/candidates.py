@@ -16,7 +16,8 @@ from datetime import date
 from typing import Final
 
 from agency_node.errors import EnrolmentError
-from agency_node.holder.records import BookingFacts, Disposition, check_record_number
+from agency_node.holder.booking import BookingFacts, Disposition
+from agency_node.holder.records import check_record_number
 from crypto.errors import FieldError
 from crypto.wire import check_photographed
 

@@ -19,7 +19,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from sqlalchemy import Connection, Engine, func, insert, select, update
@@ -30,6 +30,7 @@ from sqlalchemy.exc import IntegrityError
 from agency_node.errors import EnrolmentError, KnownRecordError, RequestError, StoreError
 from agency_node.faces.quality import Quality
 from agency_node.holder.blocks import BLOCK_ROWS, Leaves, TemplateBlocks, mixed_up
+from agency_node.holder.booking import NO_BOOKING, BookingFacts, booking_of
 from agency_node.journal import NO_SEARCH, stamp
 from agency_node.journal import record as record_event
 from agency_node.store import Glance, large_batch, reading
@@ -46,7 +47,6 @@ from crypto.wire import check_photographed
 MODEL_FACT: Final = "gallery-model"
 CHANGES_FACT: Final = "gallery-changes"
 _CHANGES: Final = Glance(select(facts.c.value).where(facts.c.name == CHANGES_FACT))
-MAX_EVENT_CHARACTERS: Final = 64
 _TAGS_AT_ONCE: Final = 500
 _RECORD: Final = "record"
 _PHOTOGRAPH: Final = "photograph"
@@ -62,39 +62,6 @@ class ExpungeReason(enum.StrEnum):
     DISMISSED = "dismissed"
     JUVENILE = "juvenile"
     ERROR = "error"
-
-
-class Disposition(enum.StrEnum):
-    """How a booking's case ended, as far as the agency knows."""
-
-    UNKNOWN = ""
-    PENDING = "pending"
-    CONVICTED = "convicted"
-    NON_CONVICTION = "non-conviction"
-    DISMISSED = "dismissed"
-    ACQUITTED = "acquitted"
-    EXPUNGED = "expunged"
-    JUVENILE = "juvenile"
-
-
-@dataclass(frozen=True)
-class BookingFacts:
-    """What is kept of a booking beside its picture: the agency's own id of the event, the disposition and its day (R25, R31)."""
-
-    event: str = field(default="", repr=False)
-    disposition: Disposition = Disposition.UNKNOWN
-    disposed_on: date | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        try:
-            if self.event:
-                check_text(self.event, MAX_EVENT_CHARACTERS, "booking_event")
-        except FieldError as error:
-            says = f"a booking event is up to {MAX_EVENT_CHARACTERS} printable characters without space at its ends: correct it"
-            raise EnrolmentError(says) from error
-
-
-NO_BOOKING: Final = BookingFacts()
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,7 +327,7 @@ class RecordStore:
             content["source_class"],
             None if photograph is None else self._vault.open(_PHOTOGRAPH, photograph, _bound(row)),
             None if content["media"] is None else Media(content["media"]),
-            _booking(content),
+            booking_of(content),
             Quality.from_json(content["quality"]) if "quality" in content else None,
         )
 
@@ -411,20 +378,10 @@ def _content(record: NewRecord) -> bytes:
     number, source_class = json.dumps(record.record_number), json.dumps(record.source_class)
     more = ""
     if record.booking != NO_BOOKING:
-        booking = record.booking
-        day = None if booking.disposed_on is None else booking.disposed_on.isoformat()
-        more = f', "booking": {json.dumps([booking.event, booking.disposition, day])}'
+        more = f', "booking": {json.dumps(record.booking.to_json())}'
     if record.quality is not None:
         more += f', "quality": {json.dumps(record.quality.to_json())}'
     return f'{{"record_number": {number}, "source_class": {source_class}, "media": {media}{more}}}'.encode("ascii")
-
-
-def _booking(content: dict[str, Any]) -> BookingFacts:
-    """A booking's facts; none for a record that was enrolled without."""
-    if "booking" not in content:
-        return NO_BOOKING
-    event, disposition, day = content["booking"]
-    return BookingFacts(event, Disposition(disposition), None if day is None else date.fromisoformat(day))
 
 
 def _row_count(connection: Connection) -> int:

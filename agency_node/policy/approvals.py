@@ -116,7 +116,8 @@ def check_approved(config: NodeConfig, folder: Path, packs: Sequence[PolicyPack]
 def packs_in_force(node: Node) -> tuple[PolicyPack, ...]:
     """The packs that a node's commands decide by: what node.toml names, each approved as it is (`ConfigError`)."""
     packs = load_packs(node.config.policy_packs)
-    check_approved(node.config, node.folder, packs, node.parties.roster())
+    if any(pack.sha256.hex() != STRICT_DEFAULT_SHA256 for pack in packs):  # else there is nothing that the roster's persons sign for
+        check_approved(node.config, node.folder, packs, node.parties.roster())
     return packs
 
 
