@@ -146,14 +146,8 @@ class Releasing:
 
         def commit(connection: Connection) -> None:
             keep_each(connection, self._vault, claims, decided, now)
-            values = {
-                "search_id": str(claims.search_id),
-                "state": OPEN,
-                "note": "",
-                "deadline": stamp(claims.answer_deadline),
-                "alarms": "",
-            }
-            connection.execute(insert(custody).values(**values))
+            values = {"search_id": str(claims.search_id), "state": OPEN, "note": "", "alarms": ""}
+            connection.execute(insert(custody).values(**values, deadline=stamp(claims.answer_deadline)))
             self._parties.ask_ahead(claims.requesting_agency, claims.search_id, claims.holders)
 
         return commit
