@@ -240,7 +240,17 @@ def check_demo(shown: dict[str, object], seed: int) -> None:
         ("broker", "R76"),
         (NORTHPORT, "R5"),
         ("broker", "R5"),
+        (NORTHPORT, "R1"),
         *((holder, "R1") for holder in HOLDERS),
+    ]
+    law = shown["law"]
+    assert isinstance(law, list)
+    assert [one["what"] for one in law] == [
+        "a grant narrowed by its reviewer",
+        "a grant taken back half-way",
+        "a case of milwaukee-pd, under a moratorium, asked by northport-pd",
+        "an exigent grant that nobody ratified",
+        "the log, verified from files alone",
     ]
     views, seconds = shown["views"], shown["seconds"]
     assert isinstance(views, dict)
