@@ -79,7 +79,7 @@ def own_office() -> Roster:
 
 
 async def with_own_office(world: World) -> None:
-    world.broker.rosters[2] = sign_roster(own_office())
+    world.broker.install(sign_roster(own_office()))
     for node in world.nodes.values():
         await node.parties.refresh()
 
@@ -437,7 +437,7 @@ async def test_another_reviewer_of_the_office_may_and_a_lapsed_training_may_not(
     persons = tuple(
         replace(one, trained_until=(NOW - timedelta(days=1)).date()) if one.person_id == REVIEWER else one for one in office.persons
     )
-    world.broker.rosters[2] = sign_roster(with_agency(roster(2), NORTHPORT_LAW, persons=persons))
+    world.broker.install(sign_roster(with_agency(roster(2), NORTHPORT_LAW, persons=persons)))
     await node.parties.refresh()
     with pytest.raises(TrainingExpiredError):
         revoke(world, content)

@@ -34,14 +34,14 @@ from crypto.message_types import MessageType
 from crypto.notices import Refusal, RefusalReason
 from crypto.wire import MessageId
 from crypto.witness import CheckpointPolicy
-from tests.node_samples import Clock, MemoryBroker, cosigned, fact, head_of, leaf, other_leaves, store
+from tests.node_samples import Clock, MemoryBroker, cosigned, fact, head_of, leaf, other_leaves, roster_leaf, store
 from tests.node_world import World, WorldNode, search_claims
 from tests.sample_federation import BOARD, LAKESIDE, NORTHPORT_BOARD, OVERSIGHT, digest, root_set, roster, signing_key
 from tests.test_log_bundle import AT, FINGERPRINT, note_of, write
 
 VAULT = Vault(bytes(range(32)))
 CLAIMS = search_claims()
-COMMON = [*other_leaves(3), leaf(EntryKind.GRANT, CLAIMS.digest)]
+COMMON = [*other_leaves(3), roster_leaf(), leaf(EntryKind.GRANT, CLAIMS.digest)]
 TO_HOLDER = [*COMMON, leaf(EntryKind.PACK_CHANGE, digest("harmless"))]
 """The holder is shown a grant that stands."""
 TO_CUSTODIAN = [*COMMON, leaf(EntryKind.REVOCATION, CLAIMS.digest)]

@@ -278,5 +278,5 @@ async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     for _ in range(2):
         await (await Store.open(url)).close()
     database = sqlite3.connect(tmp_path / "a folder with % and space.sqlite")
-    assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+    assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0005",)]
     database.close()

@@ -92,14 +92,14 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
     assert set(LEAVES) == {
         "parameters",
         "demo",
-        *(f"bench {name}" for name in ("scan", "answer", "growth", "peers", "holder", "plot", "policy", "search")),
+        *(f"bench {name}" for name in ("scan", "answer", "growth", "peers", "holder", "log", "plot", "policy", "search")),
         "plan",
         *(f"calibration {name}" for name in ("show", "check", "synthetic")),
         *(f"faces {name}" for name in ("measure", "check")),
         *(f"broker {name}" for name in ("init", "roster", "serve", "status")),
-        "log verify",
+        *(f"log {name}" for name in ("verify", "export", "evidence", "opened", "counts", "monitor")),
         *(f"node {name}" for name in ("init", "serve", "enrol", "expunge", "status", "search", "review", "release", "cancel", "disclose")),
-        *(f"node {name}" for name in ("ledger", "preflight", "statement", "evaluated")),
+        *(f"node {name}" for name in ("ledger", "preflight", "statement", "evaluated", "open")),
         *(f"node {name}" for name in ("ratify", "unseal", "originate", "accept", "revoke", "backup", "restore")),
         *(f"person {name}" for name in ("init", "discovery")),
         *(f"policy {name}" for name in ("explain", "test", "diff", "list", "approve", "adopt")),
@@ -173,7 +173,13 @@ def test_an_error_is_one_sentence_on_standard_error(name: str, as_json: bool, tm
         "roster draft": "roster draft --root-set there --broker there --agency there --out new",
         "roster sign": "roster sign there --key there",
         "roster show": "roster show there",
+        "node open": "node open nowhere --search 12 --to-oversight new",
         "log verify": "log verify --node nowhere",
+        "log export": "log export --node nowhere --into new",
+        "log evidence": "log evidence --node nowhere --into new",
+        "log opened": "log opened there --node nowhere",
+        "log counts": "log counts --node nowhere",
+        "log monitor": "log monitor new --node nowhere",
     }[name]
     result = run(line + " --json" * as_json)
     assert result.exit_code in (1, 2), result.output

@@ -26,12 +26,13 @@ from agency_node.outbox import EXPUNCTION, READY
 from agency_node.store import DATABASE_FILE, forget_deleted, open_store
 from agency_node.tables import block_keys, ledger, outbox, records, template_blocks
 from agency_node.vault import Vault
+from crypto.canonical import b64url_encode
 from crypto.codes import Codes, values_of
 from crypto.disclosure import Media
 from crypto.entries import EntryKind, LogEntry
 from tests.node_samples import Clock, not_entered
 from tests.node_world import MODEL, gallery_records
-from tests.sample_federation import NOW
+from tests.sample_federation import NOW, signing_key
 
 KEY = bytes(range(32))
 ROOT = Path(__file__).resolve().parent.parent
@@ -239,7 +240,8 @@ def test_the_command(tmp_path: Path) -> None:
     runner = CliRunner()
     made = runner.invoke(app, [
         "node", "init", str(folder), "--agency", "lakeside-sheriff", "--name", "Lakeside", "--jurisdiction", "us-wi-lakeside",
-        "--role", "holder", "--role", "legal_office", "--officer", "O", "--broker", "http://127.0.0.1:1", "--trust", "civic-board",
+        "--role", "holder", "--role", "legal_office", "--office-key", b64url_encode(signing_key("office").verifying_key.raw),
+        "--officer", "O", "--broker", "http://127.0.0.1:1", "--trust", "civic-board",
         "--root-fingerprint", "00" * 32, "--mode", "test", "--json",
     ])  # fmt: skip
     assert made.exit_code == 0, made.output

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from agency_node.node import Node
 
 APPROVALS: Final = "approvals"
-STRICT_DEFAULT_SHA256: Final = "105735b9cd7dee110b2de18d3e864b9bb4567a9d5d0065ba8f01864e31bc5e2a"
+STRICT_DEFAULT_SHA256: Final = "2880a81ea8c160f7fc09177d45f172716847a5bddd9623de9a17a375575fd547"
 """Of the delivered strict default; a test compares it with the folder."""
 
 

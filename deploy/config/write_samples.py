@@ -101,7 +101,9 @@ def table_of(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401  # what
 def lines_of(model: type[BaseModel], values: Mapping[str, Any], full: bool, path: str = "", off: bool = False) -> Iterator[str]:
     """The lines of one table: plain keys, then tables."""
     docs, mark = doc_lines(model), "#" if off else ""
-    wanted = {name for name, field in model.model_fields.items() if full or name in values or field.is_required()} - NOT_IN_THE_FILE
+    wanted = {name for name, field in model.model_fields.items() if full or name in values or field.is_required()} - (
+        set() if path else NOT_IN_THE_FILE
+    )
     shown = [name for name in model.model_fields if name in wanted]
     for name in sorted(shown, key=lambda name: table_of(model.model_fields[name].annotation) is not None):
         field, within = model.model_fields[name], table_of(model.model_fields[name].annotation)
