@@ -10,12 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
+from agency_node.link import BrokerLink
+from agency_node.transport import Transport
 from broker import expunctions
 from broker.tables import leaves
 from crypto.canonical import AgencyId, b64url_encode
 from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject
 from crypto.entry_openings import ENTRY_FORMS, LeafOpenings
-from tests.broker_world import World, open_world, problem
+from tests.broker_world import BASE, World, node_key, open_world, problem
 from tests.sample_federation import BOARD, EASTFIELD, LAKESIDE, NORTHPORT, NORTHPORT_LAW, NOW, OVERSIGHT, digest
 
 HANDLE = digest("handle")
@@ -60,6 +62,15 @@ async def test_a_holders_expunction_is_logged_once(world: World) -> None:
         assert (reply.status_code, reply.json()) == (status, {"index": 0})
     assert world.rows()["leaves"] == 1
     assert (await world.head(min_size=1)).checkpoint.size == 1
+
+
+async def test_a_nodes_link_enters_and_opens_it(world: World) -> None:
+    entry, opened = made()
+    network = httpx.ASGITransport(app=world.client._transport.app)  # type: ignore[attr-defined]
+    link = BrokerLink(Transport(BASE, LAKESIDE, node_key(LAKESIDE), lambda: world.now, transport=network))
+    assert await link.enter_expunction(entry.to_bytes(), HANDLE) == 0
+    await link.post_openings(opened)
+    assert world.rows()["openings"] == 2
 
 
 async def test_the_handle_is_not_kept(world: World) -> None:
