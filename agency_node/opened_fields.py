@@ -15,6 +15,7 @@ from crypto.entries import FieldType
 from crypto.entry_openings import (
     AUTHOR,
     BASIS,
+    EXPUNGE_REASON,
     HOLDERS_ANSWERED,
     HOLDERS_ASKED,
     LEADS,
@@ -93,3 +94,8 @@ def opened_end(requesting_agency: AgencyId, roster: Roster, outcome: str) -> Ope
         REQUESTING_CLASS: roster.agency(requesting_agency).agency_class.value,
         OUTCOME: outcome,
     }
+
+
+def opened_expunction(author: AgencyId, reason: str) -> Opened:
+    """Which holder destroyed a record, and for which of the listed reasons; not which record."""
+    return {AUTHOR: str(author), EXPUNGE_REASON: reason}

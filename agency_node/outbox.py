@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from agency_node.journal import NO_SEARCH, record, stamp
+from agency_node.opened_fields import opened_expunction
 from agency_node.pieces import IN_PIECES, OUT, MessageGoneError, Pieces, stored_pieces, write_pieces
 from agency_node.store import Glance
 from agency_node.tables import outbox, sequences
@@ -32,6 +34,7 @@ from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_
 from crypto.entry_openings import ENTRY_FORMS, EntryForm, check_value
 from crypto.epoch import Epoch
 from crypto.errors import MisuseError
+from crypto.fields import DIGEST_BYTES
 from crypto.frame import MessageHeader
 from crypto.grant_claims import GrantClaims
 from crypto.keys import SealingPublicKey, SigningKey
@@ -43,8 +46,12 @@ from crypto.parts import PIECE_BYTES
 from crypto.sealing_key import SealingKeyStatement
 from crypto.wire import MessageId
 
+if TYPE_CHECKING:
+    from agency_node.holder.records import Expunged
+
 GRANT: Final = "grant"
 PACK_CHANGE: Final = "pack-change"
+EXPUNCTION: Final = "expunction"
 ENTRY: Final = "entry"
 MESSAGE: Final = "message"
 READY: Final = "ready"
@@ -140,6 +147,16 @@ class Outbox:
         logged = self._leaf(EntryKind.PACK_CHANGE, pack_sha256, self.agency, fields, _NOTHING)
         body = canonical_json({"approval": approval.hex(), "entry": logged.leaf.hex()})
         self._put(connection, NO_SEARCH, PACK_CHANGE, EntryKind.PACK_CHANGE.value, "", pack_sha256, body, logged)
+
+    def expunction(self, connection: Connection, gone: Expunged) -> None:
+        """Queue the log entry of a record that this transaction destroys: the gallery's roots before and after, the author, the reason.
+
+        Its subject is of fresh random bytes, which the row keeps: nobody else finds the entry, whatever they know of record or gallery.
+        """
+        handle = secrets.token_bytes(DIGEST_BYTES)
+        fields = [("gallery-root-before", gone.root_before), ("gallery-root-after", gone.root_after)]
+        logged = self._leaf(EntryKind.EXPUNCTION, handle, self.agency, fields, opened_expunction(self.agency, gone.reason))
+        self._put(connection, NO_SEARCH, EXPUNCTION, EntryKind.EXPUNCTION.value, "", handle, logged.leaf, logged)
 
     def sealed(self, connection: Connection, kind: MessageType, body: Body, conversation: Conversation, recipient: SealTo) -> MessageId:
         """Seal a message, queue it, return its id; one of a streamed type is never whole in memory."""
@@ -275,16 +292,17 @@ _READY_ROWS: Final = Glance(
 
 def next_outgoing(engine: Engine) -> list[Outgoing]:
     """The rows that may leave now, side by side, oldest first: of each search the first grant or entry, and before that the first message
-    to each recipient."""
+    to each recipient. Rows of no search wait for those of their kind alone: expunctions may be more than the log takes in a day."""
     found: list[Outgoing] = []
     closed: set[str] = set()
     asked: set[tuple[str, str]] = set()
     for row in (Outgoing(*values) for values in _READY_ROWS.rows(engine)):
-        if row.search_id in closed or (row.search_id, row.recipient) in asked:
+        queue = row.search_id or row.kind
+        if queue in closed or (queue, row.recipient) in asked:
             continue
-        asked.add((row.search_id, row.recipient))
+        asked.add((queue, row.recipient))
         if row.kind != MESSAGE:
-            closed.add(row.search_id)
+            closed.add(queue)
         found.append(row)
     return found
 
@@ -311,12 +329,16 @@ class LogLink(Protocol):
     async def post_grant(self, terms: bytes, leaf: bytes) -> int: ...
     async def enter(self, leaf: bytes, grant_digest: bytes) -> int: ...
     async def enter_pack_change(self, leaf: bytes, approval: bytes) -> int: ...
+    async def enter_expunction(self, leaf: bytes, handle: bytes) -> int: ...
 
 
 async def enter(link: LogLink, kind: str, data: bytes, grant_digest: bytes) -> None:
-    """Hand the content of a grant, an entry or a pack change to the log."""
+    """Hand the content of a grant, an entry, a pack change or an expunction to the log."""
     if kind == ENTRY:
         await link.enter(data, grant_digest)
+        return
+    if kind == EXPUNCTION:
+        await link.enter_expunction(data, grant_digest)
         return
     body = {name: bytes.fromhex(str(value)) for name, value in parse_canonical_json(data, max_bytes=1 << 20).items()}
     if kind == GRANT:

@@ -224,6 +224,16 @@ async def post_pack_change(caller: CallerOf, services: ServicesOf) -> Response:
     return JSONResponse({"index": index}, 201 if is_new else 200)
 
 
+@signed.post("/v1/log/expunctions")
+async def post_expunction(caller: CallerOf, services: ServicesOf) -> Response:
+    """Enter the log leaf of a record that the caller, a holder, expunged."""
+    fields = _object(caller.body)
+    entry, handle = fields.data("entry"), fields.digest("handle")
+    fields.close()
+    index, is_new = await services.expunctions.enter(caller, entry, handle)
+    return JSONResponse({"index": index}, 201 if is_new else 200)
+
+
 @signed.post("/v1/log/openings")
 async def post_openings(caller: CallerOf, services: ServicesOf) -> Response:
     """Open fields of a leaf that the caller entered, to everybody."""

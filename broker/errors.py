@@ -16,7 +16,7 @@
     │   ├── ReplayedGrantError          grant, search, probe or face was entered before
     │   ├── UnknownGrantError           a grant that does not stand in the log
     │   ├── EntryError                  an entry that this party does not make, or about something else than its grant
-    │   ├── FullLogError                more entries of one grant than a search can need
+    │   ├── FullLogError                more entries of one grant than a search can need, or of one agency than a day takes
     │   ├── NoCheckpointError           no such checkpoint yet
     │   ├── LogSizeError                a size or index that the log has not reached
     │   ├── RouteError                  sender or recipient has no such part in the grant
@@ -108,7 +108,7 @@ class EntryError(RefusedError):
 
 
 class FullLogError(RefusedError):
-    """More entries of one grant than a search can need."""
+    """More entries of one grant than a search can need, or of one agency than a day takes."""
 
 
 class NoCheckpointError(RefusedError):

@@ -47,8 +47,8 @@ from crypto.roster_entries import AgencyRole
 from crypto.tiles import TILE_HEIGHT, TilePath, pack_entries, tile_bytes
 from crypto.witness import COSIGNATURE_V1, MAX_CLOCK_SKEW_S, WitnessKey, cosigned_at
 
-_PATIENT: Final = frozenset({EntryKind.ANSWER, EntryKind.OPENED_SCORES})
-"""Entries for whose cosignatures no act waits: the head of the release covers them, a moment later."""
+_PATIENT: Final = frozenset({EntryKind.ANSWER, EntryKind.OPENED_SCORES, EntryKind.EXPUNCTION})
+"""Entries for whose cosignatures no act waits: the head of a release covers them, or the next one anyhow."""
 _READ_ON: Final = 10_000
 """Leaves that are read from the store at a time."""
 _FIND: Final = select(
@@ -136,9 +136,9 @@ class LogStore:
         """Where the leaf stands, and whether it is new or these very bytes were entered before; in the caller's transaction, which need not
         wait for the disk.
 
-        `grant_digest` is the digest that the entry's subject was made of: a grant's, or a roster's. The caller calls `publish` when the
-        transaction has ended, also for a leaf that was there: only then is it promised. An entry that acts wait for hurries the witnesses
-        (`pending_size`).
+        `grant_digest` is the digest that the entry's subject was made of, a grant's or a roster's, or what else entries are counted by. The
+        caller calls `publish` when the transaction has ended, also for a leaf that was there: only then is it promised. An entry that acts
+        wait for hurries the witnesses (`pending_size`).
         """
         data = entry.to_bytes()
         digest = leaf_hash(data)

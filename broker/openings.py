@@ -1,10 +1,10 @@
 """What parties opened of their log entries: verified against the leaves, kept, read by everybody, counted.
 
 Invariants: a field is kept only if the leaf in this log commits to it at its place, its value is of the field's form, and the caller makes
-such entries about that grant; what the broker can hold against the grant's terms agrees with them; a field that was kept is neither changed
-nor removed (triggers of migration 0005), and numbers follow one another, so that a reader sees when one is missing. Everybody who reads
-verifies again: the broker's checks keep nonsense out, and nobody relies on them. The broker is told nothing here before the author opens
-it to everybody.
+such entries about that grant, or opens itself as the author of an expunction, which is about none; what the broker can hold against the
+grant's terms agrees with them; a field that was kept is neither changed nor removed (triggers of migration 0005), and numbers follow one
+another, so that a reader sees when one is missing. Everybody who reads verifies again: the broker's checks keep nonsense out, and nobody
+relies on them. The broker is told nothing here before the author opens it to everybody.
 
 Left to others: which fields a kind opens and what their values look like (`crypto.entry_openings`), which counts may be published
 (`crypto.entry_counts`), when to open (the author's node).
@@ -69,7 +69,8 @@ class Openings:
         """Keep the openings of one leaf; how many of them are new. After these checks, in this order:
 
         1. the leaf stands in this log (`NotFoundError`)
-        2. the caller makes such entries about that grant (`NotYourGrantError`, `EntryError`)
+        2. the caller makes such entries about that grant; of an expunction, which is about none, it opens the author's name, and that is
+            its own (`NotYourGrantError`, `EntryError`)
         3. each field is one that the leaf commits to, of the form of its kind (`CommitmentError`, `FieldError`)
         4. agencies and number of holders are those of the grant's terms (`EntryError`)
         """
@@ -79,14 +80,17 @@ class Openings:
             if row is None or row.position >= self._log.size:
                 raise NotFoundError("no such leaf stands in this log")
             entry = LogEntry.from_bytes(bytes(row.entry))
-            grant = await self._grants.find(connection, bytes(row.grant_digest))
-            if entry.kind is not EntryKind.GRANT:  # 2
+            grant = None if entry.kind is EntryKind.EXPUNCTION else await self._grants.find(connection, bytes(row.grant_digest))
+            if grant is None:  # 2
+                _check_names_author(opened, caller)
+            elif entry.kind is not EntryKind.GRANT:
                 check_entry(entry, grant, caller.agency, caller.roster)
             elif caller.agency != grant.requesting_agency:
                 raise NotYourGrantError("the grant names another requesting agency than the caller")
             opened.check(entry)  # 3
-            for one in opened.openings:  # 4
-                _check_against_terms(one, grant, caller)
+            if grant is not None:
+                for one in opened.openings:  # 4
+                    _check_against_terms(one, grant, caller)
             kept = select(openings.c.field_type).where(openings.c.position == row.position)
             there = set((await connection.execute(kept)).scalars())
             number = int((await connection.execute(select(func.count()).select_from(openings))).scalar_one())
@@ -132,6 +136,12 @@ class Openings:
             self._counts.add_opened(row.position, EntryKind(row.kind), FieldType(row.field_type), bytes(row.value).decode("ascii"))
         self._counted_openings += len(rows)
         return bool(rows)
+
+
+def _check_names_author(opened: LeafOpenings, caller: Caller) -> None:
+    """Whose salts the caller shows: that the leaf commits to this author is the next check."""
+    if not any(one.field_type == AUTHOR and one.value == caller.agency.encode("ascii") for one in opened.openings):
+        raise EntryError("an expunction is opened by its author, with the author's name")
 
 
 def _check_against_terms(opening: FieldOpening, grant: RoutedGrant, caller: Caller) -> None:

@@ -98,7 +98,7 @@ _MAKERS: Final[Mapping[EntryKind, tuple[Party, ...]]] = MappingProxyType(
     }
 )
 """Who makes which entry about a grant: a lapse the requester's node, where the clock of an exigent grant runs (R4), or the office. The
-grant's own entry comes with the grant; the other kinds are about no grant (pack changes: `changes`)."""
+grant's own entry comes with the grant; the other kinds are about no grant (`changes`, `expunctions`)."""
 
 
 def check_entry(entry: LogEntry, grant: RoutedGrant, author: AgencyId, roster: Roster) -> None:

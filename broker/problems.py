@@ -93,7 +93,10 @@ _OWN: Final[Mapping[type[own.RefusedError], _Row]] = MappingProxyType(
             403, "entry-not-yours", "The log entry is not this party's to make", "Enter what your own part in the grant calls for."
         ),
         own.FullLogError: _Row(
-            429, "entries-exhausted", "The grant has too many log entries", "Ask the legal office to look at this grant before going on."
+            429,
+            "entries-exhausted",
+            "Too many log entries of this grant, or of this agency today",
+            "Ask the legal office to look at this grant before going on; expunctions are sent again by themselves until a day takes them.",
         ),
         own.NoCheckpointError: _Row(
             404,

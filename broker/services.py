@@ -10,6 +10,7 @@ from broker.authentication import Authentication
 from broker.bell import Bell
 from broker.changes import PackChanges
 from broker.config import BrokerConfig, Limits
+from broker.expunctions import Expunctions
 from broker.folder import load_log_key
 from broker.grants import Grants
 from broker.log_store import LogStore
@@ -34,6 +35,7 @@ class Services:
     log: LogStore
     grants: Grants
     pack_changes: PackChanges
+    expunctions: Expunctions
     openings: Openings
     mailbox: Mailbox
     statements: Statements
@@ -57,6 +59,7 @@ class Services:
             log=log,
             grants=grants,
             pack_changes=PackChanges(store, log, bell),
+            expunctions=Expunctions(store, log, bell),
             openings=Openings(store, grants, log),
             mailbox=Mailbox(store, grants, log, key, bell, limits),
             statements=Statements(store),

@@ -3,8 +3,8 @@
 Every entry of a kind has one form, `ENTRY_FORMS`: first the fields that are opened one by one when their time has come, each at its own
 place, then those that are never opened (digests, the leads' slots), padded to a fixed number. So the number of commitments says nothing,
 and an author cannot commit to one field twice and open whichever suits it later. What is opened is agencies and their class, the offence's
-NIBRS code, the kind of the legal basis, counts, outcome and rule. Case text, names, docket numbers and images are no fields of an entry,
-opened or not; an opened value is of a closed form, so that none of them can be told by one.
+NIBRS code, the kind of the legal basis, counts, outcome, rule and why a record was expunged. Case text, names, docket numbers and images
+are no fields of an entry, opened or not; an opened value is of a closed form, so that none of them can be told by one.
 
 An empty value says that the field does not apply: a missing person has no offence, what came late was refused under no rule.
 
@@ -54,6 +54,7 @@ HOLDERS_ANSWERED: Final = FieldType("holders-answered")
 LEADS: Final = FieldType("leads-released")
 OUTCOME: Final = FieldType("outcome")
 RULE: Final = FieldType("refusal-rule")
+EXPUNGE_REASON: Final = FieldType("expunge-reason")
 
 OUTCOMES: Final[Mapping[EntryKind, tuple[str, ...]]] = MappingProxyType(
     {
@@ -66,6 +67,8 @@ OUTCOMES: Final[Mapping[EntryKind, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """How what an entry tells of ended."""
+EXPUNGE_REASONS: Final = ("court-order", "dismissed", "error", "juvenile", "non-conviction")
+"""Why a record had to go (R25), as the holder says it (`holder.records.ExpungeReason`)."""
 
 _AGENCY: Final = AgencyId.pattern.pattern
 _CLASS: Final = "|".join(AgencyClass)
@@ -83,6 +86,7 @@ _FORMS: Final[Mapping[FieldType, str]] = MappingProxyType(
         HOLDERS_ANSWERED: _COUNT,
         LEADS: _COUNT,
         RULE: "[1-9][0-9]{0,2}",
+        EXPUNGE_REASON: "|".join(EXPUNGE_REASONS),
     }
 )
 
@@ -113,9 +117,11 @@ ENTRY_FORMS: Final[Mapping[EntryKind, EntryForm]] = MappingProxyType(
         EntryKind.REVOCATION: EntryForm((AUTHOR, REQUESTING_AGENCY, REQUESTING_CLASS, OUTCOME), 2),
         EntryKind.LAPSE: EntryForm((REQUESTING_AGENCY, REQUESTING_CLASS, OUTCOME), 3),
         EntryKind.RATIFICATION: EntryForm((REQUESTING_AGENCY, REQUESTING_CLASS, OUTCOME), 2),
+        EntryKind.EXPUNCTION: EntryForm((AUTHOR, EXPUNGE_REASON), 2),
     }
 )
-"""Kinds that are not here are about no search; what they say is public elsewhere."""
+"""Kinds that are not here are about no search; what they say is public elsewhere. An expunction is about
+none either, and said nowhere else."""
 
 
 def opened_types(kind: EntryKind) -> tuple[FieldType, ...]:

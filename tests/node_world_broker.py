@@ -47,6 +47,7 @@ class WorldBroker(MemoryBroker):
         self.carried: list[Message] = []
         self.entered_terms: list[bytes] = []
         self.approvals: list[bytes] = []
+        self.handles: list[bytes] = []
         self.cosigned_by(*WITNESSES)
 
     def add(self, *leaves: bytes) -> None:
@@ -98,6 +99,10 @@ class Mailbox:
 
     async def enter_pack_change(self, leaf: bytes, approval: bytes) -> int:
         self.broker.approvals.append(approval)
+        return await self.enter(leaf, b"")
+
+    async def enter_expunction(self, leaf: bytes, handle: bytes) -> int:
+        self.broker.handles.append(handle)
         return await self.enter(leaf, b"")
 
     async def send(self, message: Pieces) -> MessageState:

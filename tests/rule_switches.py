@@ -19,6 +19,7 @@ from agency_node.holder import answering, blocks, candidates
 from agency_node.holder.budgets import Budgets
 from agency_node.holder.records import RecordStore
 from agency_node.legal import lapsing, review
+from agency_node.outbox import Outbox
 from agency_node.policy import engine
 from agency_node.policy.quality_limits import QualityLimits
 from agency_node.requester import leads
@@ -105,9 +106,10 @@ def allow_all(packs: Any, inputs: Any) -> engine.Decision:
 
 
 def purged_records_stay(patch: pytest.MonkeyPatch) -> None:
-    """A switch that takes records which must go, and lets an old backup bring them back."""
+    """A switch that takes records which must go, lets an old backup bring them back, and destroys without an entry of the log."""
     patch.setattr(candidates, "MUST_GO", frozenset())
     patch.setattr(RecordStore, "expunge_again", nothing_gone)
+    patch.setattr(Outbox, "expunction", nothing)
 
 
 SWITCHES: Final[dict[str, Switch]] = {
@@ -130,7 +132,10 @@ SWITCHES: Final[dict[str, Switch]] = {
     "R21": Switch("the floor of a still's quality", replaced(QualityLimits, "check")),
     "R22": Switch("the deletion of an answered probe", replaced(answering.Answering, "_forget_probe")),
     "R24": Switch("the classes that a gallery takes", replaced(candidates, "check_class")),
-    "R25": Switch("the dispositions that a gallery does not take, and what a restored store destroys again", purged_records_stay),
+    "R25": Switch(
+        "the dispositions that a gallery does not take, what a restored store destroys again, and the log entry of an expunging",
+        purged_records_stay,
+    ),
     "R28": Switch("the sealing of templates at rest", replaced(blocks, "AESGCM", NoCipher)),
     "R32": Switch("the limit of the cap", replaced(grant_claims, "MAX_CAP", 10**6)),
     "R34": Switch("the words beside every list of leads", replaced(leads, "LEAD_NOTICE", "")),

@@ -109,7 +109,7 @@ async def test_a_gallery_that_changed_is_answered_for_as_it_is(holder: WorldNode
     index, mine = holder.index, asked(1)
     index.expect(mine.request.terms, UNTIL)
     root = prepared_root(index, mine.request.terms)
-    index.records.expunge("LS-00003", ExpungeReason.COURT_ORDER, NOW)
+    index.records.expunge("LS-00003", ExpungeReason.COURT_ORDER, NOW, holder.outbox.expunction)
     (given,) = index.answer([mine])
     assert given is not None
     assert given.kept.root.export_secret() != root

@@ -37,13 +37,14 @@ from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
 from agency_node.journal import stamp
 from agency_node.keyring import WITNESS_KEY_FILE
 from agency_node.node import Node, create_node, open_node
+from agency_node.outbox import EXPUNCTION, READY, SENT, Outbox
 from agency_node.serving import Service
 from agency_node.store import DATABASE_FILE
-from agency_node.tables import custody, held_grants, inbox, ledger, sealing_keys
+from agency_node.tables import custody, held_grants, inbox, ledger, outbox, sealing_keys
 from crypto.canonical import AgencyId, KeyId, SearchId
 from crypto.codes import Codes
 from crypto.disclosure import Media
-from tests.node_samples import Clock
+from tests.node_samples import Clock, not_entered
 from tests.sample_federation import BOARD, EASTFIELD, LAKESIDE, NOW
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,10 +86,14 @@ def gallery(node: Node, first: int = 0, count: int = 5) -> RecordStore:
     return store
 
 
+def outbox_of(node: Node) -> Outbox:
+    return Outbox(node.agency, node.keyring.node_key, node.vault, node.clock, lambda: None)
+
+
 def expunge(node: Node, *numbers: str) -> None:
     store = RecordStore(node.engine, node.vault, MODEL)
     for number in numbers:
-        store.expunge(number, ExpungeReason.COURT_ORDER, node.clock())
+        store.expunge(number, ExpungeReason.COURT_ORDER, node.clock(), outbox_of(node).expunction)
         follow(node.folder / FILE, store, node.keyring.node_key, node.clock())
 
 
@@ -156,11 +161,33 @@ def test_a_store_that_was_put_back_by_hand_expunges_before_it_answers(node: Node
     again.engine.dispose()
 
 
+def test_a_restored_node_enters_what_waited_once_and_nothing_for_what_it_destroys_again(tmp_path: Path, node: Node) -> None:
+    """What waited in the backup is the very leaf that the log may hold already; what the ledger takes out was queued when it went."""
+    expunge(node, "L-0", "L-1")
+    with node.engine.begin() as connection:
+        first = connection.execute(select(outbox).order_by(outbox.c.number)).first()
+        assert first is not None
+        connection.execute(outbox.update().where(outbox.c.number == first.number).values(state=SENT, data=None))
+    make_backup(node, tmp_path / "backup", PASSPHRASE, node.clock)
+    expunge(node, "L-2")
+    shutil.copy(node.folder / FILE, tmp_path / "kept.jsonl")
+    assert restored(tmp_path / "backup", tmp_path / "again", expunged=tmp_path / "kept.jsonl").expunged_again == 1
+    again = open_node(tmp_path / "again", Clock())
+    with node.engine.begin() as connection, again.engine.begin() as other:
+        queued = [tuple(row) for row in connection.execute(select(outbox).order_by(outbox.c.number))]
+        assert [tuple(row) for row in other.execute(select(outbox).order_by(outbox.c.number))] == queued[:2]
+        assert [(row.kind, row.state) for row in other.execute(select(outbox).order_by(outbox.c.number))] == [
+            (EXPUNCTION, SENT),
+            (EXPUNCTION, READY),
+        ]
+    again.engine.dispose()
+
+
 def test_the_serving_node_writes_down_what_any_command_expunged(node: Node) -> None:
-    RecordStore(node.engine, node.vault, MODEL).expunge("L-2", ExpungeReason.ERROR, NOW)
+    RecordStore(node.engine, node.vault, MODEL).expunge("L-2", ExpungeReason.ERROR, NOW, not_entered)
     service = Service(node)
     assert read_expungements(node.folder / FILE, node.keyring.node_key.verifying_key).reach.number == 1
-    RecordStore(node.engine, node.vault, MODEL).expunge("L-4", ExpungeReason.ERROR, NOW)
+    RecordStore(node.engine, node.vault, MODEL).expunge("L-4", ExpungeReason.ERROR, NOW, not_entered)
     service._follow_expunged()
     assert read_expungements(node.folder / FILE, node.keyring.node_key.verifying_key).reach.number == 2
     service.index.close()
@@ -218,7 +245,7 @@ def test_the_ledger_may_lie_on_another_disk(tmp_path: Path) -> None:
     node = make_node(tmp_path / "lakeside", expunge_ledger=str(disk / "ledger"))
     store = gallery(node)
     make_backup(node, tmp_path / "backup", PASSPHRASE, node.clock)
-    store.expunge("L-1", ExpungeReason.ERROR, NOW)
+    store.expunge("L-1", ExpungeReason.ERROR, NOW, not_entered)
     follow(disk / "ledger", store, node.keyring.node_key, NOW)
     shutil.copy(disk / "ledger", tmp_path / "copy")
     with pytest.raises(RequestError, match="put the newest copy there"):

@@ -32,6 +32,7 @@ from crypto.codes import values_of
 from crypto.disclosure import MAX_PHOTOGRAPH_BYTES, Media
 from crypto.embedding import quantised_directions
 from tests.face_samples import OneFaceEmbedder, astronaut, degraded, encoded, hopper, opened, plain_picture
+from tests.node_samples import not_entered
 
 NOW = datetime(2026, 11, 23, 16, 12, tzinfo=UTC)
 DAY = date(2019, 5, 4)
@@ -126,7 +127,7 @@ def test_a_batch_with_a_number_that_is_there_is_not_added_at_all(store: RecordSt
 def test_expunged_records_are_gone_from_everything_but_the_numbering(store: RecordStore, engine: Engine) -> None:
     store.add([new(str(i)) for i in range(5)], NOW)
     for number in ("1", "4"):
-        store.expunge(number, ExpungeReason.COURT_ORDER, NOW)
+        store.expunge(number, ExpungeReason.COURT_ORDER, NOW, not_entered)
     assert list(store.rows()) == [0, 2, 3]
     assert store.count() == 3
     assert (store.templates().any(axis=1) == [True, False, True, True, False]).all()
@@ -593,7 +594,7 @@ def test_directions_in_memory_are_enrolled_batch_by_batch(store: RecordStore) ->
 def test_directions_beside_some_that_are_known_are_enrolled(store: RecordStore) -> None:
     """What was enrolled before, or expunged, stays as it is; a number twice in a batch is still refused."""
     store.add([new("A-000002")], NOW)
-    store.expunge("A-000002", ExpungeReason.COURT_ORDER, NOW)
+    store.expunge("A-000002", ExpungeReason.COURT_ORDER, NOW, not_entered)
     assert enrol_directions(store, UNITS, "A", [DAY] * len(UNITS), NoProgress(), NOW) == EnrolmentReport(2, 1, ())
     assert [store.record(row).record_number for row in (1, 2)] == ["A-000001", "A-000003"]
     assert not store.holds(0)

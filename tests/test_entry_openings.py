@@ -9,11 +9,14 @@ from datetime import date
 
 import pytest
 
+from agency_node.holder.records import ExpungeReason
 from crypto.entries import MAX_COMMITMENTS, EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject
 from crypto.entry_counts import MIN_CELL, CountTable, EntryCounts, publishable
 from crypto.entry_openings import (
     BASIS,
     ENTRY_FORMS,
+    EXPUNGE_REASON,
+    EXPUNGE_REASONS,
     HOLDERS_ASKED,
     LEADS,
     OFFENCE,
@@ -54,15 +57,14 @@ def made(kind: EntryKind = EntryKind.GRANT, fields: dict[str, str] = GRANT_FIELD
 # --- forms ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_kind_about_a_search_has_one_number_of_commitments() -> None:
-    about_a_search = set(EntryKind) - {
-        EntryKind.EXPUNCTION,
+def test_every_kind_about_a_search_or_an_expunging_has_one_number_of_commitments() -> None:
+    said_nowhere_else = set(EntryKind) - {
         EntryKind.MANIFEST,
         EntryKind.PACK_CHANGE,
         EntryKind.ROSTER_CHANGE,
         EntryKind.VIOLATION,
     }
-    assert set(ENTRY_FORMS) == about_a_search
+    assert set(ENTRY_FORMS) == said_nowhere_else
     assert all(1 <= form.count <= MAX_COMMITMENTS for form in ENTRY_FORMS.values())
     for kind in ENTRY_FORMS:
         entry, _ = made(kind, {})
@@ -101,6 +103,12 @@ def test_outcomes_are_those_of_their_kind() -> None:
             else:
                 with pytest.raises(FieldError):
                     check_value(kind, OUTCOME, outcome.encode())
+
+
+def test_a_holders_reasons_are_those_that_an_expunction_opens() -> None:
+    assert set(EXPUNGE_REASONS) == set(ExpungeReason)
+    for reason in ExpungeReason:
+        check_value(EntryKind.EXPUNCTION, EXPUNGE_REASON, reason.encode())
 
 
 # --- what a reader refuses --------------------------------------------------------------------------------------------

@@ -22,13 +22,15 @@ from agency_node.cli import app
 from agency_node.errors import KnownRecordError, RequestError
 from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
 from agency_node.node import open_node
+from agency_node.outbox import EXPUNCTION, READY
 from agency_node.store import DATABASE_FILE, forget_deleted, open_store
-from agency_node.tables import block_keys, ledger, records, template_blocks
+from agency_node.tables import block_keys, ledger, outbox, records, template_blocks
 from agency_node.vault import Vault
 from crypto.canonical import b64url_encode
 from crypto.codes import Codes, values_of
 from crypto.disclosure import Media
-from tests.node_samples import Clock
+from crypto.entries import EntryKind, LogEntry
+from tests.node_samples import Clock, not_entered
 from tests.node_world import MODEL, gallery_records
 from tests.sample_federation import NOW, signing_key
 
@@ -140,7 +142,7 @@ def test_the_serving_process_holds_no_template_in_any_form(store: RecordStore, s
     serving.do("follow")
     assert serving.holds(forms(late.template)) == set()
     for number in (EXPUNGED, "LATE"):
-        store.expunge(number, ExpungeReason.COURT_ORDER, NOW)
+        store.expunge(number, ExpungeReason.COURT_ORDER, NOW, not_entered)
     serving.do("follow")
     assert serving.holds(wanted | {f"late {kind}": needle for kind, needle in forms(late.template).items()}) == set()
     serving.do("load")
@@ -157,7 +159,7 @@ def test_no_file_holds_what_was_expunged(store: RecordStore, tmp_path: Path) -> 
     gone = {"record": row.sealed_record, "photograph": row.sealed_photograph[:64], "block": block[5000:5064], "key": key}
     assert forget_deleted(store._engine)
     assert {name for name, needle in gone.items() if needle in files(tmp_path)} == set(gone)
-    store.expunge(EXPUNGED, ExpungeReason.COURT_ORDER, NOW)
+    store.expunge(EXPUNGED, ExpungeReason.COURT_ORDER, NOW, not_entered)
     assert forget_deleted(store._engine)
     assert {name for name, needle in gone.items() if needle in files(tmp_path)} == set()
     assert store.has(EXPUNGED)  # its tag stays: a table that still names it enrols it no more
@@ -167,12 +169,12 @@ def test_no_file_holds_what_was_expunged(store: RecordStore, tmp_path: Path) -> 
 
 def test_an_expunging_says_what_it_destroyed_and_happens_once(store: RecordStore) -> None:
     before = store.commitment()
-    gone = store.expunge(EXPUNGED, ExpungeReason.NON_CONVICTION, NOW)
+    gone = store.expunge(EXPUNGED, ExpungeReason.NON_CONVICTION, NOW, not_entered)
     assert (gone.row, gone.had_photograph, gone.root_before, gone.root_after) == (ROW, True, before, store.commitment())
     assert gone.root_after != before
     for number, said in ((EXPUNGED, "expunged before"), ("nobody", "no record of that number")):
         with pytest.raises(RequestError, match=said):
-            store.expunge(number, ExpungeReason.ERROR, NOW)
+            store.expunge(number, ExpungeReason.ERROR, NOW, not_entered)
     with store._engine.begin() as connection:
         lines = [f"{one.event}: {one.detail}" for one in connection.execute(select(ledger))]
     assert lines[1:] == [f"expunged: row {ROW}: non-conviction"]
@@ -195,8 +197,8 @@ def test_the_commitment_follows_every_change_as_if_read_anew(store: RecordStore,
         lambda: store.add(batch("A", 1), NOW),
         lambda: store.add(batch("B", 2500), NOW),
         lambda: other.add(batch("C", 3), NOW),
-        lambda: store.expunge("B-1500", ExpungeReason.ERROR, NOW),
-        lambda: other.expunge("B-3", ExpungeReason.ERROR, NOW),
+        lambda: store.expunge("B-1500", ExpungeReason.ERROR, NOW, not_entered),
+        lambda: other.expunge("B-3", ExpungeReason.ERROR, NOW, not_entered),
         lambda: store.add(batch("D", 1), NOW),
     ]
     for number, change in enumerate(changes):
@@ -211,7 +213,7 @@ def test_the_commitment_follows_every_change_as_if_read_anew(store: RecordStore,
 
 def test_others_in_the_block_are_as_they_were(store: RecordStore) -> None:
     before = store.templates()
-    store.expunge(EXPUNGED, ExpungeReason.COURT_ORDER, NOW)
+    store.expunge(EXPUNGED, ExpungeReason.COURT_ORDER, NOW, not_entered)
     after = store.templates()
     assert not after[ROW].any()
     before[ROW] = 0
@@ -257,6 +259,10 @@ def test_the_command(tmp_path: Path) -> None:
     said = json.loads(done.stdout)
     assert (said["expunged"], said["row"], said["reason"], said["files_clean"]) == (True, 1, "court-order", True)
     assert said["root_before"] != said["root_after"]
+    with node.engine.begin() as connection:
+        (queued,) = connection.execute(select(outbox)).all()  # there is no broker: it waits for the serving node
+    assert (queued.kind, queued.state, LogEntry.from_bytes(queued.data).kind) == (EXPUNCTION, READY, EntryKind.EXPUNCTION)
+    node.engine.dispose()
     done = runner.invoke(app, ["node", "expunge", str(folder), "L-2", "--reason", "error"])
     assert "expunged row 2 (error): template, photograph, record number and day are overwritten" in done.stdout
     for words, wrong in (

@@ -242,9 +242,9 @@ async def test_records_come_and_go_while_a_layout_is_built(holder: WorldNode) ->
     records = holder.index.records
     present, following = packed_of(holder.index), Packed.build(records, EPOCH)
     (row,) = records.add(fresh(1, 1), NOW)
-    records.expunge("LS-00003", ExpungeReason.COURT_ORDER, NOW)
+    records.expunge("LS-00003", ExpungeReason.COURT_ORDER, NOW, holder.outbox.expunction)
     both = records.add(fresh(2, 2), NOW)
-    records.expunge("NEW-2-0", ExpungeReason.ERROR, NOW)  # it was never packed
+    records.expunge("NEW-2-0", ExpungeReason.ERROR, NOW, holder.outbox.expunction)  # it was never packed
     for packed in (present, following):
         assert packed.follow(records)
         assert held_rows(packed) == (set(range(RECORDS)) - {3}) | {row, both[1]}
@@ -304,7 +304,7 @@ async def test_a_released_position_means_the_row_that_was_scanned(holder: WorldN
     for number in range(3):
         given = answered(index, asked(number))
         kept.append((given.layout_id, packed_of(index).gallery.layout.rows.copy()))
-        index.records.expunge(f"LS-{number + 20:05d}", ExpungeReason.DISMISSED, NOW)
+        index.records.expunge(f"LS-{number + 20:05d}", ExpungeReason.DISMISSED, NOW, holder.outbox.expunction)
         index.records.add(fresh(1, 30 + number), NOW)
     assert len({layout_id for layout_id, _ in kept}) == 3
     for layout_id, rows in kept:
@@ -330,7 +330,7 @@ async def test_the_commitment_is_of_every_template(holder: WorldNode) -> None:
     """Recomputed from templates and salts, as an auditor who is given both would."""
     records = holder.index.records
     records.add(fresh(N, 6), NOW)
-    records.expunge("LS-00009", ExpungeReason.JUVENILE, NOW)
+    records.expunge("LS-00009", ExpungeReason.JUVENILE, NOW, holder.outbox.expunction)
     templates, leaves = records.templates(), []
     for row in holder.rows(block_keys):
         salt = holder.vault.open("template key", row.sealed_key, row.block.to_bytes(8, "big"))[32:64]
@@ -398,7 +398,7 @@ async def test_what_a_block_holds_opens_only_under_its_newest_key(holder: WorldN
     """An old copy of the block and today's keys: closed, although the at-rest key is known."""
     with holder.engine.begin() as connection:
         before = connection.execute(select(template_blocks.c.sealed_templates)).scalar_one()
-    holder.index.records.expunge("LS-00005", ExpungeReason.COURT_ORDER, NOW)
+    holder.index.records.expunge("LS-00005", ExpungeReason.COURT_ORDER, NOW, holder.outbox.expunction)
     with holder.engine.begin() as connection:
         connection.execute(update(template_blocks).values(sealed_templates=before))
     with pytest.raises(Exception, match="does not open under its key"):

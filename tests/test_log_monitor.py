@@ -294,6 +294,17 @@ async def test_an_entry_without_the_one_that_it_follows_from_is_found(watched: W
     assert "leaf 2" in watch.findings[0].says.lower()
 
 
+async def test_an_expunction_has_its_form_and_is_opened_in_time(watched: Watched) -> None:
+    watched.enter(EntryKind.EXPUNCTION, {"author": str(LAKESIDE), "expunge-reason": "juvenile"})
+    assert await watched.names() == []
+    await watched.later(days=(DELAY + GRACE).days + 1)
+    assert await watched.names() == ["opening-overdue"]
+    await watched.open_all()
+    assert await watched.names() == []
+    watched.enter(EntryKind.EXPUNCTION, count=3)
+    assert await watched.names() == ["entry-form"]
+
+
 async def test_an_entry_of_another_form_is_found(watched: Watched) -> None:
     watched.enter(EntryKind.GRANT, count=3)
     assert await watched.names() == ["entry-form"]

@@ -45,6 +45,7 @@ ROUTES = {
     "POST /v1/grants": "one grant's signed terms, into the log: one grant, one probe, one search",
     "POST /v1/log/entries": "one salted entry into the log",
     "POST /v1/log/pack-changes": "one salted entry: an agency decides by another pack, for which two persons signed",
+    "POST /v1/log/expunctions": "one salted entry: a holder destroyed a record; not which",
     "POST /v1/log/openings": "opened fields of one's own leaf, checked against its commitments",
     "POST /v1/log/cosignatures": "a witness's signature",
     "PUT /v1/messages/{message_id}/parts/{number}": "a part of one sealed message to one addressee",

@@ -31,9 +31,10 @@ from agency_node.bench.timing import Timing, alternate, timed
 from agency_node.faces.synthetic_embedder import synthetic_model
 from agency_node.holder.index import GalleryIndex
 from agency_node.holder.packed import Packed
-from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
+from agency_node.holder.records import Enter, ExpungeReason, NewRecord, RecordStore
 from agency_node.holder.renewal import Renewal
 from agency_node.node import Node, open_node
+from agency_node.outbox import Outbox
 from agency_node.warming import warm
 from crypto.answer import Answer, AnswerRequest, answer
 from crypto.codes import Codes
@@ -71,9 +72,12 @@ class _NoBroker:
 class ServedGallery:
     """The packed gallery as a holder serves it: built, searched, changed, renewed."""
 
-    def __init__(self, records: RecordStore, epoch: Epoch, threads: int, step: Callable[[str, Callable[[], Any]], Any]) -> None:
+    def __init__(
+        self, records: RecordStore, enter: Enter, epoch: Epoch, threads: int, step: Callable[[str, Callable[[], Any]], Any]
+    ) -> None:
         """From the store to a packed gallery, `step` by step: what `Packed.build` does."""
         self._records = records
+        self._enter = enter
         self._epoch = epoch
         self._threads = threads
         state = step("records read", records.state)
@@ -102,7 +106,7 @@ class ServedGallery:
 
     def expunge(self, number: str) -> None:
         """A record gone from the store and from every search."""
-        self._records.expunge(number, ExpungeReason.COURT_ORDER, datetime.now(UTC))
+        self._records.expunge(number, ExpungeReason.COURT_ORDER, datetime.now(UTC), self._enter)
         self._follow()
 
     def _follow(self) -> None:
@@ -147,8 +151,10 @@ class _Holder:
 
     def serve(self) -> None:
         """The same step by step, then what a holder does while it serves."""
-        store = RecordStore(self.node.engine, self.node.vault, self.model)
-        served = ServedGallery(store, self.epoch, self.plan["threads"], self.step)
+        node = self.node
+        store = RecordStore(node.engine, node.vault, self.model)
+        outbox = Outbox(node.agency, node.keyring.node_key, node.vault, node.clock, lambda: None)
+        served = ServedGallery(store, outbox.expunction, self.epoch, self.plan["threads"], self.step)
         gc.collect()
         tell("packed", steps=self.steps, resident=asdict(Resident.here()), packed_bytes=served.gallery.words.nbytes)
         self.waiting(served)

@@ -218,13 +218,17 @@ def expunge(
     reason: Annotated[str, typer.Option(help="court-order, non-conviction, dismissed, juvenile or error.")],
     as_json: AsJson = False,
 ) -> None:
-    """Destroy one record for good: template, photograph, number and day. The serving node searches it no more."""
+    """Destroy one record for good: template, photograph, number and day. The serving node searches it no more.
+
+    It enters into the public log that a record went, not which one.
+    """
     with sentences(as_json):
         from agency_node.commands.acting import acting  # noqa: PLC0415
         from agency_node.config import Role  # noqa: PLC0415
         from agency_node.holder.expunge_ledger import follow, path_of  # noqa: PLC0415
         from agency_node.holder.records import ExpungeReason, RecordStore  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
+        from agency_node.outbox import Outbox  # noqa: PLC0415
         from agency_node.store import forget_deleted  # noqa: PLC0415
 
         given = member(ExpungeReason, reason, "reason")
@@ -233,7 +237,8 @@ def expunge(
             raise RequestError("this node is no holder: expunge records at the node whose gallery they belong to")
         with acting(node, "node expunge") as act:
             store = RecordStore(node.engine, node.vault, node.embedder().model)
-            gone = store.expunge(record_number, given, clock())
+            outbox = Outbox(node.agency, node.keyring.node_key, node.vault, clock, lambda: None)
+            gone = store.expunge(record_number, given, clock(), outbox.expunction)
             act.subject = f"row {gone.row}"
             reach = follow(ledger_file := path_of(node.config, folder), store, node.keyring.node_key, clock())
         for _ in range(LOOKS):

@@ -5,7 +5,8 @@ Invariants
 - A record number stands in the store once, and only sealed; it is found again through a keyed tag.
 - All templates are of one embedding model: the first batch pins its hash, scales and codes included; a store of another does not open.
 - Nothing here works record by record when a gallery is loaded: 2.5 million templates are 2,442 blocks, decrypted into one array.
-- An expunged record leaves its row's number and its tag; template, photograph, number and day are overwritten.
+- An expunged record leaves its row's number and its tag; template, photograph, number and day are overwritten, and the log entry that says
+  so is queued in the same transaction.
 - A sealed blob is bound to its row or block: moved to another one it does not open.
 
 Left to others: what may be enrolled (`enrol`), the blocks and their keys (`blocks`), the packed form and its order (`index`), the
@@ -147,6 +148,10 @@ class Expunged:
     root_after: bytes
 
 
+Enter = Callable[[Connection, Expunged], None]
+"""Queues the log entry of what is destroyed, in the transaction that destroys it."""
+
+
 class RecordStore:
     """The records of one gallery."""
 
@@ -250,11 +255,12 @@ class RecordStore:
         with reading(self._engine).begin() as connection:
             return self._blocks.commitment(connection, _changes(connection)).root()
 
-    def expunge(self, record_number: str, reason: ExpungeReason, now: datetime) -> Expunged:
+    def expunge(self, record_number: str, reason: ExpungeReason, now: datetime, enter: Enter) -> Expunged:
         """Destroy a record: its template, photograph, number and day; in one transaction, and for good.
 
         What stays is its row's number, the keyed tag that tells that this number was here (a table that still names it enrols it no more,
-        R25), and the journal's line. `RequestError` when there is no such record, or when it was expunged before.
+        R25), and the journal's line. `enter` queues the log entry (`Outbox.expunction`): if that fails, nothing was destroyed.
+        `RequestError` when there is no such record, or when it was expunged before.
         """
         where = records.c.tag == self._tag(record_number)
         with self._engine.begin() as connection:
@@ -270,14 +276,17 @@ class RecordStore:
             connection.execute(update(records).where(where).values(**gone))
             _count_change(connection, changes)
             record_event(connection, now, NO_SEARCH, "expunged", f"row {found.row}: {reason}")
+            roots = before.root(), before.replaced(leaves).root()
+            done = Expunged(int(found.row), reason, stamp(now), found.sealed_photograph is not None, *roots)
+            enter(connection, done)
         self._blocks.committed(changes, leaves)
-        roots = before.root(), before.replaced(leaves).root()
-        return Expunged(int(found.row), reason, stamp(now), found.sealed_photograph is not None, *roots)
+        return done
 
     def expunge_again(self, tags: Iterable[bytes], now: datetime) -> int:
         """Destroy what a store that is older than its ledger of expunged records still holds (R25); how many records that were.
 
         A tag that this store never met gets a row without a record, so that a table that names its record number enrols it no more.
+        Nothing is queued for the log: each line of the ledger was, in the transaction that expunged its record first.
         """
         with self._engine.begin() as connection:
             changes, gone = _changes(connection), 0

@@ -1,0 +1,71 @@
+"""Expunctions in the log: that a holder destroyed a record, entered by that holder (R25).
+
+The entry is about no grant, and nobody but its author can say what it is of: its subject is of a handle, 32 random bytes that the author
+shows here, and of the author's name. Invariants: only a holder enters expunctions, and only its own; they have one form, so that none says
+more than another. What they are counted by is kept, the handle is not. Left to others: that a record is really gone (the holder's manifest
+and ledger), the tree (`log_store`), opening who and why (`openings`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import date
+from typing import Final
+
+from sqlalchemy import func, select
+
+from broker.authentication import Caller
+from broker.bell import Bell
+from broker.errors import EntryError, FullLogError
+from broker.log_store import LogStore
+from broker.store import Store
+from broker.tables import leaves
+from crypto.canonical import AgencyId
+from crypto.entries import EntryKind, LogEntry, entry_subject
+from crypto.entry_openings import check_form
+from crypto.moments import utc_day
+from crypto.roster_entries import AgencyRole
+
+MAX_A_DAY: Final = 1_000
+"""Expunctions of one holder that a day of the broker's clock takes, half a megabyte: a court's list of ten thousand is entered in ten days,
+each under the day on which its record went, and a holder that makes entries up does not fill the log. What is over waits at its node."""
+_COUNTED: Final = b"sealmatch-1/expunctions-of-a-day\n"
+
+
+class Expunctions:
+    """Enters them."""
+
+    def __init__(self, store: Store, log: LogStore, bell: Bell) -> None:
+        self._store = store
+        self._log = log
+        self._bell = bell
+
+    async def enter(self, caller: Caller, entry_data: bytes, handle: bytes) -> tuple[int, bool]:
+        """Where the entry stands, and whether it is new. After these checks, in this order:
+
+        1. the entry is one (an `EncodingError`)
+        2. the caller is a holder in the roster (`EntryError`)
+        3. the entry is of kind expunction, of this handle and this caller (`EntryError`), and has the kind's form (`CommitmentError`)
+        4. the caller has not entered as many today as a day takes (`FullLogError`)
+        """
+        entry = LogEntry.from_bytes(entry_data)  # 1
+        if AgencyRole.HOLDER not in caller.roster.agency(caller.agency).roles:  # 2
+            raise EntryError("only a holder enters expunctions")
+        if entry.kind is not EntryKind.EXPUNCTION or entry.subject != entry_subject(entry.kind, handle, caller.agency):  # 3
+            raise EntryError("the entry is not that of an expunction by this agency under this handle")
+        check_form(entry)
+        counted_by = _counted_by(caller.agency, utc_day(caller.now))
+        async with self._store.writing(promises=False) as connection:
+            of_today = select(func.count()).select_from(leaves).where(leaves.c.grant_digest == counted_by)
+            before = (await connection.execute(of_today)).scalar_one()
+            position, is_new = await self._log.append(connection, entry, counted_by)
+            if is_new and before >= MAX_A_DAY:  # 4
+                raise FullLogError("this holder has entered as many expunctions today as a day takes")
+        await self._log.publish()
+        self._bell.ring()
+        return position, is_new
+
+
+def _counted_by(agency: AgencyId, day: date) -> bytes:
+    """What stands where other leaves have their grant's digest: no grant has this one, because hashes of other labels do not meet."""
+    return hashlib.sha256(_COUNTED + f"{agency}\n{day.isoformat()}".encode("ascii")).digest()
