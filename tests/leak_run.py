@@ -39,6 +39,7 @@ from agency_node.requester.leads import ask_for, claims_of, list_disclosed
 from agency_node.tables import (
     answers,
     block_keys,
+    decisions,
     disclosures,
     exigent_grants,
     facts,
@@ -100,6 +101,7 @@ SEALED: Final[Mapping[tuple[Table, str], tuple[str, Bound]]] = {
     (block_keys, "sealed_key"): ("template key", lambda row: int(row.block).to_bytes(8, "big")),
     (layouts, "sealed_layout"): ("layout", lambda row: str(row.layout_id).encode()),
     (answers, "sealed_root"): ("answer-root", lambda row: str(row.search_id).encode()),
+    (decisions, "sealed_inputs"): ("policy-inputs", lambda row: bytes(row.inputs_sha256)),
     (legal_decisions, "sealed_reason"): ("legal-reason", lambda row: str(row.search_id).encode()),
     (narrowings, "sealed_draft"): ("draft-before-narrowing", lambda row: str(row.search_id).encode()),
     (exigent_grants, "sealed_salt"): ("case-salt", lambda row: bytes(row.case_tag)),
