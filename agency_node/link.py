@@ -151,7 +151,7 @@ class BrokerLink:
 
     async def enter_expunction(self, leaf: bytes, handle: bytes) -> int:
         """Enter the leaf of an expunction, whose subject is of that handle; its index."""
-        return _index(await self._post("/v1/log/expunctions", {"entry": b64url_encode(leaf), "handle": handle.hex()}))
+        return index_in(await self._post("/v1/log/expunctions", {"entry": b64url_encode(leaf), "handle": handle.hex()}))
 
     async def checkpoint(self, min_size: int = 0, cosignatures: int = 0, wait_s: int = 0) -> SignedCheckpoint | None:
         """The newest head of that size and with that many cosignatures, unverified; None when there is none in time."""

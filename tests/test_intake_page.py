@@ -74,9 +74,7 @@ def test_every_code_of_a_refusal_stands_on_the_page() -> None:
 
 
 def test_a_command_that_takes_half_a_source_is_refused(tmp_path: Path) -> None:
-    made = (
-        f"node init {tmp_path}/n --agency a-b --name A --jurisdiction us-wi-a --role holder --legal-office a-law --officer A --trust c-d "
-    )
+    made = f"node init {tmp_path}/n --agency a-b --name A --jurisdiction us-wi --role holder --legal-office a-law --officer A --trust c-d "
     made += f"--broker http://127.0.0.1:1 --mode demo --root-fingerprint {'0f' * 32}"
     assert CliRunner().invoke(app, made.split()).exit_code == 0
     for words, message in ((["--folder", "x"], "belong together"), ([], "nothing to enrol"), (["--itl", "nowhere"], "cannot be found")):

@@ -344,10 +344,8 @@ class RecordStore:
         """Whether a model is pinned; `EnrolmentError` when it is another one."""
         pinned = connection.execute(select(facts.c.value).where(facts.c.name == MODEL_FACT)).scalar_one_or_none()
         if pinned not in {None, self.model.model_hash}:
-            raise EnrolmentError(
-                "this gallery was enrolled with another embedding model, or by a version that wrote templates otherwise: "
-                "set `embedder` in node.toml back to it, or enrol the pictures again in a new node folder"
-            )
+            says = "this gallery was enrolled with another embedding model, or by a version that wrote templates otherwise"
+            raise EnrolmentError(f"{says}: set `embedder` in node.toml back to it, or enrol the pictures again in a new node folder")
         return pinned is not None
 
     def _rows(self, first: int, batch: Sequence[NewRecord], moment: str) -> list[tuple[object, ...]]:
@@ -404,8 +402,7 @@ def _changes(connection: Connection) -> int:
 
 
 def _count_change(connection: Connection, before: int) -> None:
-    value = str(before + 1).encode("ascii")
-    statement = insert_or_replace(facts).values(name=CHANGES_FACT, value=value)
+    statement = insert_or_replace(facts).values(name=CHANGES_FACT, value=(value := str(before + 1).encode("ascii")))
     connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
 
 
