@@ -1,8 +1,8 @@
 """Runs the tests that bear a rule's mark with that rule's switch off, for many rules: a process each, forked from one that imported all.
 
-Reads `{rule: [file::test, ...]}` as JSON from standard input, writes `{rule: {"code": N, "said": text}}`. Invariants: a switch is taken out
-in a process that ends after its tests, so no rule's switch is off in another's run; the parent runs no test and starts no thread, so it
-can be forked. Left to others: which rule has which switch (`rule_switches`), taking it out (`conftest`), what an exit code means
+Reads `{rule: [file::test, ...]}` as JSON from standard input, writes `{rule: {"code", "failed", "said"}}`. Invariants: a switch is taken
+out in a process that ends after its tests, so no rule's switch is off in another's run; the parent runs no test and starts no thread, so
+it can be forked. Left to others: which rule has which switch (`rule_switches`), taking it out (`conftest`), what an exit code means
 (`test_policy_coverage`).
 """
 
@@ -37,7 +37,9 @@ def run(rule: str, chosen: list[str]) -> dict[str, object]:
             os._exit(int(code))
         _, status = os.waitpid(child, 0)
         said.seek(0)
-        return {"code": os.waitstatus_to_exitcode(status), "said": said.read()[-SHOWN_CHARS:]}
+        text = said.read()
+        names_a_test = "FAILED tests/" in text  # asked of all of it: one line may be longer than what is shown
+        return {"code": os.waitstatus_to_exitcode(status), "failed": names_a_test, "said": text[-SHOWN_CHARS:]}
 
 
 def main() -> None:

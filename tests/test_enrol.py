@@ -36,8 +36,7 @@ from tests.node_samples import not_entered
 
 NOW = datetime(2026, 11, 23, 16, 12, tzinfo=UTC)
 DAY = date(2019, 5, 4)
-KEY = bytes(range(32))
-EMBEDDER = OneFaceEmbedder()
+KEY, EMBEDDER = bytes(range(32)), OneFaceEmbedder()
 RANDOM = np.random.default_rng(3)
 
 
@@ -53,8 +52,8 @@ def store(engine: Engine) -> RecordStore:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "pictures").mkdir()
-    return tmp_path / "pictures"
+    (made := tmp_path / "pictures").mkdir()
+    return made
 
 
 def template() -> np.ndarray[tuple[int], np.dtype[np.int8]]:
@@ -505,9 +504,8 @@ def test_an_embedder_of_another_model_enrols_nothing(store: RecordStore, folder:
 
 
 def test_a_list_of_refusals_that_cannot_be_written_is_said(store: RecordStore, folder: Path) -> None:
-    table = write_table(folder, pictures(folder, 1))
     with pytest.raises(EnrolmentError, match="the enrolment itself is done"):
-        enrol(store, folder, table, refused_csv=folder)
+        enrol(store, folder, write_table(folder, pictures(folder, 1)), refused_csv=folder)
     assert store.count() == 1
 
 
@@ -518,7 +516,7 @@ def directions(path: Path, count: int, **changes: object) -> Path:
     vectors = np.random.default_rng(8).standard_normal((count, 16)).astype(np.float32)
     units = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     days = np.array([DAY + timedelta(days=i % 900) for i in range(count)], "datetime64[D]")
-    held: dict[str, object] = {"units": units, "prefix": "SYN", "captured": days} | changes
+    held = {"units": units, "prefix": "SYN", "captured": days} | changes
     np.savez(path, **{name: value for name, value in held.items() if value is not None})  # type: ignore[arg-type]
     return path
 
