@@ -517,7 +517,7 @@ def directions(path: Path, count: int, **changes: object) -> Path:
     units = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     days = np.array([DAY + timedelta(days=i % 900) for i in range(count)], "datetime64[D]")
     held = {"units": units, "prefix": "SYN", "captured": days} | changes
-    np.savez(path, **{name: value for name, value in held.items() if value is not None})  # type: ignore[arg-type]
+    np.savez(path, **{name: value for name, value in held.items() if value is not None})
     return path
 
 
