@@ -14,6 +14,7 @@ import typer
 
 from agency_node.commands.node import app
 from agency_node.commands.output import AsJson, Folder, clock, plain, print_json, print_table, sentences
+from agency_node.commands.signed_files import read_document, write_new
 from agency_node.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
@@ -122,13 +123,13 @@ def statement(
 
         node = open_node(folder, clock)
         if check is not None:
-            document = _read(check, FEDERAL_STATEMENT_KIND.max_bytes)
+            document = read_document(check, FEDERAL_STATEMENT_KIND.max_bytes)
         else:
             if not month or save is None:
                 raise RequestError("name the month and where to write it: --month 2026-10 --save FILE, or a statement to --check")
             with acting(node, "node statement", subject=f"month {month}"):
                 document = make_statement(node.engine, node.config, node.keyring.node_key, Epoch(month), clock())
-                _write(save, document)
+                write_new(save, document)
         said = FederalStatement.read(document, node.parties.trusted.possibly_expired)
     if as_json:
         print_json(said)
@@ -156,7 +157,7 @@ def evaluated(
 
         node = open_node(folder, clock)
         with acting(node, "node evaluated") as act:
-            digest = hashlib.sha256(_read(report, 1 << 30)).digest()
+            digest = hashlib.sha256(read_document(report, 1 << 30)).digest()
             key = person_key(node, act, person)
             model_hash = node.embedder().model.model_hash
             state_evaluation(node.engine, node.parties.roster(), node.agency, model_hash, digest, on.date(), key, clock())
@@ -168,7 +169,7 @@ def _checked(node: Node, act: Act, against: list[Path]) -> LedgerState:
     from agency_node.ledger_check import check_ledger  # noqa: PLC0415
     from agency_node.ledger_review import SIGN_OFF_KIND  # noqa: PLC0415
 
-    held = [_read(path, SIGN_OFF_KIND.max_bytes) for path in against]
+    held = [read_document(path, SIGN_OFF_KIND.max_bytes) for path in against]
     state = check_ledger(node.engine, _pinned(node), node.agency, held)
     act.detail = "whole" if not state.findings else f"not whole from row {state.findings[0].sequence}"
     return state
@@ -186,7 +187,7 @@ def _sign_off(node: Node, act: Act, week: str, person: Path, save: Path) -> dict
     if state.findings:
         raise RequestError(f"the ledger does not hold, and nobody signs for it: {state.findings[0].says}")
     document = sign_off(node.engine, roster, node.agency, Week(week), key, clock())
-    _write(save, document)
+    write_new(save, document)
     signed: dict[str, Any] = plain(SignOff.read(document, roster))
     return signed
 
@@ -197,21 +198,3 @@ def _pinned(node: Node) -> Roster | None:
         return node.parties.trusted.possibly_expired
     except ConfigError:
         return None
-
-
-def _read(path: Path, most: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(most + 1)
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: check the path") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        with path.open("xb") as file:
-            file.write(data)
-    except FileExistsError as error:
-        raise RequestError(f"{path} is there already, and no signed document is overwritten: name another file") from error
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written: choose another place") from error

@@ -12,6 +12,7 @@ import typer
 
 from agency_node.commands.node import app
 from agency_node.commands.output import AsJson, Folder, clock, plain, print_json, sentences
+from agency_node.commands.signed_files import write_new
 from agency_node.errors import RequestError
 
 
@@ -46,7 +47,7 @@ def open_entries(
             else:
                 document, handed = open_to_oversight(node.engine, node.vault, node.agency, node.keyring.node_key, search_id, clock())
                 act.subject, act.detail = f"document {handed.sha256}", f"{handed.entries} entries to oversight"
-                _write(to_oversight, document)
+                write_new(to_oversight, document)
                 said = {"search_id": search_id, "file": str(to_oversight), **plain(handed)}
                 text = f"{_entries(handed.entries)} opened in {to_oversight}, {', '.join(handed.kinds)}: whoever has the file can read it"
     print_json(said) if as_json else typer.echo(text)
@@ -54,13 +55,3 @@ def open_entries(
 
 def _entries(count: int) -> str:
     return f"{count} {'entry' if count == 1 else 'entries'}"
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        with path.open("xb") as file:
-            file.write(data)
-    except FileExistsError as error:
-        raise RequestError(f"{path} is there already, and no signed document is overwritten: name another file") from error
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written: choose another place") from error

@@ -10,6 +10,7 @@ import typer
 from agency_node.commands.node import app
 from agency_node.commands.node_exigent import rule_of
 from agency_node.commands.output import AsJson, Folder, clock, print_json, sentences
+from agency_node.commands.signed_files import read_document, write_new
 from agency_node.errors import RequestError
 
 
@@ -33,6 +34,7 @@ def originate(
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.overview import full_search_id  # noqa: PLC0415
         from agency_node.policy.approvals import packs_in_force  # noqa: PLC0415
+        from crypto.grant_token import MAX_TOKEN_BYTES  # noqa: PLC0415
 
         node = open_node(folder, clock)
         if (sign is None) == (not search) or (take is None) == (save is None):
@@ -44,17 +46,21 @@ def originate(
             with acting(node, "node originate") as act:
                 key, packs = person_key(node, act, person), packs_in_force(node)
                 roster = node.parties.roster()
-                claims, signed = sign_as_originator(node.engine, node.vault, roster, node.agency, _read(sign), key, packs, clock())
+                claims, signed = sign_as_originator(
+                    node.engine, node.vault, roster, node.agency, read_document(sign, MAX_TOKEN_BYTES), key, packs, clock()
+                )
                 act.search_id = claims.search_id
-                _write(save, signed)
+                write_new(save, signed)
             done, state = str(claims.search_id), "signed"
         else:
             done = full_search_id(node.engine, search)
             with acting(node, "node originate", search_id=done):
                 if take is not None:
-                    take_originators_signature(node.engine, node.vault, node.parties.trusted, done, _read(take), clock(), rule_of(node))
+                    take_originators_signature(
+                        node.engine, node.vault, node.parties.trusted, done, read_document(take, MAX_TOKEN_BYTES), clock(), rule_of(node)
+                    )
                 elif save is not None:
-                    _write(save, read_draft(node.engine, node.vault, done)[1])
+                    write_new(save, read_draft(node.engine, node.vault, done)[1])
             state = "saved" if take is None else "taken"
     if as_json:
         print_json({"search_id": done, "state": state})
@@ -65,23 +71,3 @@ def originate(
         "taken": "its reviewer decides",
     }
     typer.echo(f"{state} {done}: {told[state]}")
-
-
-def _read(path: Path) -> bytes:
-    from crypto.grant_token import MAX_TOKEN_BYTES  # noqa: PLC0415
-
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_TOKEN_BYTES + 1)
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: check the path") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        with path.open("xb") as file:
-            file.write(data)
-    except FileExistsError as error:
-        raise RequestError(f"{path} is there already, and no signed document is overwritten: name another file") from error
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written: choose another place") from error
