@@ -26,10 +26,10 @@ def canonical_json(value: JsonValue) -> bytes:
 
     Raises `MisuseError` for a float, an integer beyond 2^53 or anything else that canonical JSON cannot carry.
     """
-    _refuse_floats(value)
     try:
-        return rfc8785.dumps(value)
-    except (rfc8785.CanonicalizationError, RecursionError) as error:
+        _refuse_floats(value)
+        return _written(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
         raise MisuseError("value cannot be written as canonical JSON") from error
 
 
@@ -43,7 +43,7 @@ def parse_canonical_json(data: bytes, *, max_bytes: int) -> JsonObject:
         raise OversizedError(f"document has {len(data)} bytes, at most {max_bytes} are read")
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_members_once, parse_float=_no_float, parse_constant=_no_float)
-        canonical = rfc8785.dumps(value)
+        canonical = _written(value)
     except NotCanonicalError:
         raise
     except (ValueError, RecursionError) as error:
@@ -113,6 +113,28 @@ class GrantId(Name):
 
     __slots__ = ()
     pattern = re.compile(r"[0-9a-f]{32}")
+
+
+_WRITER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _written(value: JsonValue) -> bytes:
+    """What `rfc8785.dumps` writes. The standard library's encoder is compiled and writes the same wherever the order of code points is
+    that of UTF-16 and every number an integer that a double holds; the rest, and what is refused, is left to the reference."""
+    return _WRITER.encode(value).encode("utf-8") if _is_plain(value) else rfc8785.dumps(value)
+
+
+def _is_plain(value: object) -> bool:
+    if value is None or isinstance(value, str):
+        return True
+    if isinstance(value, int):
+        return -_LARGEST <= value <= _LARGEST
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and name.isascii() and _is_plain(member) for name, member in value.items())
+    return isinstance(value, list) and all(map(_is_plain, value))
+
+
+_LARGEST = 2**53 - 1
 
 
 def _members_once(pairs: list[tuple[str, JsonValue]]) -> JsonObject:

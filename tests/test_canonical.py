@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +33,19 @@ def test_objects_round_trip(value: dict[str, JsonValue]) -> None:
     data = canonical_json(value)
     assert parse_canonical_json(data, max_bytes=len(data)) == value
     assert json.loads(data) == value
+
+
+PLAIN_NAMES = st.text(st.characters(max_codepoint=0x7F), max_size=6)
+SPELLINGS = st.recursive(
+    SCALARS | st.sampled_from([AgencyId("northport-pd"), "\x7f\u2028\ud7ff\ue000\U0010ffff", '\b\f\x1f\x0b"\\/']),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PLAIN_NAMES | TEXTS, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(PLAIN_NAMES | TEXTS, SPELLINGS, max_size=4))
+def test_the_compiled_writer_spells_as_the_reference_does(value: dict[str, JsonValue]) -> None:
+    assert canonical_json(value) == rfc8785.dumps(value)
 
 
 def test_the_example_of_rfc_8785() -> None:

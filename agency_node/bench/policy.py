@@ -2,8 +2,9 @@
 
 What is timed is what a node does for one holder: from the facts of a grant to the decision with its grounds and both hashes; packs are in
 memory, as they are in a node that serves. The searches are the examples of the packs' own tables, in turn, each made anew, so that nothing
-that was worked out for one is at hand for the next. Invariants: every timed decision is compared, a pack's with what its table expects, a
-node's with the strictest of what its packs answer alone; one that differs ends the run without a figure.
+that was worked out for one is at hand for the next, but for the agencies' facts, which a node keeps as well. Invariants: every timed
+decision is compared, a pack's with what its table expects, a node's with the strictest of what its packs answer alone; one that differs
+ends the run without a figure.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ Invariants: unknown means no. A search is allowed only if Cedar said Allow and e
 fails while it is evaluated (a missing entity, an overflow), so an Allow beside an error may stand there because a forbid was left out. All
 packs must allow; those that refuse decide (the most restrictive wins). Every decision names at least one policy and its rule's number.
 
-Several packs that speak one schema are asked together: their policies in one set, each under its pack's number, so that four packs cost
-little more than one. What they answer together is what each answers alone; a test compares the two.
+Several packs that speak one schema are asked together: their policies in one set, each under its pack's number and as a permit, so that
+Cedar names in one answer every policy that is met; four packs cost little more than one. A pack allows if something permits and nothing
+forbids. What they answer together is what each answers alone, where Cedar itself weighs; a test compares the two.
 
 Left to others: reading packs (`pack_folder`), what is decided upon (`inputs`), which packs a party asks (`deciding`), storing decisions
 (`decisions`).
@@ -321,42 +322,38 @@ def answer_together(packs: tuple[PolicyPack, ...], question: Question) -> list[D
     if len(packs) < 2 or len({id(pack.schema) for pack in packs}) > 1:
         return [pack.answer(question) for pack in packs]
     merged = _merged(packs)
-    allowed, reasons, errors = question.put(merged.all, packs[0].schema)
+    _, met, errors = question.put(merged.policies, packs[0].schema)
     if errors:  # it is one pack's affair, and the others' answers stand
         return [pack.answer(question) for pack in packs]
-    decided = merged.by_pack(reasons)
-    if allowed or not reasons:  # no policy forbids: a pack of which none permits refuses by itself
-        return [pack.concluded(question, allowed, own) for pack, own in zip(packs, decided, strict=True)]
-    # Some forbid; of the packs that do not, Cedar did not say whether they permit.
-    permitting = merged.by_pack(question.put(merged.permits, packs[0].schema)[1])
     return [
-        pack.concluded(question, not forbidding, forbidding or own)
-        for pack, forbidding, own in zip(packs, decided, permitting, strict=True)
+        pack.concluded(question, not forbidding, forbidding or permitting)
+        for pack, (forbidding, permitting) in zip(packs, merged.by_pack(met), strict=True)
     ]
 
 
 @dataclass(frozen=True)
 class _Merged:
-    """Several packs' policies in one set: all of them, and the permits alone. A policy's name is its pack's number and its name there."""
+    """Several packs' policies in one set, each as a permit, so that Cedar names every policy whose conditions are met, and not only those
+    that decided: which of them forbid is known here. A policy's name is its pack's number and its name there."""
 
     packs: int
-    all: cedarpy.PolicySet
-    permits: cedarpy.PolicySet
+    policies: cedarpy.PolicySet
+    forbids: frozenset[str]
 
-    def by_pack(self, reasons: Iterable[str]) -> list[list[str]]:
-        """The names within each pack."""
-        found: list[list[str]] = [[] for _ in range(self.packs)]
-        for reason in reasons:
-            number, _, name = reason.partition("/")
-            found[int(number)].append(name)
+    def by_pack(self, met: Iterable[str]) -> list[tuple[list[str], list[str]]]:
+        """The names within each pack: those that forbid and those that permit."""
+        found: list[tuple[list[str], list[str]]] = [([], []) for _ in range(self.packs)]
+        for policy in met:
+            number, _, name = policy.partition("/")
+            found[int(number)][policy not in self.forbids].append(name)
         return found
 
 
 @functools.lru_cache(maxsize=64)
 def _merged(packs: tuple[PolicyPack, ...]) -> _Merged:
     together = {f"{number}/{name}": policy for number, pack in enumerate(packs) for name, policy in pack.static.items()}
-    permits = {name: policy for name, policy in together.items() if policy["effect"] == "permit"}
-    return _Merged(len(packs), _policy_set(together), _policy_set(permits))
+    forbids = frozenset(name for name, policy in together.items() if policy["effect"] == "forbid")
+    return _Merged(len(packs), _policy_set({name: {**policy, "effect": "permit"} for name, policy in together.items()}), forbids)
 
 
 def _policy_set(static: Mapping[str, Any]) -> cedarpy.PolicySet:

@@ -6,6 +6,7 @@ Left to others: what follows from the answer (`engine`).
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -24,14 +25,11 @@ class Question:
     def __init__(self, inputs: PolicyInputs) -> None:
         self.inputs = inputs
         self.request = _request(inputs)
-        self._entities_json = json.dumps(_entities(inputs))
-        self._entities: dict[int, cedarpy.Entities] = {}
+        self._agencies = frozenset((inputs.requesting, inputs.originating, inputs.holder))
 
     def entities(self, schema: cedarpy.Schema) -> cedarpy.Entities:
         """The agencies under that schema; `ValueError` when they do not fit it."""
-        if id(schema) not in self._entities:
-            self._entities[id(schema)] = cedarpy.Entities.from_json_str(self._entities_json, schema)
-        return self._entities[id(schema)]
+        return _entities(self._agencies, schema)
 
     def put(self, policies: cedarpy.PolicySet, schema: cedarpy.Schema) -> tuple[bool, Sequence[str], Sequence[str]]:
         """Cedar's answer: allowed, the policies that decided, and what kept it from deciding."""
@@ -78,13 +76,15 @@ def _request(inputs: PolicyInputs) -> dict[str, Any]:
     }
 
 
-def _entities(inputs: PolicyInputs) -> list[dict[str, Any]]:
+@functools.lru_cache(maxsize=256)
+def _entities(agencies: frozenset[AgencyFacts], schema: cedarpy.Schema) -> cedarpy.Entities:
+    """Kept, because a roster's agencies are the same in one search after the other; the facts themselves are what they are kept under."""
     # One agency may stand in all three places; told twice with unlike facts, it is refused by Cedar.
-    agencies = {inputs.requesting, inputs.originating, inputs.holder}
-    return [
+    told = [
         {"uid": _uid(agency), "attrs": {"class": agency.agency_class, "jurisdiction": agency.jurisdiction}, "parents": []}
         for agency in sorted(agencies, key=lambda agency: (agency.agency_id, agency.agency_class, agency.jurisdiction))
     ]
+    return cedarpy.Entities.from_json_str(json.dumps(told), schema)
 
 
 def _moment(text: JsonValue) -> dict[str, Any]:
