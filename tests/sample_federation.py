@@ -6,6 +6,7 @@ by the code under test, and tests forge by signing wrong things with right keys.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import struct
@@ -59,6 +60,7 @@ def secret(name: str) -> bytes:
     return hashlib.sha256(b"sample federation " + name.encode()).digest()
 
 
+@functools.cache
 def signing_key(name: str) -> SigningKey:
     return SigningKey.from_secret(secret(name))
 
@@ -154,6 +156,7 @@ def countersigned(office: AgencyId, *persons: Person) -> tuple[Person, ...]:
     return tuple(one.countersigned(office, office_key(office)) for one in persons)
 
 
+@functools.cache
 def agencies() -> tuple[Agency, ...]:
     requester, holder, custodian, witness = AgencyRole.REQUESTER, AgencyRole.HOLDER, AgencyRole.CUSTODIAN, AgencyRole.WITNESS
     office, discovery = AgencyRole.LEGAL_OFFICE, AgencyRole.DISCOVERY
@@ -203,10 +206,12 @@ def root_key(holder: AgencyId, generation: int = 1) -> SigningKey:
     return signing_key(f"{holder} root {generation}")
 
 
+@functools.cache
 def root_set(generation: int = 1, threshold: int = 2) -> RootSet:
     return RootSet(tuple(RootKey(holder, root_key(holder, generation).verifying_key) for holder in ROOT_HOLDERS), threshold)
 
 
+@functools.cache
 def roster(version: int = 1, generation: int = 1) -> Roster:
     return Roster(
         version=version,

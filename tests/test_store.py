@@ -10,9 +10,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
+from agency_node import store as store_module
 from agency_node.journal import record, stamp
-from agency_node.store import DATABASE_FILE, PAGE_BYTES, open_store, promising_nothing, reading
+from agency_node.store import DATABASE_FILE, PAGE_BYTES, newest_revision, open_store, promising_nothing, reading
 from agency_node.tables import answers, ledger, metadata
+from tests.node_samples import older_store
 from tests.sample_federation import NOW
 
 CLAIM = {"search_id": "a", "grant_id": "g", "probe_digest": b"p", "face_commit": b"f", "state": "claimed", "claimed_at": stamp(NOW)}
@@ -24,6 +26,18 @@ def test_migrations_make_what_the_code_names(tmp_path: Path) -> None:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         differences = compare_metadata(context, metadata)
     assert [one for one in differences if one[0] != "remove_table" or one[1].name != "alembic_version"] == []
+
+
+def test_only_a_store_of_before_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_store(tmp_path / DATABASE_FILE).connect() as connection:
+        assert MigrationContext.configure(connection).get_current_revision() == newest_revision()
+    (tmp_path / "older").mkdir()
+    older_store(tmp_path / "older", "0010").dispose()
+    migrated: list[str] = []
+    monkeypatch.setattr(store_module, "_migrate", lambda connection: migrated.append(connection.engine.url.database))
+    open_store(tmp_path / DATABASE_FILE).dispose()
+    open_store(tmp_path / "older" / DATABASE_FILE).dispose()
+    assert migrated == [str(tmp_path / "older" / DATABASE_FILE)]
 
 
 def test_settings_on_which_the_invariants_rest(tmp_path: Path) -> None:
