@@ -135,6 +135,15 @@ class ItlRules(_Table):
     """When it ended."""
 
 
+class QualityPrograms(_Table):
+    """`[quality]`: an installed OFIQ, whose measures are kept beside ours."""
+
+    ofiq: str = ""
+    """OFIQSampleApp, which is run on each batch of pictures that is enrolled; a relative path begins at the node's folder. Empty: none."""
+    ofiq_config: str = ""
+    """Its folder of settings, or its ofiq_config.jaxn; empty for the folder `config` beside the program."""
+
+
 class IntakeRules(_Table):
     """`[intake]`: a folder into which the booking system drops what is to be enrolled (`holder.watching`)."""
 
@@ -229,6 +238,8 @@ class NodeConfig(BaseModel):
     """Requester: earlier probes of nearly the same picture."""
     itl: ItlRules = ItlRules()
     """Holder: fields of ANSI/NIST-ITL files."""
+    quality: QualityPrograms = QualityPrograms()
+    """Holder: OFIQ, where it is installed."""
     intake: IntakeRules = IntakeRules()
     """Holder: the folder of a booking system's drops."""
     face_pack: FacePackFolder = FacePackFolder()

@@ -6,6 +6,7 @@ takes for a face, painted on the nose: what it finds is then cut from the portra
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sqlite3
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import nistitl
 import numpy as np
+from PIL import Image
 
-from agency_node.bench.booking_images import BookingImage, pixels_digest, write_booking_images
+from agency_node.bench.booking_images import ITL_FORM, BookingImage, pixels_digest, write_booking_images
 from agency_node.config import ItlRules, NodeConfig
 from agency_node.faces.image import Pixels
 from agency_node.holder.records import GalleryRecord, RecordStore
@@ -147,3 +150,25 @@ def check_nothing_lost_or_doubled(run: Run) -> None:
         for one in run.truth
     }
     assert store.templates().any(axis=1).all()
+
+
+def check_independent_readers(run: Run, every: int) -> None:
+    """Of every so many photographs: what nistitl and Pillow read in the file that was handed over is what the store holds."""
+    store = opened_store(run.node)
+    rows = {store.record(row).record_number: row for row in store.rows().tolist()}
+    for one in run.truth[::every]:
+        held = store.record(rows[one.record_number])
+        assert held.photograph is not None
+        path = run.node.parent / "images" / ("itl" if one.form == ITL_FORM else "photographs") / one.file
+        data = path.read_bytes()
+        if one.form == ITL_FORM:
+            message = nistitl.Message()
+            message.parse(data)
+            (booking,), (face,) = message.iter(2), message.iter(10)
+            assert ("CAR", held.record_number) == (message[0].TOT, message[0].TCN)
+            assert (booking[10].value, face[5].value) == (held.booking.event, held.captured.strftime("%Y%m%d"))
+            data = face[999].value
+        with Image.open(io.BytesIO(data)) as given, Image.open(io.BytesIO(held.photograph)) as kept:
+            assert (given.format, given.size) == (kept.format, kept.size)
+            assert given.convert("RGB").tobytes() == kept.convert("RGB").tobytes()
+            assert not kept.getexif()

@@ -84,14 +84,14 @@ def _enrolled(
 ) -> list[EnrolmentReport]:
     from agency_node.config import Mode  # noqa: PLC0415
     from agency_node.holder.enrol import enrol_embeddings, enrol_folder, enrol_itl  # noqa: PLC0415
-    from agency_node.holder.portraying import ManyPortrayers  # noqa: PLC0415
+    from agency_node.holder.portraying import portrayer_of  # noqa: PLC0415
     from agency_node.holder.progress import TerminalProgress  # noqa: PLC0415
     from agency_node.holder.records import RecordStore  # noqa: PLC0415
 
     embedder, config = node.embedder(), node.config
     store, demonstration = RecordStore(node.engine, node.vault, embedder.model), config.mode is not Mode.PRODUCTION
     reports = []
-    with ManyPortrayers(embedder, config.embedder, config.pinned_pack(node.folder), processes) as portrayer:
+    with portrayer_of(node, embedder, processes) as portrayer:
         if embeddings is not None:
             if not demonstration:
                 raise RequestError("synthetic records are for demonstration and test modes; in production enrol photographs with --folder")

@@ -150,10 +150,10 @@ def _enrol(
                 except ImageError as error:
                     refused.append(RefusedRow(row.line, row.file, row.record_number, error.fault, str(error)))
             if len(batch) == _BATCH_PICTURES:
-                enrolled += len(store.add(batch, now))
+                enrolled += len(store.add(portrayer.assessed(batch), now))
                 batch.clear()
         progress.advance()
-    enrolled += len(store.add(batch, now))
+    enrolled += len(store.add(portrayer.assessed(batch), now))
     if refused_csv is not None:
         write_refused(refused_csv, refused)
     return EnrolmentReport(enrolled, already, tuple(refused))

@@ -13,21 +13,26 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from agency_node.errors import HelperEndedError, ImageError, ImageFault
 from agency_node.faces.embedder import Embedder, load_embedder, the_one_face
 from agency_node.faces.image import read_for_enrolment
+from agency_node.faces.ofiq import Ofiq
 from agency_node.faces.pack import PinnedPack
 from agency_node.faces.quality import Quality, measure
 from crypto.codes import Codes
 from crypto.disclosure import Media
 from crypto.workers import usable_cores
+
+if TYPE_CHECKING:
+    from agency_node.holder.records import NewRecord
+    from agency_node.node import Node
 
 ALONE: Final = 64
 """Pictures on which this process works alone: a helper takes seconds to start, and most runs are short."""
@@ -59,20 +64,37 @@ class Portrayer:
     ahead: int = 0
     """How many pictures are begun before the first of them is asked for."""
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: Embedder, ofiq: Ofiq | None = None) -> None:
         self._embedder = embedder
+        self._ofiq = ofiq
 
     def begin(self, read: Callable[[], bytes]) -> Callable[[], Portrayed]:
         """Begin the work on a picture; what is returned waits for it, and raises `ImageError` when it cannot be enrolled."""
         return lambda: portray(read(), self._embedder)
 
+    def assessed(self, batch: Sequence[NewRecord]) -> list[NewRecord]:
+        """The batch with OFIQ's measures in each record's quality, where OFIQ is installed and a quality was measured."""
+        rated = [one for one in batch if one.quality is not None and one.photograph is not None]
+        if self._ofiq is None or not rated:
+            return list(batch)
+        told = dict(zip(map(id, rated), self._ofiq.measure([one.photograph or b"" for one in rated]), strict=True))
+        return [replace(one, quality=replace(one.quality, ofiq=told[id(one)])) if one.quality and id(one) in told else one for one in batch]
+
 
 class ManyPortrayers(Portrayer):
     """Works in this process, and once there are many pictures in one helper a core. A context manager around the work."""
 
-    def __init__(self, embedder: Embedder, name: str, pack: PinnedPack | None, helpers: int | None = None, alone: int = ALONE) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        name: str,
+        pack: PinnedPack | None,
+        helpers: int | None = None,
+        alone: int = ALONE,
+        ofiq: Ofiq | None = None,
+    ) -> None:
         """`name` and `pack` are what `load_embedder` makes that embedder from; `helpers` is one a core if left out."""
-        super().__init__(embedder)
+        super().__init__(embedder, ofiq)
         self._named = (name, pack)
         self._helpers = usable_cores() if helpers is None else helpers
         self._alone = alone
@@ -103,6 +125,14 @@ class ManyPortrayers(Portrayer):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def portrayer_of(node: Node, embedder: Embedder, processes: int | None = None) -> ManyPortrayers:
+    """What works on pictures of this node, with that embedder of its; `ConfigError` when node.toml names an OFIQ that is not there."""
+    config, folder = node.config, node.folder
+    told = config.quality
+    ofiq = Ofiq(folder / told.ofiq, folder / told.ofiq_config if told.ofiq_config else None) if told.ofiq else None
+    return ManyPortrayers(embedder, config.embedder, config.pinned_pack(folder), processes, ofiq=ofiq)
 
 
 def _result(future: Future[Portrayed | tuple[ImageFault, str]]) -> Portrayed:

@@ -25,7 +25,7 @@ from typing import Final
 
 from agency_node.config import IntakeRules, Mode
 from agency_node.errors import NodeError
-from agency_node.holder.portraying import ManyPortrayers, end_with_parent
+from agency_node.holder.portraying import end_with_parent, portrayer_of
 from agency_node.holder.records import RecordStore
 from agency_node.holder.watching import Enrolment, Watcher
 from agency_node.node import Node, open_node
@@ -43,13 +43,13 @@ def watcher_of(node: Node, rules: IntakeRules, stop: threading.Event, processes:
     """The watcher of this node's drops; `rules.folder` is relative to the node's folder."""
     embedder, config = node.embedder(), node.config
     store = RecordStore(node.engine, node.vault, embedder.model)
-    with ManyPortrayers(embedder, config.embedder, config.pinned_pack(node.folder), processes) as portrayer:
+    with portrayer_of(node, embedder, processes) as portrayer:
         enrolment = Enrolment(store, embedder, portrayer, config.itl, config.mode is not Mode.PRODUCTION, node.clock)
         yield Watcher(node.folder / rules.folder, rules, node.engine, enrolment, node.clock, time.monotonic, stop)
 
 
-async def keep_watching(folder: Path, stop: asyncio.Event) -> None:
-    """Have a process watch the drops of the node in that folder until stopped."""
+async def keep_watching(folder: Path, stop: asyncio.Event, again_s: float = AGAIN_S) -> None:
+    """Have a process watch the drops of the node in that folder until stopped; a new one so many seconds after one has ended."""
     context = multiprocessing.get_context("spawn")
     while not stop.is_set():
         process = context.Process(target=_watch, args=(folder,), name="sealmatch-intake")
@@ -63,7 +63,7 @@ async def keep_watching(folder: Path, stop: asyncio.Event) -> None:
             if process.is_alive():
                 process.kill()  # nothing is lost by it
                 await asyncio.to_thread(process.join)
-        await pause(stop, AGAIN_S)
+        await pause(stop, again_s)
 
 
 async def _ended(process: SpawnProcess, stop: asyncio.Event) -> None:

@@ -162,13 +162,13 @@ class Watcher:
 
         `ConfigError` when the folder cannot be used, `RequestError` when another process watches it.
         """
-        with self._alone():
-            for report in self._left_over():
+        with self.alone():
+            for report in self.left_over():
                 told(report)
             pause = self._rules.settle_s if once and not self._rules.end_marker else self._rules.every_s
             looks = 0
             while not self._stop.is_set():
-                for report in self._look():
+                for report in self.look():
                     told(report)
                 looks += 1
                 if once and (looks > 1 or not self._waiting or pause == 0):
@@ -176,7 +176,8 @@ class Watcher:
                 self._stop.wait(pause)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
+        """Keep every other process from watching the folder; `RequestError` when one does."""
         try:
             for name in (_WORKING, _DONE, _FAILED):
                 (self._folder / name).mkdir(exist_ok=True)
@@ -192,7 +193,7 @@ class Watcher:
 
     # --- which are whole ---
 
-    def _look(self) -> Iterator[DropReport]:
+    def look(self) -> Iterator[DropReport]:
         """Take the drops that are whole, in the order of their names; note what the others look like."""
         try:
             entries = sorted((one for one in os.scandir(self._folder) if self._may_be_drop(one)), key=lambda one: one.name)
@@ -249,7 +250,7 @@ class Watcher:
 
     # --- what becomes of one ---
 
-    def _left_over(self) -> Iterator[DropReport]:
+    def left_over(self) -> Iterator[DropReport]:
         """Go on with what a process that was ended had taken."""
         try:
             places = sorted(one for one in (self._folder / _WORKING).iterdir() if one.is_dir())
