@@ -85,7 +85,6 @@ def test_independent_readers_see_in_the_files_what_the_truth_says(tmp_path: Path
         assert pixels_digest(data) == one.pixels_sha256
 
 
-@pytest.mark.rule("R24")
 def test_a_thousand_photographs_are_enrolled_once_by_processes_that_are_killed(tmp_path: Path) -> None:
     run = killed_run(tmp_path, 1000, processes=2)
     assert all(0 < count < 1000 for count in run.after_kills)

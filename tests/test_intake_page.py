@@ -56,7 +56,7 @@ def check_toml(body: str) -> None:
     import tomllib  # noqa: PLC0415
 
     values = tomllib.loads(body)
-    if "quality" in values:
+    if "floor" in values.get("quality", {}):
         assert PackQuality.model_validate(values["quality"]) == PackQuality()
         return
     needed = {"agency": "a-b", "roles": ["requester"], "broker": "https://b.example", "root_fingerprint": "0f" * 32}

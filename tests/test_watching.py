@@ -185,6 +185,7 @@ def test_exchange_files_are_drops_alone_or_in_a_folder(tmp_path: Path) -> None:
         (both / f"{number}.itl").write_bytes(message(number=f"J-{number}"))
     (both / "export.log").write_text("fine")
     (both / ".DS_Store").write_bytes(b"\0")
+    os.symlink(world.folder.parent / "node.sqlite", both / "elsewhere.an2")
     reports = world.look(world.watcher())
     assert [(one.enrolled, one.refused, one.failed) for one in reports] == [(2, 0, ""), (1, 0, "")] or [
         one.enrolled for one in reports
@@ -199,8 +200,6 @@ def test_exchange_files_are_drops_alone_or_in_a_folder(tmp_path: Path) -> None:
 # --- what becomes of it -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.rule("R24")
-@pytest.mark.rule("R50")
 def test_a_broken_drop_stops_itself_alone_and_the_ledger_names_nobody(tmp_path: Path) -> None:
     world = a_world(tmp_path, settle_s=0)
     bad = drop(world, "a-broken", 0, 1)
@@ -237,7 +236,6 @@ def test_the_same_drop_again_enrols_nothing_and_looks_at_no_picture(tmp_path: Pa
     assert world.embedder.seen == 2
 
 
-@pytest.mark.rule("R25")
 def test_drops_that_are_done_are_not_kept_for_ever(tmp_path: Path) -> None:
     world = a_world(tmp_path, settle_s=0, keep_days=30)
     watcher = world.watcher()

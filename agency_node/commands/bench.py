@@ -281,7 +281,7 @@ def bench_policy(
         print_policy(result, Console())
 
 
-@bench.command("intake", epilog="Example: sealmatch bench intake ./intake --images 1000 --json")
+@bench.command("intake", epilog="Example: sealmatch bench intake ./intake --images 20 --json")
 def bench_intake(
     folder: Annotated[Path, typer.Argument(help="A new folder for the photographs.", metavar="DIR", show_default=False)],
     images: Annotated[int, typer.Option(help="Photographs to write.", min=1, max=1_000_000)] = 1000,

@@ -352,8 +352,10 @@ class Watcher:
 
 
 def sources_of(path: Path) -> Sources:
-    """The tables and ANSI/NIST-ITL files of a drop, by name."""
-    inside = sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith(".")) if path.is_dir() else [path]
+    """The tables and ANSI/NIST-ITL files of a drop, by name; links, which may lead anywhere, are none."""
+    inside = [path]
+    if path.is_dir():
+        inside = sorted(one for one in path.iterdir() if one.is_file() and not one.is_symlink() and not one.name.startswith("."))
     tables = tuple(one for one in inside if one.suffix.lower() == ".csv")
     return Sources(tables, tuple(one for one in inside if one.suffix.lower() in ITL_SUFFIXES))
 
