@@ -133,7 +133,8 @@ def varied(square: Image.Image, rng: np.random.Generator, side: int) -> Pixels:
     small = turned.resize((side, side), Image.Resampling.BILINEAR, box=box).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.8)))
     light = 255 * (np.arange(256) / 255) ** rng.uniform(0.8, 1.25) * rng.uniform(0.85, 1.1)
     noise = rng.standard_normal((side, side, 1), np.float32) * np.float32(rng.uniform(0.5, 4))
-    return np.clip(light.astype(np.float32)[np.asarray(small)] + noise, 0, 255).astype(np.uint8)
+    lit: Pixels = np.clip(light.astype(np.float32)[np.asarray(small)] + noise, 0, 255).astype(np.uint8)
+    return lit
 
 
 def pixels_digest(data: bytes) -> str:

@@ -134,7 +134,8 @@ def measure(image: StillImage, file_bytes: int, face: Face) -> Quality | None:
         "compression_ratio": compression_ratio(image.pixels.size, file_bytes),
     }
     rounded = {name: round(value, 3) for name, value in values.items()}
-    return Quality(round(min(_mapped(name, value) for name, value in rounded.items())), **rounded)
+    unified = round(min(_mapped(name, value) for name, value in rounded.items()))
+    return Quality.from_json({"unified": unified, **rounded})
 
 
 def inter_eye_px(landmarks: Landmarks) -> float:
