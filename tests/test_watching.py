@@ -24,6 +24,8 @@ from typer.testing import CliRunner
 from agency_node.cli import app
 from agency_node.config import IntakeRules, ItlRules
 from agency_node.errors import ConfigError, RequestError
+from agency_node.faces.embedder import Face
+from agency_node.faces.image import Pixels
 from agency_node.holder.portraying import Portrayer
 from agency_node.holder.records import RecordStore
 from agency_node.holder.watch_process import keep_watching
@@ -259,12 +261,12 @@ def test_one_process_watches_a_folder_and_a_folder_that_is_none_is_said(world: W
 
 def test_told_to_stop_it_leaves_a_drop_between_two_pictures_and_goes_on_with_it(tmp_path: Path) -> None:
     class StopAt(OneFaceEmbedder):
-        def faces(self, pixels: object) -> list[object]:  # type: ignore[override]
+        def faces(self, pixels: Pixels) -> list[Face]:
             if self.seen == 40:
-                world.stop.set()
-            return super().faces(pixels)  # type: ignore[arg-type,return-value]
+                seen_by.stop.set()
+            return super().faces(pixels)
 
-    world = a_world(tmp_path, StopAt(), settle_s=0)  # type: ignore[arg-type]
+    world = seen_by = a_world(tmp_path, StopAt(), settle_s=0)
     drop(world, "monday", 0, 70)
     assert world.look(world.watcher()) == []
     assert (world.store.count(), world.rows()) == (32, [])
@@ -342,12 +344,12 @@ def test_ended_at_any_touch_of_a_file_it_goes_on_and_does_nothing_twice(tmp_path
 
 def test_a_drop_at_which_the_program_breaks_off_is_given_up_and_the_next_one_enrolled(tmp_path: Path) -> None:
     class Breaks(OneFaceEmbedder):
-        def faces(self, pixels: object) -> list[object]:  # type: ignore[override]
-            if pixels[0, 0, 0] == 7:  # type: ignore[index]
+        def faces(self, pixels: Pixels) -> list[Face]:
+            if pixels[0, 0, 0] == 7:
                 raise EndedError
-            return super().faces(pixels)  # type: ignore[arg-type,return-value]
+            return super().faces(pixels)
 
-    world = a_world(tmp_path, Breaks(), settle_s=0)  # type: ignore[arg-type]
+    world = a_world(tmp_path, Breaks(), settle_s=0)
     drop(world, "monday", 7, 1)
     drop(world, "tuesday", 10, 2)
     broke = 0

@@ -165,15 +165,14 @@ class Watcher:
         with self.alone():
             for report in self.left_over():
                 told(report)
-            pause = self._rules.settle_s if once and not self._rules.end_marker else self._rules.every_s
-            looks = 0
+            marked, looks = bool(self._rules.end_marker), 0
             while not self._stop.is_set():
                 for report in self.look():
                     told(report)
                 looks += 1
-                if once and (looks > 1 or not self._waiting or pause == 0):
+                if once and (looks > 1 or marked or not self._waiting or not self._rules.settle_s):
                     return
-                self._stop.wait(pause)
+                self._stop.wait(self._rules.settle_s if once else self._rules.every_s)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
