@@ -135,6 +135,30 @@ class ItlRules(_Table):
     """When it ended."""
 
 
+class QualityPrograms(_Table):
+    """`[quality]`: an installed OFIQ, whose measures are kept beside ours."""
+
+    ofiq: str = ""
+    """OFIQSampleApp, which is run on each batch of pictures that is enrolled; a relative path begins at the node's folder. Empty: none."""
+    ofiq_config: str = ""
+    """Its folder of settings, or its ofiq_config.jaxn; empty for the folder `config` beside the program."""
+
+
+class IntakeRules(_Table):
+    """`[intake]`: a folder into which the booking system drops what is to be enrolled (`holder.watching`)."""
+
+    folder: str = ""
+    """The folder that `node serve` watches; a relative path begins at the node's folder. Empty: none."""
+    settle_s: int = Field(default=60, ge=0, le=86_400)
+    """For how many seconds nothing of a drop may have changed before it is taken."""
+    end_marker: str = Field(default="", pattern=r"^([A-Za-z0-9_.-]{1,64})?$")
+    """The file with which the booking system ends a drop, e.g. `complete`; then nothing is taken without it. Empty: `settle_s` decides."""
+    every_s: int = Field(default=30, ge=1, le=3600)
+    """How many seconds lie between two looks into the folder."""
+    keep_days: int = Field(default=30, ge=0, le=3660)
+    """After how many days a drop that is done is deleted from the folder; 0 for never."""
+
+
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in hexadecimal."""
 
@@ -214,6 +238,10 @@ class NodeConfig(BaseModel):
     """Requester: earlier probes of nearly the same picture."""
     itl: ItlRules = ItlRules()
     """Holder: fields of ANSI/NIST-ITL files."""
+    quality: QualityPrograms = QualityPrograms()
+    """Holder: OFIQ, where it is installed."""
+    intake: IntakeRules = IntakeRules()
+    """Holder: the folder of a booking system's drops."""
     face_pack: FacePackFolder = FacePackFolder()
     """The models of the embedder `insightface`."""
     calibration: CalibrationFile = CalibrationFile()

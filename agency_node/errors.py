@@ -10,6 +10,7 @@
     │   ├── ImageError        a picture that cannot be searched or enrolled with
     │   └── EnrolmentError    a table or folder of records that cannot be enrolled
     │       └── KnownRecordError  a record number that was enrolled before, or stands twice in a batch
+    ├── HelperEndedError  a process that helped with pictures was ended
     ├── HaltedError       the node saw proof of a forked log or roster and acts no more
     └── BrokerError       the broker cannot be reached, or refused
         ├── BrokerUnreachableError
@@ -81,6 +82,10 @@ class EnrolmentError(RequestError):
 
 class KnownRecordError(EnrolmentError):
     """A record number of a batch was enrolled before, or stands in the batch twice."""
+
+
+class HelperEndedError(NodeError):
+    """A process that helped with pictures was ended; what was enrolled stays, and the rest is no worse."""
 
 
 class HaltedError(NodeError):

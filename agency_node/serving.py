@@ -1,8 +1,9 @@
 """`sealmatch node serve`: the roles that are switched on, and the loops that carry them.
 
-Loops: receive (mailbox to inbox), work (inbox and what is due), send (outbox to broker), follow (roster, week key), and, with a witness
-key, witness. The node says that it is ready when its roster is pinned, its key of the week published and, as a holder, its gallery packed
-and its kernels warm. SIGTERM and SIGINT end the loops after the transaction that runs; `kill -9` loses nothing that was committed.
+Loops: receive (mailbox to inbox), work (inbox and what is due), send (outbox to broker), follow (roster, week key); with a witness key,
+witness; with a folder of drops, the process that watches it. The node says that it is ready when its roster is pinned, its key of the week
+published and, as a holder, its gallery packed and its kernels warm. SIGTERM and SIGINT end the loops after the transaction that runs;
+`kill -9` loses nothing that was committed.
 """
 
 from __future__ import annotations
@@ -168,6 +169,10 @@ class Service:
         ]
         if self.node.keyring.witness_key is not None:
             loops.append(self._witness(stop))
+        if Role.HOLDER in self.node.config.roles and self.node.config.intake.folder:
+            from agency_node.holder.watch_process import keep_watching  # noqa: PLC0415  # few nodes have a folder of drops
+
+            loops.append(keep_watching(self.node.folder, stop))
         tasks = [asyncio.create_task(loop) for loop in loops]
         stopped = asyncio.create_task(stop.wait())
         try:

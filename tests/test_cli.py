@@ -92,7 +92,7 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
     assert set(LEAVES) == {
         "parameters",
         "demo",
-        *(f"bench {name}" for name in ("scan", "answer", "growth", "peers", "holder", "log", "plot", "policy", "search")),
+        *(f"bench {name}" for name in ("scan", "answer", "growth", "peers", "holder", "intake", "log", "plot", "policy", "search")),
         "plan",
         *(f"calibration {name}" for name in ("show", "check", "synthetic")),
         *(f"faces {name}" for name in ("measure", "check")),

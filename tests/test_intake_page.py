@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from agency_node.cli import app
 from agency_node.commands.output import clock
-from agency_node.config import ItlRules, NodeConfig
+from agency_node.config import IntakeRules, ItlRules, NodeConfig
 from agency_node.holder.booking import Disposition
 from agency_node.holder.records import RecordStore
 from agency_node.node import open_node
@@ -56,11 +56,15 @@ def check_toml(body: str) -> None:
     import tomllib  # noqa: PLC0415
 
     values = tomllib.loads(body)
-    if "quality" in values:
+    if "floor" in values.get("quality", {}):
         assert PackQuality.model_validate(values["quality"]) == PackQuality()
         return
     needed = {"agency": "a-b", "roles": ["requester"], "broker": "https://b.example", "root_fingerprint": "0f" * 32}
-    assert isinstance(NodeConfig.checked(values | needed).itl, ItlRules)
+    checked = NodeConfig.checked(values | needed)
+    assert isinstance(checked.itl, ItlRules)
+    if "intake" in values:
+        assert checked.intake == IntakeRules(folder="drop")
+        assert values["intake"].keys() == IntakeRules.model_fields.keys()
 
 
 def test_every_code_of_a_refusal_stands_on_the_page() -> None:

@@ -1,4 +1,5 @@
-"""`docs/federation.md` is typed from its first line to its last: by processes, in an empty folder, in the page's order.
+"""`docs/federation.md` is typed from its first line to its last: by processes, in an empty folder, in the page's order. Then a department
+joins that federation as README's first day has it.
 
 What a command prints is compared with what the page shows, in shape: ids and keys may be others but must be the same others wherever the
 page repeats them, and go into later commands; days and moments may be any; `…` stands for anything. A command with `&` runs on, and what it
@@ -20,10 +21,13 @@ from pathlib import Path
 from typing import IO
 
 from PIL import Image
+from typer.testing import CliRunner
 
-from tests.test_docs import ROOT, Block, blocks
+from agency_node.cli import app
+from tests.test_docs import ROOT, Block, blocks, first_day
 
 PAGE = ROOT / "docs" / "federation.md"
+README = ROOT / "README.md"
 PORT = "8440"
 PATIENCE_S = 90.0
 ID = re.compile(r"(?<![\w-])(?:[0-9a-f]{8,64}|[\w-]{43}|[\w-]{80,90})(?![\w-])")
@@ -31,7 +35,7 @@ ID = re.compile(r"(?<![\w-])(?:[0-9a-f]{8,64}|[\w-]{43}|[\w-]{80,90})(?![\w-])")
 MOMENT = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d\.\d\dZ)?")
 READS = ("node status", "node disclose northport --search", "node disclose lakeside --handle", "node review")
 """Commands that may be asked again until what another process does has arrived."""
-ALONE = ("cat ", "sealmatch node enrol ")
+ALONE = ("cat ", "mkdir ", "sealmatch node enrol ", "sealmatch node init harbour ")
 """Commands that need nobody to serve: what runs on may still be starting."""
 
 
@@ -207,6 +211,7 @@ def test_the_page_can_be_typed_from_top_to_bottom(tmp_path: Path) -> None:
             for one in typed(block) if block.language == "console" else []:
                 terminal.type(one)
                 commands += 1
+        type_the_first_day(terminal)
     finally:
         terminal.close()
     assert commands > 40
@@ -215,6 +220,51 @@ def test_the_page_can_be_typed_from_top_to_bottom(tmp_path: Path) -> None:
     with Image.open(photograph) as disclosed, Image.open(tmp_path / "lakeside-photographs" / "front.jpg") as enrolled:
         assert disclosed.tobytes() == enrolled.tobytes()  # the file itself lost its comments when it was enrolled
     assert (tmp_path / "look.jpg").read_bytes() == (tmp_path / "still.jpg").read_bytes()
+
+
+def type_the_first_day(terminal: Terminal) -> None:
+    """README's commands for a new department, which brings its folder of photographs; in between the root holders list it."""
+    shutil.copytree(terminal.folder / "lakeside-photographs", terminal.folder / "photographs")
+    shutil.copy(terminal.folder / "photographs" / "front.jpg", terminal.folder / "photographs" / "profile.jpg")
+    day = first_day(README.read_text(encoding="utf-8"))
+    (settings,) = (block.body for block in blocks(day) if block.language == "toml")
+    lines = [one for block in blocks(day) if block.language == "console" for one in typed(block)]
+    for one in lines:
+        terminal.type(one)
+        if one.command.startswith("sealmatch node init"):
+            the_roots_list_it(terminal)
+            with (terminal.folder / "harbour" / "node.toml").open("a") as file:
+                file.write(f"{settings}settle_s = 0\nevery_s = 1\n")
+        elif one.command == "mkdir harbour/drop":
+            shutil.copytree(terminal.folder / "photographs", terminal.folder / "harbour" / "drop" / "tonight")
+            table = (terminal.folder / "bookings.csv").read_text().replace("H-2021", "H-2022")
+            (terminal.folder / "harbour" / "drop" / "tonight" / "bookings.csv").write_text(table)
+    terminal.wait_for_those_that_run_on()
+    done, until = terminal.folder / "harbour" / "drop" / "done", time.monotonic() + PATIENCE_S
+    while not (done.is_dir() and any(done.iterdir())):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    (report,) = done.glob("*/refused.csv")
+    assert report.read_text().count("H-2022-000118") == 1
+    assert [one.command.split()[2] for one in lines if one.command.startswith("sealmatch")] == ["init", "enrol", "serve"]
+    assert (terminal.folder / "refused.csv").read_text().count("source-class") == 1
+
+
+def the_roots_list_it(terminal: Terminal) -> None:
+    """Version 2 of the page's roster, with the new department; in this process, since none of it is new."""
+    at = terminal.folder
+    entries = [
+        word
+        for name in ("northport", "eastfield", "lakeside", "board", "harbour")
+        for word in ("--agency", f"{at}/{name}/roster-entry.json")
+    ]
+    entries += [word for name in ("detective", "counsel", "lakeside-counsel") for word in ("--person", f"{at}/people/{name}.json")]
+    roster = f"{at}/roster-2.json"
+    draft = ["roster", "draft", "--root-set", f"{at}/root-set.json", "--broker", f"{at}/broker.json", *entries, "--version", "2"]
+    signed = [["roster", "sign", roster, "--key", f"{at}/roots/{name}.key"] for name in ("board", "northport")]
+    for words in ([*draft, "--out", roster], *signed, ["broker", "roster", f"{at}/broker", roster]):
+        done = CliRunner().invoke(app, words, env=terminal.variables)
+        assert done.exit_code == 0, done.output
 
 
 def test_another_id_in_a_later_line_fails() -> None:

@@ -281,6 +281,30 @@ def bench_policy(
         print_policy(result, Console())
 
 
+@bench.command("intake", epilog="Example: sealmatch bench intake ./intake --images 20 --json")
+def bench_intake(
+    folder: Annotated[Path, typer.Argument(help="A new folder for the photographs.", metavar="DIR", show_default=False)],
+    images: Annotated[int, typer.Option(help="Photographs to write.", min=1, max=1_000_000)] = 1000,
+    side: Annotated[int, typer.Option(help="Pixels on a side.", min=96, max=2048)] = 320,
+    seed: Seed = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Write variations of two public-domain portraits to enrol, in a folder with a table and in ANSI/NIST-ITL files, and the truth.
+
+    `node enrol` then says how many it enrols a second. They are two persons' faces, so they measure an intake and no face model.
+    """
+    from agency_node.bench.booking_images import write_booking_images  # noqa: PLC0415
+
+    with errors_as_sentences():
+        made = write_booking_images(folder, images, seed, side)
+    forms = {form: sum(one.form == form for one in made) for form in ("folder", "itl")}
+    if as_json:
+        typer.echo(json.dumps({"images": len(made), **forms, "truth": str(folder / "truth.csv")}))
+        return
+    typer.echo(f"{len(made)} photographs in {folder}, {forms['itl']} of them in ANSI/NIST-ITL files. In a node of mode demo, enrol them by")
+    typer.echo(f"  sealmatch node enrol NODE --folder {folder}/photographs --table {folder}/photographs.csv --itl {folder}/itl")
+
+
 @bench.command("plot", epilog="Example: sealmatch bench plot growth.json growth.svg")
 def bench_plot(
     result: Annotated[Path, typer.Argument(help="What a benchmark printed with --json.", metavar="RESULT.json", show_default=False)],

@@ -1,4 +1,5 @@
-"""`sealmatch node`: make a node, serve, enrol, expunge, look at it. Searching and deciding stand in `node_search` and `node_review`.
+"""`sealmatch node`: make a node, serve, expunge, look at it. Enrolling stands in `node_enrol`, searching and deciding in `node_search` and
+`node_review`.
 
 Commands open the node's own store; the serving process sees what they write. Modules that load kernels or face models are imported when a
 command needs them.
@@ -148,67 +149,6 @@ def serve(
             serve_node(node, on_ready)
         finally:
             waiting.cancel()
-
-
-@app.command(epilog="Example: sealmatch node enrol ./lakeside --folder ./photographs --table ./photographs.csv --refused ./refused.csv")
-def enrol(
-    folder: Folder,
-    photographs: Annotated[Path | None, typer.Option("--folder", help="Folder with the photographs.")] = None,
-    table: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV with the columns file, record_number, captured, source_class; also booking_event, disposition, disposition_date."
-        ),
-    ] = None,
-    itl: Annotated[Path | None, typer.Option(help="An ANSI/NIST-ITL file with Type-10 photographs, or a folder of them.")] = None,
-    refused: Annotated[Path | None, typer.Option(help="Where to write the rows that were refused, and why.")] = None,
-    embeddings: Annotated[Path | None, typer.Option(help="Synthetic directions (npz); demonstration and test modes only.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Enrol photographs, from a folder with a table or from ANSI/NIST-ITL files; a run that was stopped goes on where it was."""
-    with sentences(as_json):
-        from agency_node.commands.acting import acting  # noqa: PLC0415
-        from agency_node.config import Mode, Role  # noqa: PLC0415
-        from agency_node.holder.enrol import enrol_embeddings, enrol_folder, enrol_itl  # noqa: PLC0415
-        from agency_node.holder.progress import TerminalProgress  # noqa: PLC0415
-        from agency_node.holder.records import RecordStore  # noqa: PLC0415
-        from agency_node.node import open_node  # noqa: PLC0415
-
-        node = open_node(folder, clock)
-        if Role.HOLDER not in node.config.roles:
-            raise RequestError("this node is no holder: enrol photographs at the node whose gallery they belong to")
-        embedder = node.embedder()
-        store = RecordStore(node.engine, node.vault, embedder.model)
-        demonstration = node.config.mode is not Mode.PRODUCTION
-        reports = []
-        if (photographs is None) != (table is None) or (refused is not None and itl is not None and table is not None):
-            raise RequestError("--folder and --table belong together, and --refused takes the list of one source: run the other by itself")
-        with acting(node, "node enrol") as act:
-            if embeddings is not None:
-                if not demonstration:
-                    raise RequestError(
-                        "synthetic records are for demonstration and test modes; in production enrol photographs with --folder"
-                    )
-                with TerminalProgress() as progress:
-                    reports.append(enrol_embeddings(store, embeddings, progress, clock()))
-            if photographs is not None and table is not None:
-                with TerminalProgress() as progress:
-                    reports.append(
-                        enrol_folder(
-                            store, embedder, photographs, table, progress, clock(), refused_csv=refused, allow_demonstration=demonstration
-                        )
-                    )
-            if itl is not None:
-                with TerminalProgress() as progress:
-                    reports.append(enrol_itl(store, embedder, itl, node.config.itl, progress, clock(), refused_csv=refused))
-            if not reports:
-                raise RequestError("nothing to enrol: name --folder and --table, or --itl")
-            act.detail = f"{sum(one.enrolled for one in reports)} records"
-    if as_json:
-        print_json({"enrolled": sum(one.enrolled for one in reports), "reports": plain(reports)})
-        return
-    for one in reports:
-        typer.echo(f"enrolled {one.enrolled}, already there {one.already_enrolled}, refused {len(one.refused)}")
 
 
 @app.command(epilog="Example: sealmatch node expunge ./lakeside L-2021-000093 --reason court-order")

@@ -77,7 +77,17 @@ def encode_for_disclosure(data: bytes) -> tuple[bytes, Media]:
 
     Raises `ImageError` as `read_image` does.
     """
+    return _for_disclosure(data, *_decoded(data))
+
+
+def read_for_enrolment(data: bytes) -> tuple[StillImage, bytes, Media]:
+    """`read_image` and `encode_for_disclosure` of the same bytes, which are decoded once."""
     pixels, encoding, upright = _decoded(data)
+    return StillImage(hashlib.sha256(data).digest(), pixels), *_for_disclosure(data, pixels, encoding, upright)
+
+
+def _for_disclosure(data: bytes, pixels: Pixels, encoding: str, upright: bool) -> tuple[bytes, Media]:
+    """What `encode_for_disclosure` gives for a picture that was decoded already."""
     if upright:
         bare, media = (bare_png(data), Media.PNG) if encoding == "PNG" else (bare_jpeg(data), Media.JPEG)
         if bare is not None and len(bare) <= MAX_PHOTOGRAPH_BYTES:

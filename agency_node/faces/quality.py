@@ -26,13 +26,13 @@ Two faces are few, and the value says nothing of a cosine to somebody else: an a
 in its policy pack. It is not comparable with a value that OFIQ gives.
 
 Invariants: the same picture, file and face give the same values; nothing here learns who is in the picture. Left to others: what follows
-from a low value (`policy.quality_limits`), showing it.
+from a low value (`policy.quality_limits`), showing it, OFIQ's own values (`ofiq`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -42,6 +42,7 @@ from PIL import Image
 
 from agency_node.faces.embedder import Box, Face, Landmarks
 from agency_node.faces.image import Pixels, StillImage
+from agency_node.faces.ofiq import Measures
 
 _LUMINANCE: Final = np.array([0.299, 0.587, 0.114])
 _DARK, _BRIGHT = 25, 247
@@ -64,15 +65,19 @@ class Quality:
     bright_share: float
     dynamic_range_bits: float
     compression_ratio: float
+    ofiq: Measures = field(default_factory=dict)
+    """What OFIQ says, where it is installed (`ofiq`); empty elsewhere."""
 
     def to_json(self) -> dict[str, Any]:
         """For a sealed row."""
-        return asdict(self)
+        kept = asdict(self)
+        return kept if self.ofiq else {name: value for name, value in kept.items() if name != "ofiq"}
 
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> Quality:
         """Inverse of `to_json`."""
-        return cls(**kept)
+        told = {name: (native, scalar) for name, (native, scalar) in kept.get("ofiq", {}).items()}
+        return cls(**{**kept, "ofiq": told})
 
     @property
     def sentence(self) -> str:
@@ -129,7 +134,8 @@ def measure(image: StillImage, file_bytes: int, face: Face) -> Quality | None:
         "compression_ratio": compression_ratio(image.pixels.size, file_bytes),
     }
     rounded = {name: round(value, 3) for name, value in values.items()}
-    return Quality(round(min(_mapped(name, value) for name, value in rounded.items())), **rounded)
+    unified = round(min(_mapped(name, value) for name, value in rounded.items()))
+    return Quality.from_json({"unified": unified, **rounded})
 
 
 def inter_eye_px(landmarks: Landmarks) -> float:

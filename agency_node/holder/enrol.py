@@ -4,14 +4,15 @@ Invariants: what a picture lacks stops that picture alone, and is written down w
 everything before the first picture. Enrolling is idempotent by record number and commits in batches: a run that was killed is run
 again and goes on. Only criminal booking pictures are enrolled (R24), a demonstration portrait only where the caller allows it.
 
-Left to others: what a source offers (`table_source`, `itl_source`), whether this node may enrol synthetic or demonstration records (the
-caller), the packed form (`index`).
+Left to others: what a source offers (`table_source`, `itl_source`), what is made of a picture (`portraying`), whether this node may enrol
+synthetic or demonstration records (the caller), the packed form (`index`).
 """
 
 from __future__ import annotations
 
 import csv
 import zipfile
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -23,11 +24,10 @@ import numpy as np
 
 from agency_node.config import ItlRules
 from agency_node.errors import EnrolmentError, ImageError, KnownRecordError
-from agency_node.faces.embedder import Embedder, the_one_face
-from agency_node.faces.image import encode_for_disclosure, read_image
-from agency_node.faces.quality import measure
+from agency_node.faces.embedder import Embedder
 from agency_node.holder import itl_source, table_source
 from agency_node.holder.candidates import BOOKING, DEMONSTRATION, SYNTHETIC, Candidate, Numbers, RefusedRow
+from agency_node.holder.portraying import Portrayed, Portrayer
 from agency_node.holder.progress import Progress
 from agency_node.holder.records import NewRecord, RecordStore, check_record_number
 from crypto.embedding import F32, EmbeddingModel, quantised_directions
@@ -66,12 +66,13 @@ def enrol_folder(
     *,
     refused_csv: Path | None = None,
     allow_demonstration: bool = False,
+    portrayer: Portrayer | None = None,
 ) -> EnrolmentReport:
     """Enrol what the table names; its columns are `file,record_number,captured,source_class`, `file` within the folder, and it may have
     `booking_event,disposition,disposition_date`.
 
-    Rows that were refused are written to `refused_csv` (`REFUSED_COLUMNS`), over what stands there. Raises `EnrolmentError` when the table
-    as a whole cannot be used or the embedder is not of the store's model.
+    Rows that were refused are written to `refused_csv` (`REFUSED_COLUMNS`), over what stands there. `portrayer` is what works on pictures
+    if not this process alone. Raises `EnrolmentError` when the table as a whole cannot be used or the embedder is not of the store's model.
     """
     _check_embedder(store, embedder)
     table = table_source.read_table(table_csv)
@@ -80,7 +81,7 @@ def enrol_folder(
     known = store.known(row.record_number for row in rows if isinstance(row, Candidate))
     progress.text("Enrolling pictures")
     progress.total(len(rows))
-    return _enrol(store, embedder, ([row] for row in rows), lambda _: known, progress, now, refused_csv)
+    return _enrol(store, portrayer or Portrayer(embedder), ([row] for row in rows), lambda _: known, progress, now, refused_csv)
 
 
 def enrol_itl(
@@ -92,14 +93,31 @@ def enrol_itl(
     now: datetime,
     *,
     refused_csv: Path | None = None,
+    portrayer: Portrayer | None = None,
 ) -> EnrolmentReport:
     """Enrol the frontal photographs of an ANSI/NIST-ITL file, or of every such file in a folder; as `enrol_folder`."""
+    files = itl_source.files_of(path)
+    return enrol_itl_files(store, embedder, files, rules, progress, now, refused_csv=refused_csv, portrayer=portrayer)
+
+
+def enrol_itl_files(
+    store: RecordStore,
+    embedder: Embedder,
+    files: Sequence[Path],
+    rules: ItlRules,
+    progress: Progress,
+    now: datetime,
+    *,
+    refused_csv: Path | None = None,
+    portrayer: Portrayer | None = None,
+) -> EnrolmentReport:
+    """As `enrol_itl`, of these files and no others."""
     _check_embedder(store, embedder)
-    files, numbers, today = itl_source.files_of(path), Numbers(), utc_day(now)
+    numbers, today = Numbers(), utc_day(now)
     progress.text("Enrolling ANSI/NIST-ITL files")
     progress.total(len(files))
     groups = (list(itl_source.candidates_of(file, rules, numbers, today)) for file in files)
-    return _enrol(store, embedder, groups, store.known, progress, now, refused_csv)
+    return _enrol(store, portrayer or Portrayer(embedder), groups, store.known, progress, now, refused_csv)
 
 
 def _check_embedder(store: RecordStore, embedder: Embedder) -> None:
@@ -109,37 +127,58 @@ def _check_embedder(store: RecordStore, embedder: Embedder) -> None:
 
 def _enrol(
     store: RecordStore,
-    embedder: Embedder,
+    portrayer: Portrayer,
     groups: Iterable[Group],
     known: Callable[[Iterator[str]], Collection[str]],
     progress: Progress,
     now: datetime,
     refused_csv: Path | None,
 ) -> EnrolmentReport:
-    """Enrol the candidates, a batch at a time."""
+    """Enrol the candidates, a batch at a time; rows come out in the order in which they went in, however many processes work."""
     refused: list[RefusedRow] = []
     already, enrolled = 0, 0
     batch: list[NewRecord] = []
-    for group in groups:
-        enrolled_before = known(row.record_number for row in group if isinstance(row, Candidate))
-        for row in group:
+    for step in _begun(portrayer, groups, known):
+        for row, portrayed in step:
             if isinstance(row, RefusedRow):
                 refused.append(row)
-            elif row.record_number in enrolled_before:
+            elif portrayed is None:
                 already += 1
             else:
                 try:
-                    batch.append(_record(row, embedder))
+                    batch.append(_record(row, portrayed()))
                 except ImageError as error:
                     refused.append(RefusedRow(row.line, row.file, row.record_number, error.fault, str(error)))
             if len(batch) == _BATCH_PICTURES:
-                enrolled += len(store.add(batch, now))
+                enrolled += len(store.add(portrayer.assessed(batch), now))
                 batch.clear()
         progress.advance()
-    enrolled += len(store.add(batch, now))
+    enrolled += len(store.add(portrayer.assessed(batch), now))
     if refused_csv is not None:
-        _write_refused(refused_csv, refused)
+        write_refused(refused_csv, refused)
     return EnrolmentReport(enrolled, already, tuple(refused))
+
+
+_Begun = list[tuple[Candidate | RefusedRow, Callable[[], Portrayed] | None]]
+"""The rows of a step; with a candidate that is to be enrolled, what waits for its picture's work."""
+
+
+def _begun(portrayer: Portrayer, groups: Iterable[Group], known: Callable[[Iterator[str]], Collection[str]]) -> Iterator[_Begun]:
+    """The steps in their order, each once the work on as many pictures behind it was begun as the portrayer takes at a time."""
+    ahead: deque[_Begun] = deque()
+    begun = 0
+    for group in groups:
+        before = known(row.record_number for row in group if isinstance(row, Candidate))
+        step: _Begun = []
+        for row in group:
+            new = isinstance(row, Candidate) and row.record_number not in before
+            step.append((row, portrayer.begin(row.read) if isinstance(row, Candidate) and new else None))
+            begun += new
+        ahead.append(step)
+        while ahead and begun > portrayer.ahead:
+            begun -= sum(one is not None for _, one in ahead[0])
+            yield ahead.popleft()
+    yield from ahead
 
 
 def enrol_embeddings(store: RecordStore, path_npz: Path, progress: Progress, now: datetime) -> EnrolmentReport:
@@ -190,18 +229,14 @@ def _add_unknown(store: RecordStore, batch: Sequence[NewRecord], now: datetime) 
         return len(store.add([record for record in batch if record.record_number not in known], now))
 
 
-def _record(row: Candidate, embedder: Embedder) -> NewRecord:
-    """The candidate's record; `ImageError` when its picture cannot be enrolled."""
-    data = row.read()
-    image = read_image(data)
-    face = the_one_face(embedder, image)
-    quality = measure(image, len(data), face)
-    photograph, media = encode_for_disclosure(data)
-    template = embedder.model.templates(face.embedding)
-    return NewRecord(row.record_number, row.captured, row.source_class, template, photograph, media, row.booking, quality)
+def _record(row: Candidate, made: Portrayed) -> NewRecord:
+    return NewRecord(
+        row.record_number, row.captured, row.source_class, made.template, made.photograph, made.media, row.booking, made.quality
+    )
 
 
-def _write_refused(path: Path, rows: Sequence[RefusedRow]) -> None:
+def write_refused(path: Path, rows: Sequence[RefusedRow]) -> None:
+    """Write rows and why they were refused as CSV, over what stands there; `EnrolmentError` when that cannot be done."""
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
