@@ -252,32 +252,39 @@ def read_chain(links: Sequence[bytes]) -> Chain:
     return chain
 
 
-def check_chain(chain: Chain, original: bytes, still: bytes) -> None:
-    """Raise `ProvenanceError` unless the chain leads from this original to this still; everything is made again. In this order:
+def check_edits(chain: Chain, original: bytes) -> bytes:
+    """Make the chain again from its original: the digest of the picture with which it ends. `ProvenanceError` unless, in this order:
 
     1. the original is the file that the chain begins with, and is decoded here to the same picture
     2. each edit gives the picture that the chain says
-    3. the still is the file and the picture with which the chain ends
+    3. the chain names as its still the picture that its edits give
     """
     first = read_image(original)
     start = chain.original
     if first.sha256 != start.file_sha256 or len(original) != start.file_bytes:  # 1
         raise ProvenanceError(f"the original is not the file with which this chain begins: {_ANEW}")
-    if picture_digest(first.pixels) != start.picture:
+    pixels, digest = first.pixels, picture_digest(first.pixels)
+    if digest != start.picture:
         raise ProvenanceError(
             f"the original's file is the right one, and is decoded here ({decoder()}) to another picture than there ({start.by}): check it "
             "with that version"
         )
-    pixels = first.pixels
     for number, edit in enumerate(chain.edits, start=1):  # 2
         pixels = edit.apply(pixels)
-        if picture_digest(pixels) != chain.links[number].picture:
+        digest = picture_digest(pixels)
+        if digest != chain.links[number].picture:
             raise ProvenanceError(f"edit {number} ({edit.sentence}) made again gives another picture than the chain says: {_ANEW}")
-    end = read_image(still)
-    if end.sha256 != chain.probe.file_sha256 or picture_digest(end.pixels) != picture_digest(pixels):  # 3
-        raise ProvenanceError(f"the still is not what the original and its edits give: {_ANEW}")
-    if chain.probe.picture != picture_digest(pixels):
+    if chain.probe.picture != digest:  # 3
         raise ProvenanceError(f"the chain names another picture as its still than its edits give: {_ANEW}")
+    return digest
+
+
+def check_chain(chain: Chain, original: bytes, still: bytes) -> None:
+    """Raise `ProvenanceError` unless the chain leads from this original (`check_edits`) to this very still, as file and as picture."""
+    digest = check_edits(chain, original)
+    end = read_image(still)
+    if end.sha256 != chain.probe.file_sha256 or picture_digest(end.pixels) != digest:
+        raise ProvenanceError(f"the still is not what the original and its edits give: {_ANEW}")
 
 
 def check_aligned(chain: Chain, kept: Pixels | None, face: Face) -> None:
