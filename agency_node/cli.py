@@ -19,6 +19,7 @@ from rich.table import Table
 
 from agency_node.commands import log_watching as _log_watching  # noqa: F401  # its commands join those of `log`
 from agency_node.commands import node_backup as _node_backup  # noqa: F401  # its commands join those of `node`
+from agency_node.commands import node_cases as _node_cases  # noqa: F401  # its commands join those of `node`
 from agency_node.commands import node_duties as _node_duties  # noqa: F401  # its commands join those of `node`
 from agency_node.commands import node_enrol as _node_enrol  # noqa: F401
 from agency_node.commands import node_exigent as _node_exigent  # noqa: F401  # and its

@@ -8,6 +8,7 @@
     ├── RequestError      a person asked for something that cannot be done as asked
     │   ├── PolicyRefusedError  this agency's own policy, or one that binds it, refuses the search
     │   ├── ImageError        a picture that cannot be searched or enrolled with
+    │   ├── ProvenanceError   a still, its original and its edits do not belong together
     │   └── EnrolmentError    a table or folder of records that cannot be enrolled
     │       └── KnownRecordError  a record number that was enrolled before, or stands twice in a batch
     ├── HelperEndedError  a process that helped with pictures was ended
@@ -74,6 +75,10 @@ class ImageError(RequestError):
     def __init__(self, fault: ImageFault, sentence: str) -> None:
         super().__init__(sentence)
         self.fault = fault
+
+
+class ProvenanceError(RequestError):
+    """A still, its original and the edits in between do not belong together (R19): the search is drafted anew."""
 
 
 class EnrolmentError(RequestError):

@@ -39,6 +39,7 @@ from agency_node.policy.approvals import check_approved
 from agency_node.policy.clocks import exigent_clock, openings_delay
 from agency_node.policy.engine import load_packs
 from agency_node.requester.leads import Leads
+from agency_node.requester.retention import Retention
 from agency_node.requester.searching import Searching
 from agency_node.waking import pause
 from agency_node.warming import warm
@@ -149,7 +150,8 @@ class Service:
             node.clock,
         )
         exigent = ExigentClocks(node.folder, node.engine, node.vault, node.keyring, node.parties, self.outbox, node.clock)
-        return [exigent, searching, Leads(node.engine, node.vault, envelopes, node.parties, self.outbox, node.clock)]
+        shown = Leads(node.engine, node.vault, envelopes, node.parties, self.outbox, node.clock)
+        return [exigent, searching, shown, Retention(node.engine, node.vault, self.packs, node.parties, node.clock)]
 
     def _latest_checkpoint(self) -> bytes | None:
         latest = self.follower.latest

@@ -21,6 +21,8 @@ from sqlalchemy import Connection, Engine, Select, create_engine, event
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError
 
+from agency_node import case_tables as _case_tables  # noqa: F401  # where a store is open every table of it is known
+
 DATABASE_FILE: Final = "node.sqlite"
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _PATIENCE: Final = "busy_timeout=20000"

@@ -49,9 +49,9 @@ def open_probe(probe: Probe, key: SearchKey) -> I32:
     return np.asarray(vector, np.int32)
 
 
-def check_probe(probe: Probe, key: SearchKey, face_commit: bytes, salt: bytes, image_sha256: bytes) -> None:
+def check_probe(probe: Probe, key: SearchKey, face_commit: bytes, salt: bytes, image_digest: bytes) -> None:
     """Raise `AuditError` unless the probe encrypts exactly the vector that the grant's `face_commit` binds to the image."""
-    if face_commitment(salt, image_sha256, probe.model_hash, open_probe(probe, key)) != face_commit:
+    if face_commitment(salt, image_digest, probe.model_hash, open_probe(probe, key)) != face_commit:
         raise AuditError("the probe is not of the face in the grant")
 
 

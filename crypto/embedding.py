@@ -98,14 +98,15 @@ def filler_templates(seed: Seed, count: int, scales: Scales) -> Codes:
     return quantised_directions(_unit(vectors), scales)
 
 
-def face_commitment(salt: bytes, image_sha256: bytes, model_hash: bytes, probe_vector: I32) -> bytes:
-    """SHA-256(salt, image hash, model hash, m): ties the grant to the vector that the reviewer's side recomputes from the image.
+def face_commitment(salt: bytes, image_digest: bytes, model_hash: bytes, probe_vector: I32) -> bytes:
+    """SHA-256(salt, image digest, model hash, m): ties the grant to the vector that the reviewer's side recomputes from the image.
 
-    Salt and both hashes have 32 bytes; m is written as little-endian int32, so the framing is unambiguous.
+    The image's digest stands for the picture and all that was done to it: a node gives the head of its chain from the original on (R19).
+    Salt, digest and hash have 32 bytes; m is written as little-endian int32, so the framing is unambiguous.
     """
-    if not len(salt) == len(image_sha256) == len(model_hash) == HASH_BYTES:
-        raise MisuseError("salt, image hash and model hash have 32 bytes each")
-    body = salt + image_sha256 + model_hash + probe_vector.astype("<i4").tobytes()
+    if not len(salt) == len(image_digest) == len(model_hash) == HASH_BYTES:
+        raise MisuseError("salt, image digest and model hash have 32 bytes each")
+    body = salt + image_digest + model_hash + probe_vector.astype("<i4").tobytes()
     return hashlib.sha256(b"sealmatch-1|face-commit|" + body).digest()
 
 

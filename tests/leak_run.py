@@ -22,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy import Connection, Row, Table, select
 
+from agency_node.case_tables import cases, legal_holds, probe_links
 from agency_node.demo.federation import BOARD, BROKER, CAST, COUNSEL, DETECTIVE, EASTFIELD, HOLDERS, NORTHPORT
 from agency_node.demo.story import ASSAULT, COUNSELS
 from agency_node.demo.views import keys_of
@@ -106,6 +107,11 @@ SEALED: Final[Mapping[tuple[Table, str], tuple[str, Bound]]] = {
     (narrowings, "sealed_draft"): ("draft-before-narrowing", lambda row: str(row.search_id).encode()),
     (exigent_grants, "sealed_salt"): ("case-salt", lambda row: bytes(row.case_tag)),
     (answers, "sealed_release"): ("holder-release", lambda row: str(row.search_id).encode()),
+    (cases, "sealed_number"): ("case-number", lambda row: bytes(row.case_tag)),
+    (probe_links, "sealed_link"): ("probe-link", lambda row: f"{row.search_id}/{row.number}".encode()),
+    (probe_links, "sealed_picture"): ("probe-picture", lambda row: f"{row.search_id}/{row.number}".encode()),
+    (legal_holds, "sealed_reason"): ("hold-reason", lambda row: bytes(row.case_tag)),
+    (legal_holds, "sealed_lift_reason"): ("hold-lift-reason", lambda row: bytes(row.case_tag)),
 }
 """Every sealed column of a node's store: its purpose, and what a blob is bound to."""
 NOT_IN_THIS_RUN: Final = frozenset(
@@ -114,9 +120,12 @@ NOT_IN_THIS_RUN: Final = frozenset(
         ("exigent_grants", "sealed_salt"),
         ("legal_decisions", "sealed_reason"),
         ("narrowings", "sealed_draft"),
+        ("legal_holds", "sealed_reason"),
+        ("legal_holds", "sealed_lift_reason"),
     }
 )
-"""Columns that are empty at its end: the key is destroyed; no exigent search lapsed, no draft was narrowed or refused, no grant revoked."""
+"""Columns that are empty at its end: the key is destroyed; no exigent search lapsed, no draft was narrowed or refused, no grant revoked, no
+case held."""
 
 
 def sealed_columns() -> set[tuple[Table, str]]:

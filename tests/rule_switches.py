@@ -22,7 +22,8 @@ from agency_node.legal import lapsing, review
 from agency_node.outbox import Outbox
 from agency_node.policy import engine
 from agency_node.policy.quality_limits import QualityLimits
-from agency_node.requester import leads
+from agency_node.requester import leads, retention
+from agency_node.requester.probe_versions import KeptChain
 from broker.nonces import Nonces
 from crypto import entry_counts, grant_claims, roster_entries
 from crypto.grant_basis import GrantReason
@@ -129,8 +130,12 @@ SWITCHES: Final[dict[str, Switch]] = {
     "R16": Switch("the officer's name", replaced(roster_entries, "check_text")),
     "R17": Switch("preflight's look at the posted policy", replaced(preflight, "_public_basis", finds_nothing)),
     "R18": Switch("preflight's look at the approval", replaced(preflight, "_public_basis", finds_nothing)),
+    "R19": Switch("the making again of a still from its original and edits, at the review", replaced(KeptChain, "check")),
     "R21": Switch("the floor of a still's quality", replaced(QualityLimits, "check")),
-    "R22": Switch("the deletion of an answered probe", replaced(answering.Answering, "_forget_probe")),
+    "R22": Switch(
+        "the deletion of an answered probe, and what the requester destroys when its clock ends",
+        both(replaced(answering.Answering, "_forget_probe"), replaced(retention, "destroy_due", nothing_gone)),
+    ),
     "R24": Switch("the classes that a gallery takes", replaced(candidates, "check_class")),
     "R25": Switch(
         "the dispositions that a gallery does not take, what a restored store destroys again, and the log entry of an expunging",

@@ -103,6 +103,9 @@ COMMANDS = {
     "node release": "ranks and bands of one search's leads",
     "node open": "opens what this agency logged of one search: agencies, offence, basis, counts, outcome",
     "node cancel": "takes one search back",
+    "node cases": "lists what is kept of which case, and until when",
+    "node hold": "legal staff keeps one case from being destroyed, or lets it go",
+    "node provenance": "shows and checks where one search's still comes from",
     "node accept": "an investigator signs what a reviewer took away from one draft",
     "node revoke": "a reviewer takes one grant back",
     "node disclose": "asks for, or decides about, one lead's photograph",
@@ -223,7 +226,7 @@ def test_a_search_takes_one_still_and_a_node_folder_of_one_s_own() -> None:
     parameters = {one.name: one for one in all_commands()["node search"].params}
     image = parameters["image"]
     assert (image.multiple, image.nargs) == (False, 1)
-    assert {name for name, one in parameters.items() if one.multiple} == {"holder", "custodian"}
+    assert {name for name, one in parameters.items() if one.multiple} == {"holder", "custodian", "edit"}
     pictures = {
         "node search": {"image"},
         "node review": {"save_still"},

@@ -78,6 +78,7 @@ def unseal(
             record(connection, clock(), search, "unsealed", f"for {digest}")
         files = {"still": archive.still, "request.json": json.dumps(archive.request, indent=2, sort_keys=True).encode("utf-8")}
         files |= {f"photograph-{handle}": picture for handle, picture in archive.pictures.items()}
+        files |= {f"version-{number}": picture for number, picture in archive.versions.items()}
         _save(save, files)
     if as_json:
         print_json({"search_id": search, "order": digest, "files": sorted(files)})

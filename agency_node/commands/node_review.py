@@ -13,6 +13,7 @@ import typer
 
 from agency_node.commands.described import reason_of, show, write_file
 from agency_node.commands.node import app
+from agency_node.commands.node_cases import chain_rows, told_chain
 from agency_node.commands.node_exigent import rule_of
 from agency_node.commands.node_search import Person, SearchOption
 from agency_node.commands.output import AsJson, Folder, clock, plain, print_json, sentences
@@ -51,6 +52,7 @@ def review(
         from agency_node.policy.approvals import packs_in_force  # noqa: PLC0415
         from agency_node.policy.quality_limits import quality_limits  # noqa: PLC0415
         from agency_node.requester.near_duplicates import near_duplicates  # noqa: PLC0415
+        from agency_node.requester.probe_versions import read_kept  # noqa: PLC0415
 
         node = open_node(folder, clock)
         search = full_search_id(node.engine, search)
@@ -59,12 +61,7 @@ def review(
         if not grant and (drop_holder or cap or rate):
             raise RequestError("a draft is narrowed with the signature: --grant, and --drop-holder, --cap or --rate beside it")
         if grant or refuse:
-            if person is None:
-                raise RequestError("name your key file with --person: a decision bears its reviewer's signature")
-            if refuse:
-                _refuse(node, search, person, refuse, as_json=as_json)
-            else:
-                _grant(node, search, person, (drop_holder or [], cap, rate), as_json=as_json)
+            _decide(node, search, person, refuse, (drop_holder or [], cap, rate), as_json=as_json)
             return
         told = read_told(node.engine, node.vault, search, node.parties)
         if told is not None:
@@ -77,23 +74,24 @@ def review(
         with acting(node, "node review", search_id=search):
             claims, _ = read_draft(node.engine, node.vault, search)
             case = read_case(node.engine, node.vault, search)
+            chain = read_kept(node.engine, node.vault, search)
+            chain.check()
             waits = still_to_sign(node.engine, node.vault, search)
             warning = quality_limits(packs_in_force(node)).warning(case.quality)
         if save_still is not None:
             write_file(save_still, case.still)
     shown = _shown(claims, case, waits)
     if as_json:
-        state = "narrowed" if "investigator" in waits else "drafted"
         described = {name.replace(" ", "_"): value for name, value in shown.items()}
-        described |= {"quality": plain(case.quality), "quality_warning": warning}
+        described |= {"quality": plain(case.quality), "quality_warning": warning, "chain": told_chain(chain)}
+        state = "narrowed" if "investigator" in waits else "drafted"
         print_json({"search_id": search, "state": state, **described, "near_duplicates": alike})
         return
     typer.echo(f"draft {search}")
     show(shown)
-    if warning:
-        typer.echo(warning)
-    for one in alike:
-        typer.echo(f"note: {one.sentence}")
+    typer.echo("where the still comes from, each step made again here:")
+    show(chain_rows(chain))
+    _say_notes(warning, alike)
     typer.echo("decide with --grant --person KEY, or with --refuse REASON --person KEY")
 
 
@@ -143,11 +141,27 @@ def revoke(
     typer.echo(f"revoked {search}: this office says from now on that its grant has ended; the serving node tells the parties and the log")
 
 
+def _say_notes(warning: str, alike: list[Any]) -> None:
+    for one in (*([warning] if warning else []), *(f"note: {other.sentence}" for other in alike)):
+        typer.echo(one)
+
+
+def _decide(node: Node, search: str, person: Path | None, refuse: str, narrowed: tuple[list[str], int, int], *, as_json: bool) -> None:
+    if person is None:
+        raise RequestError("name your key file with --person: a decision bears its reviewer's signature")
+    if refuse:
+        _refuse(node, search, person, refuse, as_json=as_json)
+    else:
+        _grant(node, search, person, narrowed, as_json=as_json)
+
+
 def _grant(node: Node, search: str, person: Path, narrowed: tuple[list[str], int, int], *, as_json: bool) -> None:
     from agency_node.commands.acting import acting, person_key  # noqa: PLC0415
     from agency_node.legal.narrowing import Narrowing  # noqa: PLC0415
-    from agency_node.legal.review import grant_draft, still_to_sign  # noqa: PLC0415
+    from agency_node.legal.review import grant_draft, read_draft, still_to_sign  # noqa: PLC0415
     from agency_node.policy.approvals import packs_in_force  # noqa: PLC0415
+    from agency_node.policy.deciding import packs_over  # noqa: PLC0415
+    from agency_node.policy.probe_edits import edit_limits  # noqa: PLC0415
     from agency_node.policy.quality_limits import quality_limits  # noqa: PLC0415
     from agency_node.requester.near_duplicates import near_duplicates  # noqa: PLC0415
     from crypto.canonical import AgencyId  # noqa: PLC0415
@@ -156,6 +170,8 @@ def _grant(node: Node, search: str, person: Path, narrowed: tuple[list[str], int
     alike = near_duplicates(node.engine, node.vault, node.config.near_duplicates, search, clock())
     with acting(node, "node review", search_id=search) as act:
         key, packs = person_key(node, act, person), packs_in_force(node)
+        asked, _ = read_draft(node.engine, node.vault, search)
+        agencies = (asked.requesting_agency, asked.originating_agency, *asked.holders)
         claims = grant_draft(
             node.engine,
             node.vault,
@@ -169,6 +185,7 @@ def _grant(node: Node, search: str, person: Path, narrowed: tuple[list[str], int
             less=Narrowing(tuple(AgencyId(one) for one in dropped), cap or None, rate or None),
             packs=packs,
             limits=quality_limits(packs),
+            edits=edit_limits(packs_over(packs, node.parties.roster(), agencies)),
         )
         waits = still_to_sign(node.engine, node.vault, search)
     _say_signed(search, claims, waits, alike, as_json=as_json)

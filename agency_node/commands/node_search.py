@@ -37,12 +37,16 @@ SearchOption = Annotated[str, typer.Option("--search", help="The search's id, as
 def search(
     folder: Folder,
     case: Annotated[str, typer.Option(help="Your case number; others see a commitment only.")],
-    image: Annotated[Path, typer.Option(help="One still with one face.")],
+    image: Annotated[Path, typer.Option(help="One still with one face, the file as it came.")],
     basis: Annotated[str, typer.Option(help="warrant, court_order, exigent, probable_cause, reasonable_suspicion, consent, missing, …")],
     reviewer: Annotated[str, typer.Option(help="The legal reviewer who will decide.")],
     holder: Annotated[list[str], typer.Option(help="An agency to be asked, your own too if it is one; repeat for several.")],
     custodian: Annotated[list[str], typer.Option(help="A custodian; repeat for several. The first one combines.")],
     person: Person,
+    edit: Annotated[
+        list[str] | None,
+        typer.Option(help="'crop LEFT TOP WIDTH HEIGHT', 'rotate DEGREES' or 'exposure BRIGHTNESS CONTRAST'; repeat, in order (R19)."),
+    ] = None,
     second_reviewer: Annotated[str, typer.Option(help="A second legal reviewer, where one is not enough; both sign.")] = "",
     originating: Annotated[str, typer.Option("--originating-agency", help="Whose case it is, if another agency's (R6).")] = "",
     originator: Annotated[str, typer.Option(help="The reviewer of that agency's legal office, who signs with `node originate`.")] = "",
@@ -66,10 +70,12 @@ def search(
     """Draft a search for one still and sign it as its investigator; nothing is searched before a legal reviewer grants it."""
     with sentences(as_json):
         from agency_node.commands.acting import acting, person_key  # noqa: PLC0415
+        from agency_node.faces.edits import Edit  # noqa: PLC0415
         from agency_node.legal.review import read_case, read_draft  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.policy.approvals import packs_in_force  # noqa: PLC0415
-        from agency_node.policy.deciding import forecast  # noqa: PLC0415
+        from agency_node.policy.deciding import forecast, packs_over  # noqa: PLC0415
+        from agency_node.policy.probe_edits import edit_limits  # noqa: PLC0415
         from agency_node.policy.quality_limits import quality_limits  # noqa: PLC0415
         from agency_node.requester.drafting import SearchRequest, draft_search  # noqa: PLC0415
         from crypto.canonical import AgencyId, PersonId  # noqa: PLC0415
@@ -102,6 +108,7 @@ def search(
             originator=PersonId(originator) if originator else None,
             facts=facts,
             facts_salt=facts_salt,
+            edits=[Edit.parse(one) for one in edit or []],
         )
         with acting(node, "node search") as act:
             discovery = node.parties.roster().discovery_key(node.agency)
@@ -110,8 +117,10 @@ def search(
             check_listed(roster, node.agency, holder, custodian, reviewer, investigator.person_id)
             check_others(roster, node.agency, second_reviewer, originating, originator)
             limits = quality_limits(packs)
+            agencies = [node.agency, *request.holders, *([] if request.originating_agency is None else [request.originating_agency])]
+            edits = edit_limits(packs_over(packs, roster, agencies))
             act.search_id = search_id = draft_search(
-                node.engine, node.vault, node.embedder(), node.agency, discovery, request, investigator, clock(), limits
+                node.engine, node.vault, node.embedder(), node.agency, discovery, request, investigator, clock(), limits, edits
             )
             claims, _ = read_draft(node.engine, node.vault, search_id)
             foreseen = forecast(node.engine, node.vault, claims, roster, packs, clock())

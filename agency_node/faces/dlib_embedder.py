@@ -182,7 +182,7 @@ class _Parts:
         both = np.array(self._network.compute_face_descriptor([cut, mirrored], 0))
         points = np.array([(point.x, point.y) for point in shape.parts()], np.float64)
         landmarks = Landmarks.of(points[:2].mean(axis=0), points[2:4].mean(axis=0), points[4])
-        return Face(box, np.asarray(both.mean(axis=0), np.float32), landmarks)
+        return Face(box, np.asarray(both.mean(axis=0), np.float32), landmarks, np.ascontiguousarray(cut))
 
 
 def _views(pixels: int) -> list[tuple[float, int]]:

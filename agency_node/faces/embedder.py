@@ -54,12 +54,13 @@ class Landmarks:
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """One face: its place, its embedding as the network gives it, float32[D], neither centred nor normalised, and its landmarks, without
-    which its quality is not known."""
+    """One face: its place, its embedding as the network gives it, float32[D], neither centred nor normalised, its landmarks, without
+    which its quality is not known, and the cut that the network was shown, upright in RGB."""
 
     box: Box
     embedding: F32 = field(repr=False)
     landmarks: Landmarks | None = field(default=None, repr=False)
+    aligned: Pixels | None = field(default=None, repr=False)
 
 
 class Embedder(Protocol):

@@ -72,6 +72,13 @@ def read_image(data: bytes) -> StillImage:
     return StillImage(hashlib.sha256(data).digest(), _decoded(data)[0])
 
 
+def encode_lossless(pixels: Pixels) -> bytes:
+    """A PNG of exactly these pixels: `read_image` gives them back."""
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "PNG", compress_level=1)
+    return target.getvalue()
+
+
 def encode_for_disclosure(data: bytes) -> tuple[bytes, Media]:
     """The picture as it may leave: a JPEG or PNG that is small enough as it is, without metadata; any other as a JPEG that fits.
 

@@ -103,7 +103,9 @@ class _Parts:
         if not np.isfinite(points).all() or float(np.linalg.norm(eyes[0] - eyes[1])) < 1:
             says = "a face was found whose eyes could not be told apart: take a picture that shows the face larger"
             raise ImageError(ImageFault.UNCLEAR_FACE, says)
-        embedding: F32 = np.asarray(self._recogniser.get_feat(self._aligned(coloured, points, self._recogniser.input_size[0])), np.float32)
+        cut = self._aligned(coloured, points, self._recogniser.input_size[0])
+        embedding: F32 = np.asarray(self._recogniser.get_feat(cut), np.float32)
         if embedding.size != self._dimensions:
             raise ConfigError(f"the recognition model gives {embedding.size} dimensions, and pack.json says {self._dimensions}")
-        return Face(Box(left, top, right - left, bottom - top), embedding.ravel(), Landmarks.of(points[0], points[1], points[2]))
+        landmarks = Landmarks.of(points[0], points[1], points[2])
+        return Face(Box(left, top, right - left, bottom - top), embedding.ravel(), landmarks, np.ascontiguousarray(cut[:, :, ::-1]))

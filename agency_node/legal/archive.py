@@ -1,6 +1,6 @@
-"""What is kept of an exigent search that lapsed: still, request, answers' digests and the leads that were seen, sealed to the legal office.
+"""What is kept of an exigent search that lapsed: still with its chain (R19), request, digests of answers, and the leads that were seen.
 
-The archive is sealed to the legal office's discovery key (HPKE, as the escrow of the search key), which is in no node: a court order or the
+All of it is sealed to the legal office's discovery key (HPKE, as the escrow of the search key), which is in no node: a court order or the
 defence's packet (R43) has the office open it. Invariants: what is sealed here is bound to its search and opens as no other; nothing of it
 stays readable in the node. Left to others: destroying the plaintext (`lapsing`), whether something is to be kept at all (`policy.clocks`).
 """
@@ -14,11 +14,12 @@ from typing import Any, Final
 
 from sqlalchemy import Engine, select
 
-from agency_node.errors import RequestError
+from agency_node.errors import ProvenanceError, RequestError
 from agency_node.legal.persons import DiscoveryKey
 from agency_node.outbox import ENTRY
 from agency_node.requester.drafting import CASE, STILL, TOKEN, CaseFile
 from agency_node.requester.leads import list_disclosed, list_leads
+from agency_node.requester.probe_versions import KeptChain, read_kept
 from agency_node.tables import exigent_grants, outbox, searches
 from agency_node.vault import Vault
 from crypto.canonical import b64url_decode, b64url_encode
@@ -33,11 +34,13 @@ _TYPE: Final = "sealmatch-1/lapsed-search"
 
 @dataclass(frozen=True)
 class Archive:
-    """An opened archive. `request` is JSON: grant, case, digests of answers, leads, disclosures without pictures; `pictures` by handle."""
+    """An opened archive. `request` is JSON: grant, case, digests of answers, leads, disclosures without pictures, the links of the still's
+    chain; `pictures` by handle; `versions` the other pictures of the chain by number."""
 
     still: bytes = field(repr=False)
     request: Mapping[str, Any] = field(repr=False)
     pictures: Mapping[str, bytes] = field(repr=False)
+    versions: Mapping[int, bytes] = field(repr=False)
 
 
 def seal_archive(engine: Engine, vault: Vault, search_id: str, office: SealingPublicKey) -> bytes:
@@ -68,10 +71,14 @@ def seal_archive(engine: Engine, vault: Vault, search_id: str, office: SealingPu
         ],
     }
     still = b"" if row.sealed_still is None else vault.open(STILL, row.sealed_still, bound)
+    chain = _chain(engine, vault, search_id)
+    if chain is not None:
+        request["chain"] = [link.to_json() for link in chain.chain.links]
     kept = {
         "request": request,
         "still": b64url_encode(still),
         "pictures": {one.handle: b64url_encode(one.photograph) for one in disclosed if one.photograph},
+        "versions": {} if chain is None else {str(number): b64url_encode(one) for number, one in chain.pictures.items() if one != still},
     }
     return office.seal(OFFERED_SUITES[P256_SHA256_AES256GCM], json.dumps(kept).encode("utf-8"), ARCHIVE_LABEL + bound)
 
@@ -88,7 +95,16 @@ def open_archive(engine: Engine, search_id: str, key: DiscoveryKey) -> Archive:
         raise RequestError("this key does not open the seal: name the discovery key of this agency's legal office") from error
     kept = json.loads(data)
     pictures = {handle: b64url_decode(picture) for handle, picture in kept["pictures"].items()}
-    return Archive(b64url_decode(kept["still"]), kept["request"], pictures)
+    versions = {int(number): b64url_decode(picture) for number, picture in kept.get("versions", {}).items()}
+    return Archive(b64url_decode(kept["still"]), kept["request"], pictures, versions)
+
+
+def _chain(engine: Engine, vault: Vault, search_id: str) -> KeptChain | None:
+    """The chain of the still; None where there is none that reads, which must not keep a lapse from being carried out."""
+    try:
+        return read_kept(engine, vault, search_id)
+    except ProvenanceError:
+        return None
 
 
 def _answers(engine: Engine, vault: Vault, search_id: str) -> list[dict[str, str]]:

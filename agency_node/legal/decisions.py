@@ -115,7 +115,7 @@ def keep_decision(
 ) -> None:
     """Sign the decision and store it with its reason sealed; the serving node enters it into the log."""
     salt = secrets.token_bytes(32)
-    decision = Decision(what, SearchId(search_id), digest, person.person_id, round_moment(now), _commit(salt, reason))
+    decision = Decision(what, SearchId(search_id), digest, person.person_id, round_moment(now), commit_reason(salt, reason))
     sealed = vault.seal(_REASON, json.dumps({"salt": salt.hex(), "reason": reason}).encode("utf-8"), search_id.encode("ascii"))
     values = {
         "search_id": search_id,
@@ -157,7 +157,7 @@ def read_told(engine: Engine, vault: Vault, search_id: str, parties: Parties) ->
         return None
     decision = Decision.read(row.document, parties.trusted.possibly_expired)
     kept = json.loads(vault.open(_REASON, row.sealed_reason, search_id.encode("ascii")))
-    if _commit(bytes.fromhex(kept["salt"]), kept["reason"]) != decision.reason_commitment:
+    if commit_reason(bytes.fromhex(kept["salt"]), kept["reason"]) != decision.reason_commitment:
         raise GrantSignatureError("the stored reason is not the one that the reviewer signed for")
     return Told(decision.what, str(decision.reviewer), row.decided_at, kept["reason"])
 
@@ -168,5 +168,6 @@ def entry_fields(document: bytes) -> list[tuple[str, bytes]]:
     return [("decision-digest", hashlib.sha256(document).digest()), ("reason-commitment", fields.digest("reason_commitment"))]
 
 
-def _commit(salt: bytes, reason: str) -> bytes:
+def commit_reason(salt: bytes, reason: str) -> bytes:
+    """SHA-256(`sealmatch-1/legal-reason` LF || salt || UTF-8 of the reason): what a signed decision shows of why."""
     return hashlib.sha256(_REASON_LABEL + salt + reason.encode("utf-8")).digest()

@@ -35,7 +35,9 @@ from agency_node.parties import Parties
 from agency_node.policy.clocks import OnLapse
 from agency_node.policy.decisions import forget_inputs
 from agency_node.refusals import RefusedByUsError
+from agency_node.requester.cases import forget_number, is_held
 from agency_node.requester.drafting import CASE, TOKEN, CaseFile, case_tag, seal_salt
+from agency_node.requester.probe_versions import forget_chain
 from agency_node.store import Glance, reading
 from agency_node.tables import disclosures, exigent_grants, inbox, leads, outbox, probe_faces, sealing_keys, searches
 from agency_node.vault import Vault
@@ -125,6 +127,7 @@ class ExigentClocks:
             self._warn(row, now)
         else:
             if row.state == RUNNING:
+                row = self._under_hold(row, now)
                 self._lapse(row, now)
             self._enter_lapse(row)
 
@@ -168,6 +171,15 @@ class ExigentClocks:
 
     # --- the lapse ----------------------------------------------------------------------------------------------------
 
+    def _under_hold(self, row: Row[Any], now: datetime) -> Row[Any]:
+        """Of a case that legal staff holds nothing is deleted: what would be lies under the seal instead."""
+        this = exigent_grants.c.search_id == row.search_id
+        with self._engine.begin() as connection:
+            if row.on_lapse == OnLapse.DELETE.value and is_held(connection, row.search_id):
+                connection.execute(update(exigent_grants).where(this).values(on_lapse=OnLapse.SEAL.value))
+                record(connection, now, row.search_id, "kept for a legal hold", "sealed where the policy says delete")
+            return connection.execute(select(exigent_grants).where(this)).one()
+
     def _lapse(self, row: Row[Any], now: datetime) -> None:
         search_id, bound = row.search_id, row.search_id.encode("ascii")
         with self._engine.begin() as connection:
@@ -208,6 +220,8 @@ class ExigentClocks:
         connection.execute(update(searches).where(searches.c.search_id == search_id).values(**values))
         for table in (leads, disclosures, probe_faces):
             connection.execute(delete(table).where(table.c.search_id == search_id))
+        forget_chain(connection, search_id)
+        forget_number(connection, search_id)
         forget_inputs(connection, search_id)
         unsent = (outbox.c.search_id == search_id) & (outbox.c.state == READY)
         connection.execute(update(outbox).where(unsent).values(state=NOT_SENT, data=None, note="the exigent search lapsed"))

@@ -6,8 +6,9 @@ search here, in table `searches`: `drafted` while a signature of legal staff is 
 what a reviewer narrowed, which begins all signatures anew (`narrowing`); `granted` with the last signature, with which an exigent grant's
 clock starts (R4).
 
-The reviewer's side computes the face's vector from the still anew and compares it with what the investigator signed, up to rounding, so
-that a grant is for the picture that the reviewer sees (PROTOCOL 3, step 3). Invariants: what was signed verifies against the pinned roster
+The reviewer's side makes the still anew from its original and its edits, and the face's vector from the still, and compares both with what
+the investigator signed, the vector up to rounding, so that a grant is for the picture that the reviewer sees and for where it comes from
+(PROTOCOL 3, step 3; R19). Invariants: what was signed verifies against the pinned roster
 before it is kept, so one person in two roles, a lapsed training or a wrong key ends here (R5, R14); whoever has a conflict of interest
 signs nothing (`conflicts`); a refused draft's search key is destroyed, and its reason is sealed.
 """
@@ -22,7 +23,7 @@ from typing import Final
 import numpy as np
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
-from agency_node.errors import RequestError
+from agency_node.errors import ProvenanceError, RequestError
 from agency_node.faces.embedder import Embedder, the_one_face
 from agency_node.faces.image import read_image
 from agency_node.faces.quality import Quality, measure
@@ -36,9 +37,11 @@ from agency_node.policy.clocks import STRICT_CLOCK, ExigentClock
 from agency_node.policy.deciding import check_policy
 from agency_node.policy.engine import PolicyEngine
 from agency_node.policy.inputs import Place
+from agency_node.policy.probe_edits import STRICT_EDITS, EditLimits
 from agency_node.policy.quality_limits import STRICT_LIMITS, QualityLimits
 from agency_node.requester.drafting import CASE, DRAFTED, STILL, TOKEN, CaseFile
 from agency_node.requester.near_duplicates import read_face
+from agency_node.requester.probe_versions import read_kept
 from agency_node.tables import narrowings, search_holders, searches
 from agency_node.vault import Vault
 from crypto.embedding import face_commitment
@@ -117,12 +120,14 @@ def grant_draft(
     less: Narrowing = _AS_ASKED,
     packs: Sequence[PolicyEngine] | None = None,
     limits: QualityLimits = STRICT_LIMITS,
+    edits: EditLimits = STRICT_EDITS,
 ) -> GrantClaims:
     """Sign a draft in the capacity in which it names this person, after these checks in this order; what was signed is returned:
 
     1. it waits for signatures (`RequestError`), and this person has not signed it (`SamePersonError`)
     2. the person has no conflict of interest (R5, `RequestError`)
-    3. the still gives the face that the investigator committed to, and is good enough (`RequestError`)
+    3. the still is what its original and its allowed edits give (`ProvenanceError`, `PolicyRefusedError`), gives the face that the
+        investigator committed to, and is good enough (`RequestError`)
     4. what is taken away is less than was asked for (`RequestError`)
     5. every signature verifies against the pinned roster, and so does the whole grant once none is missing (`check_signatures`,
         `verify_grant`, every check)
@@ -137,7 +142,7 @@ def grant_draft(
     if role in unverified_signers(token):
         raise SamePersonError(f"the {role.value.replace('_', ' ')} has signed this draft: one person signs once")
     check_no_conflict(engine, vault, claims, role, person, administrator)  # 2
-    _check_face(engine, vault, embedder, search_id, claims, limits)  # 3
+    _check_face(engine, vault, embedder, search_id, claims, limits, edits)  # 3
     before = token
     if less:  # 4
         claims = narrow(claims, less)
@@ -276,21 +281,27 @@ def keep_signed(
         start_clock(connection, claims, clock, now)
 
 
-def _check_face(engine: Engine, vault: Vault, embedder: Embedder, search_id: str, claims: GrantClaims, limits: QualityLimits) -> None:
+def _check_face(
+    engine: Engine, vault: Vault, embedder: Embedder, search_id: str, claims: GrantClaims, limits: QualityLimits, edits: EditLimits
+) -> None:
     bound = search_id.encode("ascii")
     with engine.begin() as connection:
-        row = connection.execute(select(searches.c.sealed_still, searches.c.sealed_case).where(searches.c.search_id == search_id)).one()
-    case = CaseFile.from_bytes(vault.open(CASE, row.sealed_case, bound))
-    still = vault.open(STILL, row.sealed_still, bound)
-    image = read_image(still)
+        sealed = connection.execute(select(searches.c.sealed_case).where(searches.c.search_id == search_id)).scalar_one()
+    case = CaseFile.from_bytes(vault.open(CASE, sealed, bound))
+    kept = read_kept(engine, vault, search_id)
+    edits.check(kept.chain.edits)
+    image = read_image(kept.still)
     face = read_face(engine, vault, search_id)
     if face is None:
         raise RequestError("the face of this draft was deleted, its time was over: have it drafted anew")
     committed = face.vector
-    if face_commitment(case.face_salt, image.sha256, embedder.model.model_hash, committed) != claims.face_commit:
-        raise RequestError("the grant is not bound to this still: have it drafted anew")
+    if face_commitment(case.face_salt, kept.chain.head, embedder.model.model_hash, committed) != claims.face_commit:
+        raise RequestError("the grant is not bound to this still, its original and its edits: have it drafted anew")
+    if kept.chain.source is not claims.probe_source:
+        raise ProvenanceError("the draft declares another source of the still than its chain: have it drafted anew")
     found = the_one_face(embedder, image)
+    kept.check(found)
     seen = embedder.model.probe_vector(found.embedding)
     if committed.shape != seen.shape or int(np.abs(seen - committed).max()) > ROUNDING:
         raise RequestError("the still does not give the face that the investigator committed to: have it drafted anew")
-    limits.check(measure(image, len(still), found))
+    limits.check(measure(image, kept.spent_bytes, found))

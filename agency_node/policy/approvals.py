@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from agency_node.node import Node
 
 APPROVALS: Final = "approvals"
-STRICT_DEFAULT_SHA256: Final = "2880a81ea8c160f7fc09177d45f172716847a5bddd9623de9a17a375575fd547"
+STRICT_DEFAULT_SHA256: Final = "2935bb46b3926f412aef5290bcd6ea825cad4aaa681874927e30b6a296852116"
 """Of the delivered strict default; a test compares it with the folder."""
 
 

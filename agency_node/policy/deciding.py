@@ -13,7 +13,7 @@ stored of it (`decisions`), the holder's part (`holder.answering`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -47,6 +47,16 @@ def packs_for(own: Sequence[PolicyEngine], inputs: PolicyInputs) -> tuple[Policy
     """A party's own packs and those that bind an agency of this search; a binding pack that it names itself is asked once."""
     named = {pack.sha256 for pack in own}
     return (*own, *(pack for pack in binding_packs() if pack.binds_one_of(inputs) and pack.sha256 not in named))
+
+
+def packs_over(own: Sequence[PolicyPack], roster: Roster, agencies: Iterable[AgencyId]) -> tuple[PolicyPack, ...]:
+    """A party's own packs and those that bind one of these agencies by its jurisdiction: whose limits and clocks count. An agency that the
+    roster does not list binds nothing here; no search with it is granted."""
+    listed = {one.agency_id: one.jurisdiction for one in roster.agencies}
+    places = {listed[agency] for agency in agencies if agency in listed}
+    named = {pack.sha256 for pack in own}
+    binding = (pack for pack in binding_packs() if pack.sha256 not in named and any(map(pack.binds_jurisdiction, places)))
+    return (*own, *binding)
 
 
 @dataclass(frozen=True)

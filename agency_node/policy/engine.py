@@ -33,7 +33,9 @@ from agency_node.policy.pack_folder import (
     PackClocks,
     PackContent,
     PackOpenings,
+    PackProbe,
     PackQuality,
+    PackRetention,
     find_pack,
     read_pack,
 )
@@ -207,7 +209,7 @@ class PolicyPack:
     def binds_one_of(self, inputs: PolicyInputs) -> bool:
         """Whether an agency of the search is of a jurisdiction that the pack binds, wherever it stands in it."""
         agencies = (inputs.requesting, inputs.originating, inputs.holder)
-        return bool(self.binds) and any(agency.jurisdiction.startswith(self.binds) for agency in agencies)
+        return any(self.binds_jurisdiction(agency.jurisdiction) for agency in agencies)
 
     @property
     def clocks(self) -> PackClocks:
@@ -223,6 +225,20 @@ class PolicyPack:
     def quality(self) -> PackQuality:
         """How good a still must be."""
         return self._content.facts.quality
+
+    @property
+    def probe(self) -> PackProbe:
+        """What a still may have been through."""
+        return self._content.facts.probe
+
+    @property
+    def retention(self) -> PackRetention:
+        """How long a requester keeps what a search brought."""
+        return self._content.facts.retention
+
+    def binds_jurisdiction(self, jurisdiction: str) -> bool:
+        """Whether it binds agencies of this jurisdiction, whatever they name."""
+        return bool(self.binds) and jurisdiction.startswith(self.binds)
 
     @property
     def sha256(self) -> bytes:

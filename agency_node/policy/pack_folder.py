@@ -93,6 +93,28 @@ class PackQuality(BaseModel):
     """Below it investigator and reviewer are told."""
 
 
+class PackProbe(BaseModel):
+    """What a still may have been through; a pack that says nothing has the strict default's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    edits: list[Literal["crop", "rotate", "exposure", "grey", "mirror", "sharpen"]] = ["crop", "rotate", "exposure"]
+    """The edits that a search may be made with (R19), as `faces.edits` writes them; the last three change more than place and light."""
+
+
+class PackRetention(BaseModel):
+    """How long a requester keeps what a search brought; a pack that says nothing has the strict default's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    probe_days: int = Field(default=365, ge=1, le=36500)
+    """Days from the grant's end until still, edits, embedding and probe are destroyed (R22)."""
+    leads_days: int = Field(default=365, ge=1, le=36500)
+    """Days from the grant's end until leads, their photographs and the sealed scores are destroyed."""
+    discovery_days: int = Field(default=90, ge=0, le=36500)
+    """Days from the grant's end for which nothing of that is destroyed, so that the defence can be given it; beats the other two."""
+
+
 class PackFacts(BaseModel):
     """`pack.toml`.
 
@@ -119,6 +141,8 @@ class PackFacts(BaseModel):
     clocks: PackClocks = PackClocks()
     openings: PackOpenings = PackOpenings()
     quality: PackQuality = PackQuality()
+    probe: PackProbe = PackProbe()
+    retention: PackRetention = PackRetention()
     policies: dict[str, PolicyFacts] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """From a still to a draft: the face is found, the probe encrypted, the claims written and signed by the investigator.
 
-Invariants: a draft has one still, one probe and one search key, all fresh; the search key lies sealed under the node's key, and a second
+Invariants: a draft has one still, which is its original or what allowed edits made of it (`provenance`), one probe and one search key, all
+fresh; the search key lies sealed under the node's key, and a second
 time sealed to the legal office's discovery key, which is how it can be produced in an audit after this node has destroyed its own copy; the
 salts that open the grant's commitments stay here, sealed. Nobody is searched by a draft: that takes a reviewer (`legal.review`) and the
 log.
@@ -17,13 +18,17 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, insert, select
 
+from agency_node.faces.edits import Edit
 from agency_node.faces.embedder import Embedder, the_one_face
-from agency_node.faces.image import read_image
 from agency_node.faces.quality import Quality, measure
 from agency_node.journal import About, Told, record, stamp
 from agency_node.legal.persons import PersonKey
+from agency_node.policy.probe_edits import STRICT_EDITS, EditLimits
 from agency_node.policy.quality_limits import STRICT_LIMITS, QualityLimits
+from agency_node.requester.cases import register_search
 from agency_node.requester.near_duplicates import keep_face
+from agency_node.requester.probe_versions import keep_chain
+from agency_node.requester.provenance import prepare
 from agency_node.tables import exigent_grants, search_holders, searches
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId, GrantId, PersonId, SearchId
@@ -49,7 +54,8 @@ _HEX: Final = ("case_salt", "face_salt", "image_sha256", "facts_salt")
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """What an investigator asks for. `still` is one image file's bytes; the case number never leaves this node but as a commitment."""
+    """What an investigator asks for. `still` is one image file's bytes as they came, `edits` what is done to it here, in order (R19); the
+    case number never leaves this node but as a commitment."""
 
     case_number: str = field(repr=False)
     still: bytes = field(repr=False)
@@ -75,6 +81,7 @@ class SearchRequest:
     facts: str = field(default="", repr=False)
     facts_salt: bytes = field(default=b"", repr=False)
     """The statement of facts and its salt, where the basis is one: the text stays in this agency."""
+    edits: Sequence[Edit] = ()
 
 
 @dataclass(frozen=True)
@@ -117,13 +124,18 @@ def draft_search(
     investigator: PersonKey,
     now: datetime,
     limits: QualityLimits = STRICT_LIMITS,
+    edits: EditLimits = STRICT_EDITS,
 ) -> SearchId:
-    """Store a draft signed by the investigator; `ImageError` for a picture without exactly one face or of too low a quality (R21),
-    `PeerError` for claims that no grant may make (one person in two roles among them, R5)."""
-    image = read_image(request.still)
+    """Store a draft signed by the investigator; `PolicyRefusedError` for an edit that the packs do not allow (R19), `ImageError` for a
+    picture without exactly one face or of too low a quality (R21), `PeerError` for claims that no grant may make (one person in two roles
+    among them, R5)."""
+    edits.check(request.edits)
+    prepared = prepare(request.still, request.edits, request.probe_source)
+    image = prepared.image
     face = the_one_face(embedder, image)
-    quality = measure(image, len(request.still), face)
+    quality = measure(image, prepared.file_bytes, face)
     limits.check(quality)
+    chain = prepared.chain(face, embedder.model.model_hash)
     model, epoch = embedder.model, Epoch.at(now)
     search_id = SearchId(secrets.token_hex(16))
     vector = model.probe_vector(face.embedding)
@@ -156,7 +168,7 @@ def draft_search(
         event=request.event,
         probe_source=request.probe_source,
         probe_digest=probe.digest,
-        face_commit=face_commitment(case.face_salt, image.sha256, model.model_hash, vector),
+        face_commit=face_commitment(case.face_salt, chain.head, model.model_hash, vector),
         epoch=epoch,
         model_hash=model.model_hash,
         holders=tuple(sorted(request.holders)),
@@ -186,7 +198,7 @@ def draft_search(
                 grant_digest=claims.digest,
                 sealed_token=vault.seal(TOKEN, token, bound),
                 sealed_case=vault.seal(CASE, case.to_bytes(), bound),
-                sealed_still=vault.seal(STILL, request.still, bound),
+                sealed_still=vault.seal(STILL, prepared.still, bound),
                 probe=probe.to_bytes(),
                 sealed_search_key=vault.seal(SEARCH_KEY, secret, bound),
                 escrow=discovery_key.seal(OFFERED_SUITES[P256_SHA256_AES256GCM], secret, ESCROW_LABEL + bound),
@@ -197,6 +209,9 @@ def draft_search(
                 insert(search_holders).values(search_id=str(search_id), holder=str(holder), state="waiting", note="", at=stamp(now))
             )
         keep_face(connection, vault, search_id, model, vector, now)
+        keep_chain(connection, vault, search_id, chain, prepared, face)
+        tag = case_tag(vault, request.case_number)
+        register_search(connection, vault, search_id, tag, request.case_number, claims.case_commitment, now)
         said: Told = {"actor": str(investigator.person_id), "subject": f"grant {claims.grant_id}"}
         record(connection, now, search_id, "drafted", f"{len(claims.holders)} holders", about=About.of(claims), **said)
     return search_id

@@ -24,6 +24,7 @@ from agency_node.legal.exigent import check_open
 from agency_node.legal.revoking import REVOKED
 from agency_node.outbox import Conversation, Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
+from agency_node.requester.cases import check_leads_kept
 from agency_node.requester.drafting import TOKEN
 from agency_node.requester.searching import SENT
 from agency_node.store import Glance
@@ -279,9 +280,11 @@ def claims_of(engine: Engine, vault: Vault, search_id: str) -> GrantClaims:
 def list_leads(engine: Engine, vault: Vault, search_id: str, now: datetime | None = None) -> list[Lead]:
     """The leads of a released search by rank; a lead whose stub has not come has no handle yet.
 
-    `RequestError` before the release, once an exigent search has lapsed, or would at `now` (R4), and once the grant was taken back.
+    `RequestError` before the release, once an exigent search has lapsed, or would at `now` (R4), once the grant was taken back, and once
+    the leads were destroyed because their time was over (`retention`).
     """
     check_open(engine, search_id, now)
+    check_leads_kept(engine, search_id)
     _check_not_taken_back(engine, search_id)
     with engine.begin() as connection:
         row = connection.execute(select(searches).where(searches.c.search_id == search_id)).first()
@@ -333,6 +336,7 @@ def write_requests(connection: Connection, search_id: str, holders: Sequence[Age
 def list_disclosed(engine: Engine, vault: Vault, search_id: str, now: datetime | None = None) -> list[DisclosedLead]:
     """What holders answered to requests about leads of this search; dummies are left out. `RequestError` as `list_leads` after its end."""
     check_open(engine, search_id, now)
+    check_leads_kept(engine, search_id)
     _check_not_taken_back(engine, search_id)
     with engine.begin() as connection:
         rows = connection.execute(select(disclosures).where(disclosures.c.search_id == search_id, disclosures.c.handle != "")).all()

@@ -23,6 +23,7 @@ from sqlalchemy import Connection, Engine, Row, delete, func, insert, select
 
 from agency_node.config import NearDuplicateRules
 from agency_node.journal import stamp
+from agency_node.requester.cases import held_searches
 from agency_node.tables import leads, probe_faces, searches
 from agency_node.vault import Vault
 from crypto.embedding import EmbeddingModel
@@ -88,9 +89,11 @@ def read_face(engine: Engine, vault: Vault, search_id: str) -> ProbeFace | None:
 
 
 def forget_faces(engine: Engine, rules: NearDuplicateRules, now: datetime) -> int:
-    """Delete what has been kept for its days, but for drafts that still wait for their reviewer; how many were deleted."""
+    """Delete what has been kept for its days, but for drafts that still wait for their reviewer and cases that are held; how many were
+    deleted."""
     waiting = select(searches.c.search_id).where(searches.c.state.in_(_UNDECIDED))
-    over = (probe_faces.c.created_at < _kept_since(rules, now)) & probe_faces.c.search_id.not_in(waiting)
+    kept = probe_faces.c.search_id.in_(waiting) | probe_faces.c.search_id.in_(held_searches())
+    over = (probe_faces.c.created_at < _kept_since(rules, now)) & ~kept
     with engine.begin() as connection:
         return connection.execute(delete(probe_faces).where(over)).rowcount
 
