@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import signal
 import threading
@@ -14,9 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sqlalchemy import Engine, select
+from typer.testing import CliRunner
 
+from agency_node.cli import app
+from agency_node.config import CONFIG_FILE, NodeConfig
 from agency_node.errors import EnrolmentError, RequestError
-from agency_node.faces.embedder import Box, Face
+from agency_node.faces.embedder import Box, Face, load_embedder
 from agency_node.faces.image import Pixels
 from agency_node.holder import reembedding
 from agency_node.holder.blocks import NEXT, OtherModelError, TemplateBlocks, pinned_model
@@ -26,18 +30,21 @@ from agency_node.holder.progress import NoProgress
 from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
 from agency_node.holder.reembedding import REFUSED_COLUMNS, Reembedded, Reembedding, write_refused
 from agency_node.model_in_use import NamedModel, model_in_use
+from agency_node.node import create_node, open_node
 from agency_node.store import DATABASE_FILE, open_store
-from agency_node.tables import block_keys, next_block_keys, next_template_blocks, template_blocks, unsearchable
+from agency_node.tables import answers, block_keys, next_block_keys, next_template_blocks, template_blocks, unsearchable
 from agency_node.vault import Vault
 from crypto.answer import AnswerRequest
 from crypto.disclosure import Media
 from crypto.embedding import EmbeddingModel
 from crypto.errors import ModelError
+from crypto.notices import RefusalReason
 from crypto.probe import make_probe
+from tests.face_packs import write_faces, write_pack
 from tests.face_samples import encoded
 from tests.node_samples import Clock, not_entered
-from tests.node_world import EPOCH, World
-from tests.sample_federation import LAKESIDE, NOW
+from tests.node_world import EPOCH, World, search_claims, the_refusal
+from tests.sample_federation import LAKESIDE, NORTHPORT, NOW, OVERSIGHT
 from tests.simulation import directions, isotropic_model
 from tests.test_gallery_index import PATIENCE_S, until
 
@@ -255,7 +262,7 @@ def test_killed_at_each_step_it_is_old_or_new_and_goes_on(engine: Engine, tmp_pa
     child = os.fork()
     if child == 0:
         if step == "in the switch":  # tables renamed, keys of the old blocks deleted, nothing committed
-            reembedding.replace_model = die  # type: ignore[assignment]
+            setattr(reembedding, "replace_model", die)  # noqa: B010  # in a process that ends here
         else:
             name, passes, _ = STEPS[step]
             setattr(Reembedding, name, dying(getattr(Reembedding, name), passes, die))
@@ -377,10 +384,94 @@ def test_a_gallery_of_the_old_model_takes_in_nothing_of_the_new(engine: Engine) 
     RecordStore(engine, Vault(KEY), NEW).add([replace(enrolled(90, ByPixels(OLD)), template=expected(90))], NOW)
     assert not packed.follow()
     assert packed.live == live
-    for read in (lambda: store.template(3), store.templates):
-        with pytest.raises(OtherModelError):
-            read()
+    with pytest.raises(OtherModelError):
+        store.template(3)
+    with pytest.raises(OtherModelError):
+        store.templates()
 
 
 def test_a_report_knows_what_it_says() -> None:
     assert "P-1" not in repr(Reembedded(bytes(32), 1, (), switched=True, files_clean=True))
+
+
+@pytest.mark.rule("R29")
+async def test_a_probe_of_before_the_switch_is_refused_by_name(tmp_path: Path) -> None:
+    """R29: its grant was taken under the old model; the holder says which rule of the protocol ends it, and goes on serving."""
+    world = World(tmp_path)
+    content = search_claims()
+    for agency in (NORTHPORT, LAKESIDE, OVERSIGHT):
+        await world.node(agency)
+    node = await world.holder_with_grant(content)
+    node.index._newest_model = lambda: NEW
+    Reembedding(node.engine, node.vault, ByPixels(NEW), WAS, BY, node.clock).run(NoProgress())
+    RecordStore(node.engine, node.vault, NEW).add([replace(enrolled(24, ByPixels(OLD)), template=expected(24))], NOW)
+
+    def is_new() -> bool:
+        node.index.answer([])
+        packed = node.index._packed
+        return packed is not None and packed.gallery.model.model_hash == NEW.model_hash
+
+    until(is_new)
+    probe = world.probe(content)
+    await world.hand_in(LAKESIDE, probe)
+    assert node.state_of(probe)[0] == "refused"
+    assert the_refusal(node, probe) is RefusalReason.MODEL
+    assert node.rows(answers) == []
+    later = world.grant(search_claims(1), LAKESIDE)
+    world.broker.enter_grant(search_claims(1).digest)
+    await node.index.prepare(world.broker)
+    await world.hand_in(LAKESIDE, later)
+    assert node.state_of(later)[0] == "refused"
+    node.index.close()
+    world.close()
+
+
+def run(*words: str) -> dict[str, object]:
+    done = CliRunner().invoke(app, ["node", *words, "--json"])
+    said: dict[str, object] = json.loads(done.stdout)
+    assert (done.exit_code == 0) is (said.get("ok") is not False), done.output
+    return said
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """Photographs that were enrolled with one pack, brought to another; from then on the node enrols with that one."""
+    first, second = write_pack(tmp_path / "first"), write_pack(tmp_path / "second", seed=8)
+    folder, pictures = tmp_path / "node", write_faces(tmp_path / "pictures", 3)
+    values: dict[str, object] = {
+        "agency": "lakeside-sheriff",
+        "mode": "test",
+        "roles": ["holder"],
+        "broker": "http://127.0.0.1:1",
+        "root_fingerprint": "0f" * 32,
+        "trusted_custodians": ["civic-board"],
+        "embedder": "insightface",
+        "face_pack": {"folder": str(first.folder), "sha256": first.sha256},
+    }
+    create_node(folder, NodeConfig.checked(values), witness=False)
+    table = tmp_path / "table.csv"
+    rows = [f"{person:03d}.png,L-{person},2021-03-09,criminal_booking\n" for person in range(3)]
+    table.write_text("file,record_number,captured,source_class\n" + "".join(rows[:2]))
+    enrol = ["enrol", str(folder), "--folder", str(pictures), "--table", str(table)]
+    assert run(*enrol)["enrolled"] == 2
+    to_second = ["reembed", str(folder), "--embedder", "insightface", "--face-pack", str(second.folder), "--sha256", second.sha256]
+    refused = tmp_path / "refused.csv"
+    held = run(*to_second, "--prepare", "--refused", str(refused))
+    assert (held["embedded"], held["switched"], refused.read_text()) == (2, False, ",".join(REFUSED_COLUMNS) + "\n")
+    done = run(*to_second)
+    assert (done["switched"], done["model_hash"]) == (True, load_embedder("insightface", second).model.model_hash.hex())
+    assert run(*to_second) == done  # once more does nothing
+    table.write_text("file,record_number,captured,source_class\n" + "".join(rows))
+    assert run(*enrol)["enrolled"] == 1
+    node = open_node(folder, lambda: NOW)
+    assert RecordStore(node.engine, node.vault, node.embedder().model).count() == 3
+    (folder / CONFIG_FILE).write_text(
+        node.config.to_toml().replace(str(first.folder), str(second.folder)).replace(first.sha256, second.sha256)
+    )
+    assert run(*enrol)["enrolled"] == 0
+    shown = CliRunner().invoke(app, ["node", *to_second])
+    assert "3 records have templates of the new model, 0 are kept" in shown.stdout
+    for words, why in ((["--embedder", "insightface"], "needs [face_pack]"), (["--embedder", "arcface"], "no embedder of that name")):
+        assert why in str(run("reembed", str(folder), *words)["detail"])
+    requester = tmp_path / "requester"
+    create_node(requester, NodeConfig.checked({**values, "roles": ["requester"]}), witness=False)
+    assert "is no holder" in str(run("reembed", str(requester), "--embedder", "dlib")["detail"])

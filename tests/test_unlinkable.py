@@ -182,7 +182,7 @@ async def test_messages_and_documents_of_two_nodes_with_one_gallery_share_nothin
     assert all(abs(a - b) <= 8 * (len(LAKESIDE) + len(EASTFIELD)) for a, b in zip(*sizes.values(), strict=True))
     said = [[*(one.body for one in sent[agency]), world.broker.manifests[agency]] for agency in (LAKESIDE, EASTFIELD)]
     known = [one.to_bytes() for one in world.broker.carried if one.header.sender not in sent]
-    assert shared(*said, known) == 0
+    assert shared(said[0], said[1], known) == 0
     template = [bytes(one) for one in (world.nodes[agency].index.records.templates()[3] for agency in (LAKESIDE, EASTFIELD))]
     assert shared([*said[0], template[0]], [*said[1], template[1]], known) > 0  # the control: one template, in the clear, at both
     shown = [{row.handle for row in world.nodes[agency].rows(stubs)} for agency in (LAKESIDE, EASTFIELD)]

@@ -231,9 +231,12 @@ class TemplateBlocks:
         columns = select(NEXT.blocks.c.count, NEXT.blocks.c.sealed_templates, NEXT.keys.c.sealed_key)
         joined = columns.join(NEXT.keys, NEXT.keys.c.block == NEXT.blocks.c.block).where(NEXT.blocks.c.block == number)
         found = connection.execute(joined).one_or_none()
-        if found is None or place >= found.count:
+        if found is None:
             return
-        dimensions = (len(found.sealed_templates) - 2 * (_NONCE_BYTES + _TAG_BYTES)) // found.count
+        count, sealed, _ = found
+        if place >= count:
+            return
+        dimensions = (len(sealed) - 2 * (_NONCE_BYTES + _TAG_BYTES)) // count
         beside = TemplateBlocks(self._engine, self._vault, dimensions, b"", NEXT)
         templates = beside.block(connection, number)
         templates[place] = 0
