@@ -36,8 +36,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PICTURES = sorted((ROOT / "docs").rglob("*.svg"))
 PYTHON = {"python", "py", "python3"}
 CONSOLE = {"console", "sh", "bash", "shell"}
-TYPED = {ROOT / "docs" / name for name in ("federation.md", "intake.md", "log.md", "runbook.md")}
-"""Pages that are programs of their own: `test_walkthrough`, `test_intake_page`, `test_log_page` and `test_runbook` type them."""
+TYPED = {ROOT / "docs" / name for name in ("federation.md", "intake.md", "log.md", "renewal.md", "runbook.md")}
+"""Pages that are programs of their own: `test_walkthrough`, `test_intake_page`, `test_log_page`, `test_renewal_page` and `test_runbook`
+type them."""
 OTHERS = [page for page in PAGES if page not in TYPED]
 SLOW = {"bench", "demo", "serve"}
 """Subcommands of `sealmatch` that take longer than a test of words may."""
