@@ -2,6 +2,7 @@
 
     DIR/node.toml            this file's settings, every key below
     DIR/keys/at-rest.key     32 bytes, mode 0600: opens everything else in the folder
+    DIR/keys/at-rest.next    the key that comes after it, while `sealmatch node rotate` is at work
     DIR/keys/node.key        the agency's signing key, sealed
     DIR/keys/witness.key     the witness key of a custodian or witness, sealed
     DIR/node.sqlite          the store

@@ -28,6 +28,10 @@ class Fact(enum.StrEnum):
     EVIDENCE_SHOWN = "evidence-shown"
     EVALUATION = "evaluation"
     RESTORED = "restored"
+    MODEL_REPLACED = "model-replaced"
+    REEMBEDDING = "reembedding"
+    KEY_EPOCH = "key-epoch"
+    TAG_ROOT = "tag-root"
 
 
 _VALUE = Glance(select(tables.facts.c.value).where(tables.facts.c.name == bindparam("fact")))

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from sqlalchemy import Connection, Engine, insert, select, update
@@ -42,6 +43,8 @@ OLD_WEEK: Final = timedelta(weeks=2)
 _NODE_PURPOSE: Final = "node-key"
 _WITNESS_PURPOSE: Final = "witness-key"
 _SEALING_PURPOSE: Final = "sealing-key"
+SEALED_FILES: Final = MappingProxyType({NODE_KEY_FILE: _NODE_PURPOSE, WITNESS_KEY_FILE: _WITNESS_PURPOSE})
+"""The files of keys in a node's folder, and the purpose under which each is sealed."""
 
 
 @dataclass(frozen=True)

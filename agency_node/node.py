@@ -20,8 +20,10 @@ from sqlalchemy import Engine, select
 from agency_node.config import AT_REST_KEY_FILE, CONFIG_FILE, NodeConfig
 from agency_node.errors import ConfigError
 from agency_node.journal import NO_SEARCH, record
+from agency_node.key_epoch import HeldKey, hold_key, with_tags
 from agency_node.keyring import CreatedKeys, Keyring
 from agency_node.link import BrokerLink
+from agency_node.model_in_use import model_in_use
 from agency_node.parties import Parties
 from agency_node.store import DATABASE_FILE, open_store
 from agency_node.tables import ledger
@@ -49,6 +51,8 @@ class Node:
     transport: Transport = field(repr=False)
     link: BrokerLink = field(repr=False)
     parties: Parties = field(repr=False)
+    held: HeldKey = field(repr=False)
+    """While it is held, nobody rotates the at-rest key."""
 
     @property
     def agency(self) -> AgencyId:
@@ -56,22 +60,21 @@ class Node:
         return self.config.agency_id
 
     def embedder(self) -> Embedder:
-        """The face model that node.toml names."""
-        from agency_node.faces.embedder import load_embedder  # noqa: PLC0415  # few commands need one
-
-        return load_embedder(self.config.embedder, self.config.pinned_pack(self.folder))
+        """The face model that node.toml names, or the one with which the gallery was re-embedded since."""
+        return model_in_use(self.engine, self.config).load(self.folder)
 
 
 def open_node(folder: Path, clock: Callable[[], datetime]) -> Node:
     """The node of that folder; `ConfigError` or `StoreError` say what is missing."""
     config = NodeConfig.load(folder)
-    vault = Vault.from_file(folder / KEYS / AT_REST_KEY_FILE)
+    held = hold_key(folder / KEYS)
     engine = open_store(folder / DATABASE_FILE)
+    vault = with_tags(Vault.from_file(folder / KEYS / AT_REST_KEY_FILE), engine)
     keyring = Keyring(folder, vault, engine, config.agency_id, clock)
     transport = Transport(config.broker, config.agency_id, keyring.node_key, clock, verify=_verify(config), proxy=config.proxy)
     link = BrokerLink(transport)
     parties = Parties(engine, link, config.fingerprint, clock)
-    return Node(folder, config, clock, engine, vault, keyring, transport, link, parties)
+    return Node(folder, config, clock, engine, vault, keyring, transport, link, parties, held)
 
 
 def note_start(node: Node) -> None:

@@ -104,7 +104,7 @@ class Service:
     def _holder(self, desk: GrantDesk, envelopes: Envelopes) -> list[CourierRole]:
         node = self.node
         model = node.embedder().model
-        self.index = GalleryIndex(node.config, node.engine, node.vault, node.keyring, model, node.clock)
+        self.index = GalleryIndex(node.config, node.engine, node.vault, node.keyring, model, node.clock, lambda: node.embedder().model)
         self._follow_expunged()  # before anything is answered: a store that was put back must not bring a record back (R25)
         answering = Answering(
             node.agency,
@@ -131,7 +131,7 @@ class Service:
         changes = self.index.records.changes()
         if changes != self._expunged_at:
             node = self.node
-            follow(path_of(node.config, node.folder), self.index.records, node.keyring.node_key, node.clock())
+            follow(path_of(node.config, node.folder), self.index.follow_model(), node.keyring.node_key, node.clock())
             self._expunged_at = self.index.records.changes()
 
     def _requester(self, envelopes: Envelopes) -> list[CourierRole]:

@@ -355,6 +355,27 @@ block_keys = Table(
 )
 """A block's data key, the salt of its commitment, and the commitment. Apart from the blocks, so that all of them are read in an instant."""
 
+next_template_blocks = Table(
+    "next_template_blocks",
+    metadata,
+    Column("block", Integer, primary_key=True, autoincrement=False),
+    Column("count", Integer, nullable=False),
+    _bytes("sealed_templates"),
+)
+"""As `template_blocks`, of the model to which the gallery is being re-embedded. When they are whole, both tables change names."""
+
+next_block_keys = Table("next_block_keys", metadata, Column("block", Integer, primary_key=True, autoincrement=False), _bytes("sealed_key"))
+"""As `block_keys`, for those."""
+
+unsearchable = Table(
+    "unsearchable",
+    metadata,
+    Column("row", Integer, primary_key=True, autoincrement=False),
+    Column("model", LargeBinary, primary_key=True),
+    _text("code"),
+)
+"""Records whose photograph a model refused when the gallery was re-embedded, and why (`ImageFault`): kept, and not searched under it."""
+
 layouts = Table("layouts", metadata, _text("layout_id", primary_key=True), _bytes("sealed_layout"), _text("created_at"))
 """Layouts that answered something: seed, and rows as they were, for releases and audits."""
 

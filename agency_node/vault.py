@@ -3,7 +3,8 @@
 Each purpose (a record's photograph, a search key, a layout) has a key of its own, HKDF-SHA256 of the at-rest key under the purpose's name,
 so that a blob moved into another place does not open there. What belongs to one thing, e.g. the id of the search, is bound as associated
 data. Invariants: a nonce is 12 random bytes, fresh for every sealing; no key or plaintext in `repr`, errors or logs. A purpose's key seals
-far fewer than the 2^32 messages that NIST SP 800-38D, 8.3 allows with random nonces.
+far fewer than the 2^32 messages that NIST SP 800-38D, 8.3 allows with random nonces. Tags outlive the at-rest key (`rotation`): the number
+of an expunged record is nowhere, so its tag cannot be made again, and without it the record would be enrolled anew.
 
 Left to others: where the at-rest key comes from (`config`), deleting what is no longer needed (each role).
 """
@@ -36,12 +37,14 @@ _LABEL: Final = b"sealmatch-1/at-rest/"
 class Vault:
     """Seals and opens blobs under one at-rest key."""
 
-    __slots__ = ("_ciphers", "_key", "_tag_states")
+    __slots__ = ("_ciphers", "_key", "_tag_root", "_tag_states")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, tag_root: bytes | None = None) -> None:
+        """`tag_root` is that of the first at-rest key, for a vault of a later one."""
         if len(key) != KEY_BYTES:
             raise StoreError(f"an at-rest key has {KEY_BYTES} bytes: restore keys/at-rest.key from its backup")
         self._key = key
+        self._tag_root = tag_root
         self._ciphers: dict[str, AESGCM] = {}
         self._tag_states: dict[str, tuple[_Sha256, _Sha256]] = {}
 
@@ -74,6 +77,15 @@ class Vault:
                 f"a stored {purpose} does not open under this node's at-rest key: the store was changed or mixed up"
             ) from error
 
+    @property
+    def tag_root(self) -> bytes:
+        """What all tags follow from, 32 secret bytes: HKDF's extract of the node's first at-rest key. It opens nothing."""
+        return self._tag_root or hmac.digest(self._key, self._key, "sha256")
+
+    def with_tag_root(self, tag_root: bytes) -> Vault:
+        """The same key, with tags of an earlier one."""
+        return Vault(self._key, tag_root)
+
     def tag(self, purpose: str, value: bytes) -> bytes:
         """A keyed 32-byte tag by which equal values are found again without standing in the store.
 
@@ -81,7 +93,7 @@ class Vault:
         the value (RFC 2104) are the same for all tags of a purpose and are computed once.
         """
         if purpose not in self._tag_states:
-            extracted = hmac.digest(self._key, self._key, "sha256").ljust(_SHA256_BLOCK, b"\0")
+            extracted = self.tag_root.ljust(_SHA256_BLOCK, b"\0")
             inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in extracted)) for pad in (0x36, 0x5C))
             inner.update(_LABEL + b"tag/" + purpose.encode("ascii") + b"/")
             self._tag_states[purpose] = inner, outer

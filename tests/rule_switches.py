@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import pytest
 
-from agency_node import follower, preflight
+from agency_node import follower, preflight, rotation
 from agency_node.grants import GrantDesk
-from agency_node.holder import answering, blocks, candidates
+from agency_node.holder import answering, blocks, candidates, reembedding
 from agency_node.holder.budgets import Budgets
 from agency_node.holder.records import RecordStore
 from agency_node.legal import lapsing, review
@@ -113,6 +113,12 @@ def purged_records_stay(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Outbox, "expunction", nothing)
 
 
+def old_templates_stay(patch: pytest.MonkeyPatch) -> None:
+    """A switch that leaves a gallery's old blocks where they were, and their data keys as they were."""
+    patch.setattr(reembedding.Reembedding, "_destroy_old", nothing)
+    patch.setattr(rotation, "rekey", nothing)
+
+
 SWITCHES: Final[dict[str, Switch]] = {
     "R1": Switch("the packs' policies on offences", without_policies_of(1)),
     "R2": Switch("the fields that a reason must have", replaced(GrantReason, "__post_init__")),
@@ -142,6 +148,7 @@ SWITCHES: Final[dict[str, Switch]] = {
         purged_records_stay,
     ),
     "R28": Switch("the sealing of templates at rest", replaced(blocks, "AESGCM", NoCipher)),
+    "R29": Switch("the destruction of old templates after a re-embedding, and of blocks' data keys in a rotation", old_templates_stay),
     "R32": Switch("the limit of the cap", replaced(grant_claims, "MAX_CAP", 10**6)),
     "R34": Switch("the words beside every list of leads", replaced(leads, "LEAD_NOTICE", "")),
     "R47": Switch("preflight's look for persons' keys in a node's folder", replaced(preflight, "_keys", finds_nothing)),

@@ -36,7 +36,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PICTURES = sorted((ROOT / "docs").rglob("*.svg"))
 PYTHON = {"python", "py", "python3"}
 CONSOLE = {"console", "sh", "bash", "shell"}
-TYPED = {ROOT / "docs" / name for name in ("cases.md", "federation.md", "intake.md", "log.md", "runbook.md")}
+TYPED = {ROOT / "docs" / name for name in ("cases.md", "federation.md", "intake.md", "log.md", "renewal.md", "runbook.md")}
 """Pages that are programs of their own: `test_walkthrough` and the tests of each page (`test_cases_page`, `test_runbook`, …) type them."""
 OTHERS = [page for page in PAGES if page not in TYPED]
 SLOW = {"bench", "demo", "serve"}

@@ -185,7 +185,7 @@ def test_a_store_from_before_codes_is_refused_and_not_decoded_wrongly(store: Rec
     with engine.begin() as connection:
         connection.execute(facts.update().where(facts.c.name == "gallery-model").values(value=then.digest()))
     for attempt in (lambda: RecordStore(engine, Vault(KEY), model), lambda: store.add([new("B")], NOW)):
-        with pytest.raises(EnrolmentError, match=r"wrote templates otherwise.* enrol the pictures again"):
+        with pytest.raises(EnrolmentError, match=r"wrote templates otherwise.*sealmatch node reembed"):
             attempt()
 
 

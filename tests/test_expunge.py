@@ -59,7 +59,7 @@ for line in sys.stdin:
     elif line == "pack\\n":
         packed = Packed.build(store, EPOCH)
     else:
-        assert packed.follow(store)
+        assert packed.follow()
     print("done", flush=True)
 """
 

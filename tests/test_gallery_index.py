@@ -246,10 +246,10 @@ async def test_records_come_and_go_while_a_layout_is_built(holder: WorldNode) ->
     both = records.add(fresh(2, 2), NOW)
     records.expunge("NEW-2-0", ExpungeReason.ERROR, NOW, holder.outbox.expunction)  # it was never packed
     for packed in (present, following):
-        assert packed.follow(records)
+        assert packed.follow()
         assert held_rows(packed) == (set(range(RECORDS)) - {3}) | {row, both[1]}
         check_gallery(packed, holder)
-        assert packed.follow(records)  # nothing more to do
+        assert packed.follow()  # nothing more to do
 
 
 async def test_a_scan_follows_what_another_process_changed(world: World, holder: WorldNode) -> None:
@@ -291,9 +291,9 @@ async def test_a_full_layout_takes_what_it_can_and_renews(holder: WorldNode) -> 
     free = N - packed_of(holder.index).gallery.layout.kept_fillers - RECORDS
     for first in range(0, free, MANY):
         records.add(fresh(min(MANY, free - first), 10 + first), NOW)
-        assert packed_of(holder.index).follow(records)
+        assert packed_of(holder.index).follow()
     (row,) = records.add(fresh(1, 5), NOW)
-    assert not packed_of(holder.index).follow(records)
+    assert not packed_of(holder.index).follow()
     assert row not in held_rows(packed_of(holder.index))
     until(lambda: holder.index.answer([]) == [] and row in held_rows(packed_of(holder.index)))
 

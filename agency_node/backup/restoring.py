@@ -24,10 +24,11 @@ from agency_node.backup.making import AT_REST, CALIBRATION, FILES, NODE_KEY
 from agency_node.backup.sealed_file import Head, SealedReader
 from agency_node.config import CONFIG_FILE, NodeConfig, Role
 from agency_node.errors import ConfigError, RequestError, StoreError
-from agency_node.faces.embedder import load_embedder
 from agency_node.holder.expunge_ledger import Reach, follow, path_of, read_expungements
 from agency_node.holder.records import RecordStore
+from agency_node.key_epoch import with_tags
 from agency_node.keyring import Keyring
+from agency_node.model_in_use import model_in_use
 from agency_node.node import KEYS
 from agency_node.store import DATABASE_FILE, forget_deleted, open_store
 from agency_node.vault import Vault
@@ -117,15 +118,15 @@ def _settle(stage: Path, folder: Path, head: Head, expunged: Path | None, at_lea
     config = NodeConfig.load(stage)
     if config.agency_id != head.agency:
         raise StoreError("the backup's settings are another agency's: nothing was restored")
-    vault = Vault.from_file(stage / AT_REST)
     engine = open_store(stage / DATABASE_FILE)
     try:
+        vault = with_tags(Vault.from_file(stage / AT_REST), engine)
         keyring = Keyring(stage, vault, engine, config.agency_id, clock)
         if keyring.node_key.verifying_key != head.node_key:
             raise StoreError("the node key in the backup is not the one that its head names: nothing was restored")
         again, reach = 0, Reach()
         if Role.HOLDER in config.roles:
-            store = RecordStore(engine, vault, load_embedder(config.embedder, config.pinned_pack(folder)).model)
+            store = RecordStore(engine, vault, model_in_use(engine, config).load(folder).model)
             again, reach = _expunge(config, stage, folder, store, keyring, head, expunged, at_least, clock())
         begin_anew(engine, vault, head.made_at, clock)
         if not forget_deleted(engine):

@@ -86,7 +86,7 @@ class ServedGallery:
         made = step("templates packed", lambda: PackedGallery.pack(records.model, layout, templates, threads=threads))
         templates.fill(0)
         step("part of the month computed", lambda: made.fixed_part(epoch))
-        self.packed = Packed(made, state)
+        self.packed = Packed(made, state, records)
         self.renewal = Renewal(lambda check, count: Packed.build(records, epoch, threads=count, check=check))
 
     @property
@@ -110,7 +110,7 @@ class ServedGallery:
         self._follow()
 
     def _follow(self) -> None:
-        if not self.packed.follow(self._records):
+        if not self.packed.follow():
             raise WrongResultError("the layout has no room for one record more: please report this as a bug")
 
 

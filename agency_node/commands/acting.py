@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from agency_node.commands.output import clock
 from agency_node.errors import PolicyRefusedError, RequestError
@@ -21,6 +21,8 @@ from agency_node.journal import DONE, FAILED, NO_SEARCH, REFUSED, Told, acting_a
 from crypto.errors import PeerError
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from agency_node.legal.persons import PersonKey
     from agency_node.node import Node
 
@@ -36,8 +38,16 @@ class Act:
     """Whose key was given."""
 
 
+class HasEngine(Protocol):
+    """A node, or what works on one that nobody may open."""
+
+    @property
+    def engine(self) -> Engine:
+        """Of its store."""
+
+
 @contextmanager
-def acting(node: Node, command: str, *, search_id: str = NO_SEARCH, subject: str = "") -> Iterator[Act]:
+def acting(node: HasEngine, command: str, *, search_id: str = NO_SEARCH, subject: str = "") -> Iterator[Act]:
     """Carry out a command of this node, `node expunge` for instance, and write down that it was."""
     act = Act(search_id, subject)
     account = f"account {os.getuid()}"

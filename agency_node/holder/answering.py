@@ -195,7 +195,8 @@ class Answering:
 
         1. this holder holds its search's grant, verified, allowed by policy and in force (`NotYetError` while it has not come)
         2. it opens, and comes from the requesting agency
-        3. it is the very probe of the grant: digest, epoch, model (`GrantMismatchError`); its epoch is served now (`EpochError`)
+        3. it is the very probe of the grant: digest, epoch, model (`GrantMismatchError`); the gallery is of that model still
+            (`ModelError`); its epoch is served now (`EpochError`)
         4. the answer deadline has not passed (refused as late)
         5. the log, read to its end under a fresh cosigned checkpoint, holds the grant and no end of it (`LogError`)
         6. nothing was answered to this grant, probe or face before (refused as replayed)
@@ -208,6 +209,7 @@ class Answering:
             raise GrantMismatchError("the grant does not name this agency as a holder")
         probe = self._envelopes.open(message, Probe, held.conversation, claims.requesting_agency)  # 2
         check_names(claims, probe_digest=probe.digest, epoch=probe.epoch, model_hash=probe.model_hash, holder=self._agency)  # 3
+        self._index.check_model(probe.model_hash)
         probe.epoch.check_served(now)
         if now >= claims.answer_deadline:  # 4
             raise RefusedByUsError(RefusalReason.LATE, "the answer deadline has passed")
@@ -224,6 +226,7 @@ class Answering:
         try:
             if self._clock() >= claims.answer_deadline:
                 raise RefusedByUsError(RefusalReason.LATE, "the answer deadline has passed")
+            self._index.check_model(claims.model_hash)
             await self._desk.check_act(claims, claimed.held.digest)
         except (NotYetError, BrokerError):
             return True  # it says so again before the next attempt

@@ -3,7 +3,8 @@
 Templates lie sealed at rest (`records`); the packed form exists in this process only and is built at start-up. Invariants: a layout
 serves at most `LAYOUT_USES` searches and never two of one case, also across restarts, because every start draws a new layout; one thread
 at a time scans or changes the gallery, so that a new layout and changed records come in between two scans; before each scan the gallery
-has followed what other processes enrolled and expunged; the manifest says what is really packed.
+has followed what other processes enrolled and expunged; the manifest says what is really packed; after a re-embedding the gallery of the
+old model serves until that of the new one is packed, and from then on no search of the old one is answered.
 
 Left to others: which searches may be answered, and when (`answering`); packing and following (`packed`); building aside (`renewal`);
 preparing answers before their probes come (`ahead`).
@@ -25,6 +26,7 @@ from sqlalchemy import Engine
 from agency_node.config import NodeConfig
 from agency_node.facts import Fact, read_fact, write_fact
 from agency_node.holder.ahead import Ahead
+from agency_node.holder.blocks import pinned_model
 from agency_node.holder.packed import Packed, rows_of
 from agency_node.holder.records import RecordStore
 from agency_node.holder.renewal import Renewal
@@ -36,7 +38,7 @@ from agency_node.vault import Vault
 from crypto.answer import Answer, AnswerRequest, answer
 from crypto.embedding import EmbeddingModel
 from crypto.epoch import Epoch
-from crypto.errors import LayoutSpentError
+from crypto.errors import LayoutSpentError, ModelError
 from crypto.manifest import GalleryManifest
 from crypto.moments import round_moment
 from crypto.prepared import AnswerSecrets, AnswerTerms, answer_order
@@ -78,7 +80,9 @@ class GalleryIndex:
         keyring: Keyring,
         model: EmbeddingModel,
         clock: Callable[[], datetime],
+        newest_model: Callable[[], EmbeddingModel] | None = None,
     ) -> None:
+        """`newest_model` is asked for the model when the store's templates are of another one than before: the gallery was re-embedded."""
         self._config = config
         self._engine = engine
         self._vault = vault
@@ -92,7 +96,7 @@ class GalleryIndex:
         self.ahead = Ahead()
         self._last_death = ""
         self._stated_changes = -1
-        self.model = model
+        self._newest_model = newest_model or (lambda: model)
         self.records = RecordStore(engine, vault, model)
         self.manifest: GalleryManifest | None = None
 
@@ -112,6 +116,7 @@ class GalleryIndex:
         if (
             stated is None
             or (self._stated_changes, stated.chunks) != (packed.changes, packed.gallery.layout.chunks)
+            or stated.model_hash != packed.gallery.model.model_hash
             or stated.valid_until - self._clock() < timedelta(days=1)
         ):
             changes = packed.changes
@@ -119,6 +124,20 @@ class GalleryIndex:
             if manifest is not None:
                 await link.put_manifest(manifest.sign(self._keyring.node_key))
                 self.manifest, self._stated_changes = manifest, changes
+
+    def check_model(self, model_hash: bytes) -> None:
+        """Raise `ModelError` for a search under another model than the one that is searched here now."""
+        packed = self._packed
+        if packed is not None and packed.gallery.model.model_hash != model_hash:
+            raise ModelError("this gallery was re-embedded with another face model after the grant: ask for a grant that names the new one")
+
+    def follow_model(self) -> RecordStore:
+        """The store under the model that its templates are of now, which may be loaded for it: takes seconds after a re-embedding."""
+        with self._engine.begin() as connection:
+            pinned = pinned_model(connection)
+        if pinned not in {None, self.records.model.model_hash}:
+            self.records = RecordStore(self._engine, self._vault, self._newest_model())
+        return self.records
 
     def expect(self, terms: AnswerTerms, until: datetime) -> None:
         """Prepare the answer to a probe that is on its way and may come until then (`Ahead`).
@@ -142,11 +161,14 @@ class GalleryIndex:
         """
         with self._alone:
             packed = self._settled()
-            if self.manifest is None or self.manifest.chunks != packed.gallery.layout.chunks:
+            stated, model_hash = self.manifest, packed.gallery.model.model_hash
+            if stated is None or (stated.chunks, stated.model_hash) != (packed.gallery.layout.chunks, model_hash):
                 return [None] * len(asked)  # a custodian refuses an answer of another size than the manifest's: it goes out first
             chosen: list[int] = []
             turned_away = False
             for place, one in enumerate(asked):
+                if one.request.probe.model_hash != model_hash:
+                    continue  # of before a re-embedding: refused when it is looked at again
                 if chosen and one.request.probe.epoch != asked[chosen[0]].request.probe.epoch:
                     continue
                 try:
@@ -207,14 +229,14 @@ class GalleryIndex:
             self._note_death(type(error).__name__)
             self._renewal.begin(at_once=False)
         self._packed = packed
-        if not packed.follow(self.records):
+        if not packed.follow():
             self._renewal.begin(at_once=False)
         return packed
 
     def _build(self, check: Callable[[], None], threads: int | None) -> Packed:
         """No layout has fewer chunks than the one before: searches on their way count on the size that the manifest stated."""
         chunks = 1 if self._packed is None else self._packed.gallery.layout.chunks
-        return Packed.build(self.records, Epoch.at(self._clock()), at_least=chunks, threads=threads, check=check)
+        return Packed.build(self.follow_model(), Epoch.at(self._clock()), at_least=chunks, threads=threads, check=check)
 
     def _note_death(self, name: str) -> None:
         """Once for each kind in a row: an attempt follows another as long as it takes."""
@@ -226,7 +248,7 @@ class GalleryIndex:
     def _new_manifest(self, packed: Packed) -> GalleryManifest | None:
         """The next version, None when the records changed meanwhile; its number is stored before it leaves."""
         now, changes = round_moment(self._clock()), packed.changes
-        records, chunks, root = packed.live, packed.gallery.layout.chunks, self.records.commitment()
+        records, chunks, root = packed.live, packed.gallery.layout.chunks, packed.records.commitment()
         if not records or changes != self.records.changes():
             return None
         with self._engine.begin() as connection:
@@ -236,8 +258,8 @@ class GalleryIndex:
         return GalleryManifest(
             agency=self._config.agency_id,
             version=last + 1,
-            model_hash=self.model.model_hash,
-            dimensions=self.model.dimensions,
+            model_hash=packed.gallery.model.model_hash,
+            dimensions=packed.gallery.model.dimensions,
             records=records,
             chunks=chunks,
             gallery_root=root,

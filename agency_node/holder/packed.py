@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 from sqlalchemy import Engine, insert, select
 
+from agency_node.holder.blocks import OtherModelError
 from agency_node.holder.records import GalleryState, RecordStore
 from agency_node.journal import stamp
 from agency_node.store import reading
@@ -39,13 +40,15 @@ _ID_BYTES: Final = 16
 class Packed:
     """A gallery and what it holds of the records. Not for several threads at once: `index` lets one at it at a time."""
 
-    def __init__(self, gallery: PackedGallery, state: GalleryState) -> None:
+    def __init__(self, gallery: PackedGallery, state: GalleryState, records: RecordStore) -> None:
         self.gallery = gallery
+        self.records = records
+        """The store under the model that this gallery is of."""
         self.layout_id = _fresh_id()
         self.changes = state.changes
         """The store's counter at which all records were followed."""
         self._total = state.total
-        self._expunged = set(state.expunged)
+        self._out = set(state.out)
         self._kept_whole = ""
         self._since: list[tuple[int, int]] = []
 
@@ -66,28 +69,33 @@ class Packed:
         finally:
             templates.fill(0)
         gallery.fixed_part(epoch, threads=threads)
-        return cls(gallery, state)
+        return cls(gallery, state, records)
 
     @property
     def live(self) -> int:
         """Records in the layout."""
         return int(np.count_nonzero(self.gallery.layout.rows != FILLER))
 
-    def follow(self, records: RecordStore) -> bool:
-        """Take out what was expunged since, put in what was added; False when some of that needs a new layout."""
+    def follow(self) -> bool:
+        """Take out what was expunged since, put in what was added; False when some of that needs a new layout, and from the moment when the
+        store is of another model: this gallery then takes in nothing more, and serves until the next one is packed."""
+        records = self.records
         if records.changes() == self.changes:
             return True
         state = records.state()
-        for row in sorted(state.expunged - self._expunged):
+        for row in sorted(state.out - self._out):
             if row < self._total:
                 self._put(self.gallery.remove(row), FILLER)
-            self._expunged.add(row)
-        if state.total - self._total > MANY:
+            self._out.add(row)
+        if state.model not in {None, records.model.model_hash} or state.total - self._total > MANY:
             return False
         while self._total < state.total:
-            template = None if self._total in self._expunged else records.template(self._total)
+            try:
+                template = None if self._total in self._out else records.template(self._total)
+            except OtherModelError:  # re-embedded since `state`
+                return False
             if template is None:  # enrolled and expunged before it was ever packed
-                self._expunged.add(self._total)
+                self._out.add(self._total)
             else:
                 try:
                     self._put(self.gallery.add(self._total, template), self._total)

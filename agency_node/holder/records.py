@@ -30,7 +30,7 @@ from sqlalchemy.exc import IntegrityError
 
 from agency_node.errors import EnrolmentError, KnownRecordError, RequestError, StoreError
 from agency_node.faces.quality import Quality
-from agency_node.holder.blocks import BLOCK_ROWS, Leaves, TemplateBlocks, mixed_up
+from agency_node.holder.blocks import BLOCK_ROWS, MODEL_FACT, Leaves, TemplateBlocks, check_model, mixed_up, pinned_model, unsearchable_rows
 from agency_node.holder.booking import NO_BOOKING, BookingFacts, booking_of
 from agency_node.journal import NO_SEARCH, stamp
 from agency_node.journal import record as record_event
@@ -45,7 +45,6 @@ from crypto.fields import check_text
 from crypto.ring import I64
 from crypto.wire import check_photographed
 
-MODEL_FACT: Final = "gallery-model"
 CHANGES_FACT: Final = "gallery-changes"
 _CHANGES: Final = Glance(select(facts.c.value).where(facts.c.name == CHANGES_FACT))
 _TAGS_AT_ONCE: Final = 500
@@ -123,17 +122,19 @@ def check_record_number(record_number: str) -> None:
 
 @dataclass(frozen=True)
 class GalleryState:
-    """What is enrolled at one moment: rows 0 to `total` - 1 but for the expunged; `changes` is the store's counter."""
+    """What is searched at one moment: rows 0 to `total` - 1 but for those that are `out`, because they were expunged or the `model` of the
+    store's templates refused their photographs; `changes` is the store's counter."""
 
     changes: int
     total: int
-    expunged: frozenset[int] = field(repr=False)
+    out: frozenset[int] = field(repr=False)
+    model: bytes | None = None
 
     @property
     def live(self) -> I64:
-        """Rows that are not expunged, ascending; int64."""
+        """Rows that are searched, ascending; int64."""
         rows = np.arange(self.total, dtype=np.int64)
-        return np.delete(rows, np.array(sorted(self.expunged), np.int64)) if self.expunged else rows
+        return np.delete(rows, np.array(sorted(self.out), np.int64)) if self.out else rows
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,8 @@ class RecordStore:
         self._engine = engine
         self._vault = vault
         with engine.begin() as connection:
-            self._check_model(connection)
-        self._blocks = TemplateBlocks(engine, vault, model.dimensions)
+            check_model(connection, model.model_hash)
+        self._blocks = TemplateBlocks(engine, vault, model.dimensions, model.model_hash)
 
     def add(self, batch: Sequence[NewRecord], now: datetime) -> range:
         """Add all or none; their rows. `KnownRecordError` when a record number is there already or twice in the batch."""
@@ -173,7 +174,7 @@ class RecordStore:
         templates = np.stack([record.template for record in batch])
         try:
             with self._engine.begin() as connection:
-                if not self._check_model(connection):
+                if not check_model(connection, self.model.model_hash):
                     connection.execute(insert(facts).values(name=MODEL_FACT, value=self.model.model_hash))
                 first, changes = _row_count(connection), _changes(connection)
                 with large_batch(connection):
@@ -204,11 +205,11 @@ class RecordStore:
         return frozenset(found)
 
     def count(self) -> int:
-        """Records that are not expunged."""
+        """Records that are searched."""
         return self.state().live.size
 
     def rows(self) -> I64:
-        """Rows that are not expunged, ascending."""
+        """Rows that are searched, ascending."""
         return self.state().live
 
     def holds(self, row: int) -> bool:
@@ -226,7 +227,8 @@ class RecordStore:
         """What is enrolled at one moment; reads no record."""
         with reading(self._engine).begin() as connection:
             expunged = connection.execute(select(records.c.row).where(records.c.expunged_at.is_not(None))).scalars().all()
-            return GalleryState(_changes(connection), _row_count(connection), frozenset(expunged))
+            out = frozenset(expunged) | unsearchable_rows(connection, self.model.model_hash)
+            return GalleryState(_changes(connection), _row_count(connection), out, pinned_model(connection))
 
     def templates(self, state: GalleryState | None = None, each_part: Callable[[], None] = lambda: None) -> Codes:
         """Every row's template in that state, or as of now, int8[rows, D]; zero for the expunged. The caller wipes them (`fill(0)`).
@@ -302,7 +304,7 @@ class RecordStore:
                     connection.execute(update(records).where(records.c.row == found.row).values(**blank))
                     gone += 1
             if stones:
-                if not self._check_model(connection):
+                if not check_model(connection, self.model.model_hash):
                     connection.execute(insert(facts).values(name=MODEL_FACT, value=self.model.model_hash))
                 first = _row_count(connection)
                 moment = stamp(now)
@@ -340,13 +342,10 @@ class RecordStore:
             Quality.from_json(content["quality"]) if "quality" in content else None,
         )
 
-    def _check_model(self, connection: Connection) -> bool:
-        """Whether a model is pinned; `EnrolmentError` when it is another one."""
-        pinned = connection.execute(select(facts.c.value).where(facts.c.name == MODEL_FACT)).scalar_one_or_none()
-        if pinned not in {None, self.model.model_hash}:
-            says = "this gallery was enrolled with another embedding model, or by a version that wrote templates otherwise"
-            raise EnrolmentError(f"{says}: set `embedder` in node.toml back to it, or enrol the pictures again in a new node folder")
-        return pinned is not None
+    @staticmethod
+    def count_change(connection: Connection) -> None:
+        """In the caller's transaction: what is searched is not what it was, and whoever serves it has to follow."""
+        _count_change(connection, _changes(connection))
 
     def _rows(self, first: int, batch: Sequence[NewRecord], moment: str) -> list[tuple[object, ...]]:
         """What `_INSERT` takes, a tuple for each record."""
