@@ -11,6 +11,7 @@
     │   └── EnrolmentError    a table or folder of records that cannot be enrolled
     │       └── KnownRecordError  a record number that was enrolled before, or stands twice in a batch
     ├── HaltedError       the node saw proof of a forked log or roster and acts no more
+    ├── RetiredError      the node was moved to another machine, or leaves the federation
     └── BrokerError       the broker cannot be reached, or refused
         ├── BrokerUnreachableError
         └── BrokerRefusedError
@@ -85,6 +86,10 @@ class KnownRecordError(EnrolmentError):
 
 class HaltedError(NodeError):
     """The node saw proof of a forked log or roster; it acts no more until its operator has looked."""
+
+
+class RetiredError(NodeError):
+    """The node was moved to another machine, or leaves the federation: what it is asked for happens here no more."""
 
 
 class BrokerError(NodeError):

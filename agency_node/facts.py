@@ -28,6 +28,11 @@ class Fact(enum.StrEnum):
     EVIDENCE_SHOWN = "evidence-shown"
     EVALUATION = "evaluation"
     RESTORED = "restored"
+    MOVED_HERE = "moved-here"
+    RETIRED = "retired"
+    LEAVE_ORDER = "leave-order"
+    LEAVE_COUNTS = "leave-counts"
+    LEAVE_RECEIPT = "leave-receipt"
 
 
 _VALUE = Glance(select(tables.facts.c.value).where(tables.facts.c.name == bindparam("fact")))

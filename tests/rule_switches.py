@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from agency_node import follower, preflight
+from agency_node import follower, node, preflight
 from agency_node.grants import GrantDesk
 from agency_node.holder import answering, blocks, candidates
 from agency_node.holder.budgets import Budgets
@@ -136,6 +136,7 @@ SWITCHES: Final[dict[str, Switch]] = {
         "the dispositions that a gallery does not take, what a restored store destroys again, and the log entry of an expunging",
         purged_records_stay,
     ),
+    "R27": Switch("the end of a node that was moved to another machine", replaced(node, "check_acts")),
     "R28": Switch("the sealing of templates at rest", replaced(blocks, "AESGCM", NoCipher)),
     "R32": Switch("the limit of the cap", replaced(grant_claims, "MAX_CAP", 10**6)),
     "R34": Switch("the words beside every list of leads", replaced(leads, "LEAD_NOTICE", "")),

@@ -89,6 +89,7 @@ COMMANDS = {
     "node enrol": "an agency's own photographs, at its own node, by a person there",
     "node expunge": "destroys one record",
     "node backup": "one sealed file of this node, which opens at this agency",
+    "node restore-key": "makes the key of the machine to which this agency's own node comes",
     "node restore": "this agency's own node from its backup, less what was expunged since",
     "node status": "states and counts",
     "node ledger": "shows, checks and signs this node's own ledger",

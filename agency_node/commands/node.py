@@ -173,8 +173,10 @@ def enrol(
         from agency_node.holder.progress import TerminalProgress  # noqa: PLC0415
         from agency_node.holder.records import RecordStore  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
+        from agency_node.retiring import check_takes_new  # noqa: PLC0415
 
         node = open_node(folder, clock)
+        check_takes_new(node.engine)
         if Role.HOLDER not in node.config.roles:
             raise RequestError("this node is no holder: enrol photographs at the node whose gallery they belong to")
         embedder = node.embedder()
@@ -271,18 +273,22 @@ def status(
         from agency_node.legal.exigent import exigent_status  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.overview import node_status  # noqa: PLC0415
+        from agency_node.retiring import standing_of  # noqa: PLC0415
 
-        node = open_node(folder, clock)
+        node = open_node(folder, clock, retired=True)
         spent = Budgets(node.config.budgets, node.vault).spent(node.engine, clock()) if Role.HOLDER in node.config.roles else []
         found, weeks = node_status(node.engine, str(node.agency), spent), weeks_to_review(node.engine, clock())
-        exigent = exigent_status(node.engine, clock())
+        exigent, standing = exigent_status(node.engine, clock()), standing_of(node.engine)
         packs = pack_states(node)
         if search:
             _show_search(node, search, found.searches, as_json=as_json)
             return
     if as_json:
-        print_json({**plain(found), "weeks_to_review": plain(weeks), "exigent": plain(exigent), "packs": packs})
+        more = {"weeks_to_review": plain(weeks), "exigent": plain(exigent), "packs": packs, "standing": standing}
+        print_json({**plain(found), **more})
         return
+    for line in standing:
+        typer.echo(line)
     if found.halted:
         typer.echo(f"HALTED: {found.halted}")
     for one in found.searches:
