@@ -100,7 +100,7 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
         *(f"log {name}" for name in ("verify", "export", "evidence", "opened", "counts", "monitor")),
         *(f"node {name}" for name in ("init", "serve", "enrol", "expunge", "status", "search", "review", "release", "cancel", "disclose")),
         *(f"node {name}" for name in ("ledger", "preflight", "statement", "evaluated", "open")),
-        *(f"node {name}" for name in ("ratify", "unseal", "originate", "accept", "revoke", "backup", "restore", "restore-key")),
+        *(f"node {name}" for name in ("ratify", "unseal", "originate", "accept", "revoke", "backup", "restore", "restore-key", "subject")),
         *(f"person {name}" for name in ("init", "discovery")),
         *(f"policy {name}" for name in ("explain", "test", "diff", "list", "approve", "adopt")),
         *(f"roster {name}" for name in ("office-key", "countersign", "root-key", "root-set", "draft", "sign", "show")),

@@ -156,9 +156,10 @@ def test_a_move_that_was_killed_leaves_a_node_that_does_not_serve_and_goes_on(
     def die(*_args: Any, **_named: Any) -> None:
         raise Died
 
-    with monkeypatch.context() as patch, pytest.raises(Died):
+    with monkeypatch.context() as patch:
         patch.setattr(moving, "make_backup", die)
-        moved(node, key, tmp_path / "sealed")
+        with pytest.raises(Died):
+            moved(node, key, tmp_path / "sealed")
     assert not (tmp_path / "sealed").exists()
     (tmp_path / "entry.json").write_text(json.dumps(entry(key).to_json()))
     with pytest.raises(RetiredError, match="being moved"):
