@@ -21,6 +21,7 @@ from agency_node.commands import log_watching as _log_watching  # noqa: F401  # 
 from agency_node.commands import node_backup as _node_backup  # noqa: F401  # its commands join those of `node`
 from agency_node.commands import node_duties as _node_duties  # noqa: F401  # its commands join those of `node`
 from agency_node.commands import node_exigent as _node_exigent  # noqa: F401  # and its
+from agency_node.commands import node_leaving as _node_leaving  # noqa: F401
 from agency_node.commands import node_open as _node_open  # noqa: F401
 from agency_node.commands import node_originating as _node_originating  # noqa: F401  # so does its one
 from agency_node.commands import node_review as _node_review  # noqa: F401  # and its

@@ -94,6 +94,8 @@ COMMANDS = {
     "node status": "states and counts",
     "node ledger": "shows, checks and signs this node's own ledger",
     "node preflight": "lists what keeps a node from production",
+    "node leave": "destroys a node's gallery and keys, and signs a receipt of counts",
+    "node receipt": "checks such a receipt: counts, no record",
     "node subject": "answers one person about one record, by its number; a photograph is compared with that record's alone",
     "node statement": "signs a month's count of federal queries",
     "node evaluated": "signs that a model was tested here",

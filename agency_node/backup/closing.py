@@ -48,6 +48,8 @@ def close_copy(engine: Engine) -> None:
     """Take out of the copy of a store what no backup may hold, and end what was under way in it."""
     with engine.begin() as connection:
         end_what_is_open(connection)
+        of_a_search = outbox.c.kind != EXPUNCTION
+        connection.execute(update(outbox).where(of_a_search).values(sealed_openings=None, opening=None))
         connection.execute(delete(facts).where(facts.c.name == Fact.COSIGNED.value))
         stage = retirement_in(connection)
         if stage is not None and stage.stage is Stage.MOVING:  # where it comes to, it acts
@@ -62,7 +64,6 @@ def end_what_is_open(connection: Connection, note: str = NOTE) -> None:
     connection.execute(update(searches).where(searches.c.state.not_in(ENDED)).values(state="closed", note=note))
     of_a_search = outbox.c.kind != EXPUNCTION  # an expunction is true whenever it comes, and the log holds the same bytes once
     connection.execute(update(outbox).where(of_a_search, outbox.c.state == READY).values(state=REFUSED, data=None, note=note))
-    connection.execute(update(outbox).where(of_a_search).values(sealed_openings=None, opening=None))
     connection.execute(update(inbox).where(inbox.c.state.in_(["new", "waiting"])).values(state="done", note=note))
     connection.execute(update(inbox).where(inbox.c.data.is_not(None)).values(data=None))
     connection.execute(update(held_grants).where(held_grants.c.state == "standing").values(state="ended", note=note))
