@@ -13,7 +13,7 @@ from agency_node.commands.person import KeyFile, WithoutPassphrase, checked_agen
 from agency_node.errors import RequestError
 
 
-@app.command("restore-key", epilog="Example: sealmatch node restore-key ./restore.key --agency lakeside-sheriff --json > restore-key.json")
+@app.command("restore-key", epilog="Example: sealmatch node restore-key ./restore.key --agency lakeside-sheriff --json")
 def restore_key(
     file: KeyFile,
     agency: Annotated[str, typer.Option(help="The agency whose machine this is.")],
