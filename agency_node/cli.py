@@ -23,10 +23,12 @@ from agency_node.commands import node_cases as _node_cases  # noqa: F401  # its 
 from agency_node.commands import node_duties as _node_duties  # noqa: F401  # its commands join those of `node`
 from agency_node.commands import node_enrol as _node_enrol  # noqa: F401
 from agency_node.commands import node_exigent as _node_exigent  # noqa: F401  # and its
+from agency_node.commands import node_leaving as _node_leaving  # noqa: F401
 from agency_node.commands import node_open as _node_open  # noqa: F401
 from agency_node.commands import node_originating as _node_originating  # noqa: F401  # so does its one
 from agency_node.commands import node_renewal as _node_renewal  # noqa: F401  # its commands join those of `node`
 from agency_node.commands import node_review as _node_review  # noqa: F401  # and its
+from agency_node.commands import node_subject as _node_subject  # noqa: F401
 from agency_node.commands.bench import AsJson, Dimensions, bench
 from agency_node.commands.calibration import app as calibration
 from agency_node.commands.demo import demo

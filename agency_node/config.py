@@ -99,6 +99,17 @@ class NearDuplicateRules(_Table):
     """How long a probe's vector is kept, in days; then it is deleted."""
 
 
+class SubjectRequestRules(_Table):
+    """`[subject_requests]`: persons who ask whether a record of theirs is in this holder's gallery (R26)."""
+
+    days: int = Field(default=30, ge=1, le=366)
+    """Within how many days a request is answered and closed."""
+    warn_days: int = Field(default=7, ge=0, le=366)
+    """From how many days before that on `sealmatch node status` warns."""
+    cosine: float = Field(default=0.6, ge=0.0, le=1.0)
+    """A photograph at or above this cosine to the record's own is called one of the same person: from a test of the agency's own model."""
+
+
 class CalibrationFile(_Table):
     """`[calibration]`: the custodian's table of impostors; both or neither. Without it the synthetic one, which production refuses."""
 
@@ -237,6 +248,8 @@ class NodeConfig(BaseModel):
     """Holder: how often it may be asked."""
     near_duplicates: NearDuplicateRules = NearDuplicateRules()
     """Requester: earlier probes of nearly the same picture."""
+    subject_requests: SubjectRequestRules = SubjectRequestRules()
+    """Holder: persons who ask about their own record."""
     itl: ItlRules = ItlRules()
     """Holder: fields of ANSI/NIST-ITL files."""
     quality: QualityPrograms = QualityPrograms()

@@ -13,6 +13,7 @@
     │       └── KnownRecordError  a record number that was enrolled before, or stands twice in a batch
     ├── HelperEndedError  a process that helped with pictures was ended
     ├── HaltedError       the node saw proof of a forked log or roster and acts no more
+    ├── RetiredError      the node was moved to another machine, or leaves the federation
     └── BrokerError       the broker cannot be reached, or refused
         ├── BrokerUnreachableError
         └── BrokerRefusedError
@@ -95,6 +96,10 @@ class HelperEndedError(NodeError):
 
 class HaltedError(NodeError):
     """The node saw proof of a forked log or roster; it acts no more until its operator has looked."""
+
+
+class RetiredError(NodeError):
+    """The node was moved to another machine, or leaves the federation: what it is asked for happens here no more."""
 
 
 class BrokerError(NodeError):

@@ -32,6 +32,11 @@ class Fact(enum.StrEnum):
     REEMBEDDING = "reembedding"
     KEY_EPOCH = "key-epoch"
     TAG_ROOT = "tag-root"
+    MOVED_HERE = "moved-here"
+    RETIRED = "retired"
+    LEAVE_ORDER = "leave-order"
+    LEAVE_COUNTS = "leave-counts"
+    LEAVE_RECEIPT = "leave-receipt"
 
 
 _VALUE = Glance(select(tables.facts.c.value).where(tables.facts.c.name == bindparam("fact")))

@@ -24,6 +24,7 @@ from agency_node.journal import About, Told, record, stamp
 from agency_node.outbox import Conversation, Outgoing
 from agency_node.parties import Parties
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError
+from agency_node.retiring import retirement_in
 from agency_node.store import Glance
 from agency_node.tables import held_grants, inbox, searches
 from agency_node.vault import Vault
@@ -195,7 +196,7 @@ class GrantDesk:
         2. the grant verifies against the pinned roster at this moment (`verify_grant`, every check of it)
         3. its sender is the requesting agency, and this agency is named in it (`GrantMismatchError`)
         4. no grant of that id, search, digest, probe or face was received before (replay), and none is of before this node was restored
-            from a backup, which does not know what was answered since
+            from a backup, which does not know what was answered since; and this node does not leave the federation
         5. the log holds its entry under a cosigned checkpoint and nothing that ends it (`LogError`)
         6. what each role of this node asks beside
         """
@@ -306,7 +307,9 @@ class GrantDesk:
                 raise RefusedByUsError(
                     RefusalReason.REPLAYED, "this grant, search, probe or face was granted before: one grant, one probe, one search"
                 )
-            restored = read_fact(connection, Fact.RESTORED)
+            restored, leaves = read_fact(connection, Fact.RESTORED), retirement_in(connection)
+        if leaves is not None:
+            raise RefusedByUsError(RefusalReason.UNAVAILABLE, "this agency leaves the federation and takes no new search")
         if restored is not None and stamp(claims.not_before) <= restored.decode():
             raise RefusedByUsError(RefusalReason.REPLAYED, "granted before this node was restored, and maybe answered: ask anew")
 

@@ -126,6 +126,21 @@ class Keyring:
             self.destroy(key_id)
         return old
 
+    def replace_with_unlisted(self, folder: Path) -> None:
+        """Destroy node and witness key for good: fresh ones, which no roster lists, take their places, so that the folder still opens."""
+        for file, purpose in ((NODE_KEY_FILE, _NODE_PURPOSE), (WITNESS_KEY_FILE, _WITNESS_PURPOSE)):
+            if (folder / file).exists():
+                fresh = (folder / file).with_suffix(".fresh")
+                fresh.unlink(missing_ok=True)
+                _write_key(fresh, self._vault, purpose, SigningKey.generate())
+                with (folder / file).open("r+b") as old:
+                    size = old.seek(0, os.SEEK_END)
+                    fresh.replace(folder / file)  # in one step: a crash leaves the old key or the fresh one
+                    old.seek(0)
+                    old.write(bytes(size))
+                    old.flush()
+                    os.fsync(old.fileno())
+
     def scrub(self) -> None:
         """Take destroyed keys out of the store's write-ahead log. A busy reader puts it off to the serving node's next round of work."""
         forget_deleted(self._engine)

@@ -25,6 +25,7 @@ from agency_node.keyring import CreatedKeys, Keyring
 from agency_node.link import BrokerLink
 from agency_node.model_in_use import model_in_use
 from agency_node.parties import Parties
+from agency_node.retiring import check_acts
 from agency_node.store import DATABASE_FILE, open_store
 from agency_node.tables import ledger
 from agency_node.transport import Transport
@@ -64,11 +65,16 @@ class Node:
         return model_in_use(self.engine, self.config).load(self.folder)
 
 
-def open_node(folder: Path, clock: Callable[[], datetime]) -> Node:
-    """The node of that folder; `ConfigError` or `StoreError` say what is missing."""
+def open_node(folder: Path, clock: Callable[[], datetime], *, retired: bool = False) -> Node:
+    """The node of that folder; `ConfigError` or `StoreError` say what is missing.
+
+    `RetiredError` for one that was moved away or left the federation, unless `retired`: for commands that look at what is kept there.
+    """
     config = NodeConfig.load(folder)
     held = hold_key(folder / KEYS)
     engine = open_store(folder / DATABASE_FILE)
+    if not retired:
+        check_acts(engine)
     vault = with_tags(Vault.from_file(folder / KEYS / AT_REST_KEY_FILE), engine)
     keyring = Keyring(folder, vault, engine, config.agency_id, clock)
     transport = Transport(config.broker, config.agency_id, keyring.node_key, clock, verify=_verify(config), proxy=config.proxy)

@@ -31,7 +31,7 @@ from agency_node.vault import Vault
 from crypto.binary import regroup
 from crypto.canonical import AgencyId, KeyId, SearchId, canonical_json, parse_canonical_json
 from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject, pad_openings
-from crypto.entry_openings import ENTRY_FORMS, EntryForm, check_value
+from crypto.entry_openings import AUTHOR, ENTRY_FORMS, EntryForm, check_value
 from crypto.epoch import Epoch
 from crypto.errors import MisuseError
 from crypto.fields import DIGEST_BYTES
@@ -157,6 +157,14 @@ class Outbox:
         fields = [("gallery-root-before", gone.root_before), ("gallery-root-after", gone.root_after)]
         logged = self._leaf(EntryKind.EXPUNCTION, handle, self.agency, fields, opened_expunction(self.agency, gone.reason))
         self._put(connection, NO_SEARCH, EXPUNCTION, EntryKind.EXPUNCTION.value, "", handle, logged.leaf, logged)
+
+    def gallery_destroyed(self, connection: Connection, root: bytes, receipt_digest: bytes) -> None:
+        """Queue the one entry of a holder that leaves and destroyed its whole gallery: an expunction without a reason of one record, under
+        the digest of the deletion receipt, so that whoever has the receipt finds it."""
+        fields = [("gallery-root-before", root), ("deletion-receipt", receipt_digest)]
+        opened = {AUTHOR: str(self.agency)}
+        logged = self._leaf(EntryKind.EXPUNCTION, receipt_digest, self.agency, fields, opened)
+        self._put(connection, NO_SEARCH, EXPUNCTION, EntryKind.EXPUNCTION.value, "", receipt_digest, logged.leaf, logged)
 
     def sealed(self, connection: Connection, kind: MessageType, body: Body, conversation: Conversation, recipient: SealTo) -> MessageId:
         """Seal a message, queue it, return its id; one of a streamed type is never whole in memory."""

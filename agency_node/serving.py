@@ -41,6 +41,7 @@ from agency_node.policy.engine import load_packs
 from agency_node.requester.leads import Leads
 from agency_node.requester.retention import Retention
 from agency_node.requester.searching import Searching
+from agency_node.retiring import LOOK_S, check_acts, serving_in
 from agency_node.waking import pause
 from agency_node.warming import warm
 from agency_node.witness import Witness
@@ -168,6 +169,7 @@ class Service:
             self.courier.work(stop),
             self.courier.send(stop),
             self._refresh(stop),
+            self._look_whether_it_acts(stop),
         ]
         if self.node.keyring.witness_key is not None:
             loops.append(self._witness(stop))
@@ -231,6 +233,12 @@ class Service:
     async def _publish_week_key(self) -> None:
         await self.node.link.put_sealing_key(self.node.keyring.current_week().sign(self.node.keyring.node_key))
 
+    async def _look_whether_it_acts(self, stop: asyncio.Event) -> None:
+        """End the node with `RetiredError` once a command moved it away, or has it leave the federation (R27)."""
+        while not stop.is_set():
+            check_acts(self.node.engine)
+            await pause(stop, LOOK_S)
+
     async def _witness(self, stop: asyncio.Event) -> None:
         """Cosign heads; a witness that saw a fork signs no more, and its node goes on to say why it halted."""
         node = self.node
@@ -286,7 +294,9 @@ def serve(node: Node, on_ready: Callable[[], None]) -> None:
         finally:
             announced.cancel()
 
-    asyncio.run(main())
+    with serving_in(node.folder):
+        check_acts(node.engine)
+        asyncio.run(main())
 
 
 async def _announce(service: Service, on_ready: Callable[[], None]) -> None:

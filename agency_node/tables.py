@@ -431,6 +431,22 @@ disclosure_requests = Table(
 """Requests for a photograph: `pending` until the holder's own legal staff decides, then `disclosed`, `withheld`, `withdrawn`; or
 `ended`, when the grant had ended before it was sent."""
 
+subject_requests = Table(
+    "subject_requests",
+    metadata,
+    _text("request_id", primary_key=True),
+    _bytes("sealed_request"),
+    _text("received_at"),
+    _text("due_at"),
+    _text("state"),
+    _text("asked"),
+    _text("outcome"),
+    _bytes("answer", nullable=True),
+    _bytes("closing", nullable=True),
+)
+"""What persons ask about their own record (R26): `received`, `answered`, `asked`, `closed`. Of which record stands sealed, with the salt
+that opens the ledger's commitment to it; `answer` and `closing` are what legal staff signed."""
+
 # --- custodian -------------------------------------------------------------------------------------------------------
 
 custody = Table(

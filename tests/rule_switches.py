@@ -9,15 +9,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import pytest
 
-from agency_node import follower, preflight, rotation
+from agency_node import follower, node, preflight, rotation
 from agency_node.grants import GrantDesk
 from agency_node.holder import answering, blocks, candidates, reembedding
 from agency_node.holder.budgets import Budgets
 from agency_node.holder.records import RecordStore
+from agency_node.holder.subject_requests import SubjectRequests
 from agency_node.legal import lapsing, review
 from agency_node.outbox import Outbox
 from agency_node.policy import engine
@@ -60,6 +62,11 @@ class NoCipher:
     def encrypt(self, _nonce: bytes, data: Any, _bound: bytes) -> bytes:
         """The bytes as they are."""
         return bytes(data) + bytes(16)
+
+
+def never(*_args: object) -> datetime:
+    """In place of a deadline."""
+    return datetime(2999, 1, 1, tzinfo=UTC)
 
 
 def finds_nothing(*_args: Any) -> tuple[()]:
@@ -147,6 +154,8 @@ SWITCHES: Final[dict[str, Switch]] = {
         "the dispositions that a gallery does not take, what a restored store destroys again, and the log entry of an expunging",
         purged_records_stay,
     ),
+    "R26": Switch("the time within which a person is answered", replaced(SubjectRequests, "_due", never)),
+    "R27": Switch("the end of a node that was moved to another machine", replaced(node, "check_acts")),
     "R28": Switch("the sealing of templates at rest", replaced(blocks, "AESGCM", NoCipher)),
     "R29": Switch("the destruction of old templates after a re-embedding, and of blocks' data keys in a rotation", old_templates_stay),
     "R32": Switch("the limit of the cap", replaced(grant_claims, "MAX_CAP", 10**6)),

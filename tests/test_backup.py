@@ -98,7 +98,7 @@ def expunge(node: Node, *numbers: str) -> None:
 
 
 def restored(file: Path, folder: Path, **changes: Any) -> Restored:
-    given: dict[str, Any] = {"agency": LAKESIDE, "passphrase": PASSPHRASE, "expunged": None, "at_least": 0, "clock": Clock(NOW), **changes}
+    given: dict[str, Any] = {"agency": LAKESIDE, "opens": PASSPHRASE, "expunged": None, "at_least": 0, "clock": Clock(NOW), **changes}
     return restore_backup(file, folder, **given)
 
 
@@ -399,7 +399,7 @@ def test_a_file_that_was_cut_turned_or_added_to_restores_nothing(
         assert refused(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], tmp_path, ledger_file)
     assert refused(data + b"\0", tmp_path, ledger_file)
     assert refused(data + data[body:], tmp_path, ledger_file)
-    assert "passphrase is wrong" in refused(data, tmp_path, ledger_file, passphrase=PASSPHRASE + " ")
+    assert "passphrase is wrong" in refused(data, tmp_path, ledger_file, opens=PASSPHRASE + " ")
     assert restored(backup, tmp_path / "again", expunged=ledger_file).agency == LAKESIDE  # the control
 
 

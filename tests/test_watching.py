@@ -158,6 +158,15 @@ def test_pictures_without_a_table_wait_for_it(world: World) -> None:
     assert world.look(watcher, after=60)[0].enrolled == 3
 
 
+def test_a_node_that_leaves_takes_no_drop(world: World) -> None:
+    drop(world, "friday", 0, 1)
+    with world.engine.begin() as connection:
+        enter_stage(connection, Stage.LEAVING, "2026-11-30T12:00:00.00Z")
+    with pytest.raises(RetiredError, match="takes nothing new"):
+        world.look(world.watcher(), after=3600)
+    assert (world.folder / "friday" / "bookings.csv").exists()
+
+
 def test_an_end_marker_is_waited_for_and_nothing_else(tmp_path: Path) -> None:
     world = a_world(tmp_path, BlueEmbedder(), end_marker="complete")
     watcher = world.watcher()

@@ -22,6 +22,7 @@ from agency_node.facts import Fact, read_fact, write_fact
 from agency_node.journal import NO_SEARCH, record, stamp
 from agency_node.outbox import EXPUNCTION, READY, REFUSED
 from agency_node.overview import ENDED
+from agency_node.retiring import Stage, retirement_in
 from agency_node.tables import (
     custody,
     custody_parts,
@@ -46,25 +47,34 @@ _JUMP: Final = 1 << 20
 def close_copy(engine: Engine) -> None:
     """Take out of the copy of a store what no backup may hold, and end what was under way in it."""
     with engine.begin() as connection:
-        of_search = sealing_keys.c.key_id.in_([key_id for key_id, use in _live_keys(connection) if _week_of(use) is None])
-        connection.execute(update(sealing_keys).where(of_search).values(sealed_private=None))
-        connection.execute(update(searches).values(sealed_search_key=None, probe=None))
-        connection.execute(update(searches).where(searches.c.state.not_in(ENDED)).values(state="closed", note=NOTE))
-        of_a_search = outbox.c.kind != EXPUNCTION  # an expunction is true whenever it comes, and the log holds the same bytes once
-        connection.execute(update(outbox).where(of_a_search, outbox.c.state == READY).values(state=REFUSED, data=None, note=NOTE))
+        end_what_is_open(connection)
+        of_a_search = outbox.c.kind != EXPUNCTION
         connection.execute(update(outbox).where(of_a_search).values(sealed_openings=None, opening=None))
-        connection.execute(update(inbox).where(inbox.c.state.in_(["new", "waiting"])).values(state="done", note=NOTE))
-        connection.execute(update(inbox).where(inbox.c.data.is_not(None)).values(data=None))
-        connection.execute(update(held_grants).where(held_grants.c.state == "standing").values(state="ended", note=NOTE))
-        connection.execute(update(custody).where(custody.c.state == "open").values(state="lapsed", note=NOTE))
-        connection.execute(update(custody_parts).values(data=None))
-        undecided = disclosure_requests.c.state.in_(["pending", "granted", "withholding"])
-        connection.execute(update(disclosure_requests).where(undecided).values(state="ended"))
         connection.execute(delete(facts).where(facts.c.name == Fact.COSIGNED.value))
+        stage = retirement_in(connection)
+        if stage is not None and stage.stage is Stage.MOVING:  # where it comes to, it acts
+            connection.execute(delete(facts).where(facts.c.name == Fact.RETIRED.value))
 
 
-def begin_anew(engine: Engine, vault: Vault, made_at: datetime, clock: Callable[[], datetime]) -> None:
-    """Make a restored store one that can go on beside parties who know more than it does."""
+def end_what_is_open(connection: Connection, note: str = NOTE) -> None:
+    """End what is under way, and destroy the keys of searches and what came for them; in the caller's transaction."""
+    of_search = sealing_keys.c.key_id.in_([key_id for key_id, use in _live_keys(connection) if _week_of(use) is None])
+    connection.execute(update(sealing_keys).where(of_search).values(sealed_private=None))
+    connection.execute(update(searches).values(sealed_search_key=None, probe=None))
+    connection.execute(update(searches).where(searches.c.state.not_in(ENDED)).values(state="closed", note=note))
+    of_a_search = outbox.c.kind != EXPUNCTION  # an expunction is true whenever it comes, and the log holds the same bytes once
+    connection.execute(update(outbox).where(of_a_search, outbox.c.state == READY).values(state=REFUSED, data=None, note=note))
+    connection.execute(update(inbox).where(inbox.c.state.in_(["new", "waiting"])).values(state="done", note=note))
+    connection.execute(update(inbox).where(inbox.c.data.is_not(None)).values(data=None))
+    connection.execute(update(held_grants).where(held_grants.c.state == "standing").values(state="ended", note=note))
+    connection.execute(update(custody).where(custody.c.state == "open").values(state="lapsed", note=note))
+    connection.execute(update(custody_parts).values(data=None))
+    undecided = disclosure_requests.c.state.in_(["pending", "granted", "withholding"])
+    connection.execute(update(disclosure_requests).where(undecided).values(state="ended"))
+
+
+def begin_anew(engine: Engine, vault: Vault, made_at: datetime, clock: Callable[[], datetime], *, moved: bool = False) -> None:
+    """Make a restored store one that can go on beside parties who know more than it does; `moved` if its node acts there no more."""
     now = clock()
     with engine.begin() as connection:
         old = [key_id for key_id, use in _live_keys(connection) if _is_over(use, now)]
@@ -75,7 +85,9 @@ def begin_anew(engine: Engine, vault: Vault, made_at: datetime, clock: Callable[
             version = int(json.loads(vault.open(Fact.MANIFEST.value, stated))["version"]) + _JUMP
             write_fact(connection, Fact.MANIFEST, vault.seal(Fact.MANIFEST.value, json.dumps({"version": version}).encode()))
         write_fact(connection, Fact.RESTORED, stamp(now).encode())
-        record(connection, now, NO_SEARCH, "restored", f"from a backup of {stamp(made_at)}")
+        if moved:
+            write_fact(connection, Fact.MOVED_HERE, stamp(now).encode())
+        record(connection, now, NO_SEARCH, "moved here" if moved else "restored", f"from a backup of {stamp(made_at)}")
 
 
 def _live_keys(connection: Connection) -> list[tuple[str, str]]:

@@ -28,6 +28,7 @@ from agency_node.holder.expunge_ledger import Reach, follow, path_of, read_expun
 from agency_node.holder.records import RecordStore
 from agency_node.key_epoch import with_tags
 from agency_node.keyring import Keyring
+from agency_node.legal.persons import RestoreKey
 from agency_node.model_in_use import model_in_use
 from agency_node.node import KEYS
 from agency_node.store import DATABASE_FILE, forget_deleted, open_store
@@ -47,12 +48,20 @@ class Restored:
     made_at: datetime
     expunged_again: int
     ledger: Reach
+    moved: bool
+    """Whether the node that it was acts no more."""
 
 
 def restore_backup(
-    file: Path, folder: Path, agency: AgencyId, passphrase: str, expunged: Path | None, at_least: int, clock: Callable[[], datetime]
+    file: Path,
+    folder: Path,
+    agency: AgencyId,
+    opens: str | RestoreKey,
+    expunged: Path | None,
+    at_least: int,
+    clock: Callable[[], datetime],
 ) -> Restored:
-    """Restore the backup in `file` as a node in `folder`.
+    """Restore the backup in `file`, which a passphrase or a restore key opens, as a node in `folder`.
 
     `expunged` is the agency's ledger of expunged records, which a holder must have; `at_least` is how many lines it is known to have.
     `RequestError` or `StoreError` when anything does not fit, and then nothing is there under the folder's name.
@@ -64,7 +73,7 @@ def restore_backup(
             reader = SealedReader(sealed)
             if reader.head.agency != agency:
                 raise RequestError(f"this is a backup of {reader.head.agency}, and opens at no other agency: nothing was restored")
-            reader.unlock(passphrase)
+            reader.unlock(opens) if isinstance(opens, str) else reader.unlock_with(opens.sealing_key)
             if stage.exists():
                 shutil.rmtree(stage)
             (stage / KEYS).mkdir(mode=0o700, parents=True)
@@ -128,12 +137,13 @@ def _settle(stage: Path, folder: Path, head: Head, expunged: Path | None, at_lea
         if Role.HOLDER in config.roles:
             store = RecordStore(engine, vault, model_in_use(engine, config).load(folder).model)
             again, reach = _expunge(config, stage, folder, store, keyring, head, expunged, at_least, clock())
-        begin_anew(engine, vault, head.made_at, clock)
+        moved = head.to is not None and head.to.moves
+        begin_anew(engine, vault, head.made_at, clock, moved=moved)
         if not forget_deleted(engine):
             raise StoreError("the restored store is in use by another program: end it and restore again")
     finally:
         engine.dispose()
-    return Restored(head.agency, head.made_at, again, reach)
+    return Restored(head.agency, head.made_at, again, reach, moved)
 
 
 def _expunge(

@@ -207,22 +207,34 @@ def status(
     with sentences(as_json):
         from agency_node.config import Role  # noqa: PLC0415
         from agency_node.holder.budgets import Budgets  # noqa: PLC0415
+        from agency_node.holder.subject_requests import SubjectRequests  # noqa: PLC0415
         from agency_node.ledger_review import weeks_to_review  # noqa: PLC0415
         from agency_node.legal.exigent import exigent_status  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.overview import node_status  # noqa: PLC0415
+        from agency_node.retiring import standing_of  # noqa: PLC0415
 
-        node = open_node(folder, clock)
+        node = open_node(folder, clock, retired=True)
         spent = Budgets(node.config.budgets, node.vault).spent(node.engine, clock()) if Role.HOLDER in node.config.roles else []
         found, weeks = node_status(node.engine, str(node.agency), spent), weeks_to_review(node.engine, clock())
-        exigent = exigent_status(node.engine, clock())
+        exigent, standing = exigent_status(node.engine, clock()), standing_of(node.engine)
+        asked = SubjectRequests(node.engine, node.vault, node.config.subject_requests, clock).open_requests()
         packs = pack_states(node)
         if search:
             _show_search(node, search, found.searches, as_json=as_json)
             return
     if as_json:
-        print_json({**plain(found), "weeks_to_review": plain(weeks), "exigent": plain(exigent), "packs": packs})
+        more = {
+            "weeks_to_review": plain(weeks),
+            "exigent": plain(exigent),
+            "packs": packs,
+            "standing": standing,
+            "subject_requests": plain(asked),
+        }
+        print_json({**plain(found), **more})
         return
+    for line in standing:
+        typer.echo(line)
     if found.halted:
         typer.echo(f"HALTED: {found.halted}")
     for one in found.searches:
@@ -238,6 +250,8 @@ def status(
         print_table("searches claimed this UTC day", {"budget": False, "of": True, "used": False, "limit": False}, used)
     for week in weeks:
         typer.echo(f"ledger of {week.week}: {week.rows} rows, nobody has signed for it{', and the review is overdue' * week.overdue} (R53)")
+    for request in asked:
+        typer.echo(f"request {request.request_id} of a person: {request.state}, due {request.due_at} {request.warning}".rstrip())
     _show_exigent(exigent)
     show_pack_states(packs)
     typer.echo(f"{found.agency}: " + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found.counts.items()))

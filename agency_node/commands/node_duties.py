@@ -48,7 +48,7 @@ def ledger(
 
         if verify and sign_off:
             raise RequestError("one at a time: --verify looks at the whole ledger, --sign-off checks it before it signs")
-        node = open_node(folder, clock)
+        node = open_node(folder, clock, retired=True)
         with acting(node, "node ledger") as act:
             if verify:
                 state = _checked(node, act, against or [])

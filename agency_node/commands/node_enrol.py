@@ -47,8 +47,10 @@ def enrol(
         from agency_node.commands.acting import acting  # noqa: PLC0415
         from agency_node.config import Role  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
+        from agency_node.retiring import check_takes_new  # noqa: PLC0415
 
         node = open_node(folder, clock)
+        check_takes_new(node.engine)
         if Role.HOLDER not in node.config.roles:
             raise RequestError("this node is no holder: enrol photographs at the node whose gallery they belong to")
         if (photographs is None) != (table is None) or (refused is not None and itl is not None and table is not None):

@@ -40,7 +40,7 @@ def ratify(
         from agency_node.overview import full_search_id  # noqa: PLC0415
         from crypto.moments import format_moment  # noqa: PLC0415
 
-        node = open_node(folder, clock)
+        node = open_node(folder, clock, retired=True)
         search = full_search_id(node.engine, search)
         key, administrator = read_person_key(person), node.config.administrator
         at = ratify_search(node.engine, node.vault, node.parties.trusted, search, key, clock(), administrator=administrator)

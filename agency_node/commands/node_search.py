@@ -78,10 +78,12 @@ def search(
         from agency_node.policy.probe_edits import edit_limits  # noqa: PLC0415
         from agency_node.policy.quality_limits import quality_limits  # noqa: PLC0415
         from agency_node.requester.drafting import SearchRequest, draft_search  # noqa: PLC0415
+        from agency_node.retiring import check_takes_new  # noqa: PLC0415
         from crypto.canonical import AgencyId, PersonId  # noqa: PLC0415
         from crypto.grant_basis import Event, Offence, ProbeSource, Purpose  # noqa: PLC0415
 
         node = open_node(folder, clock)
+        check_takes_new(node.engine)
         packs = packs_in_force(node)
         if not case.strip():
             raise RequestError("a search belongs to a case: --case, your own number for it")

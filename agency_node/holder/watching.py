@@ -46,6 +46,7 @@ from agency_node.holder.progress import NoProgress, Progress
 from agency_node.holder.records import RecordStore
 from agency_node.holder.table_source import read_table
 from agency_node.journal import DONE, FAILED, NO_SEARCH, record
+from agency_node.retiring import check_takes_new
 from agency_node.tables import ledger
 
 ITL_SUFFIXES: Final = frozenset({".an2", ".ebts", ".eft", ".itl", ".nist"})
@@ -193,7 +194,8 @@ class Watcher:
     # --- which are whole ---
 
     def look(self) -> Iterator[DropReport]:
-        """Take the drops that are whole, in the order of their names; note what the others look like."""
+        """Take the drops that are whole, in the order of their names; note what the others look like. `RetiredError` at a node that leaves."""
+        check_takes_new(self._engine)
         try:
             entries = sorted((one for one in os.scandir(self._folder) if self._may_be_drop(one)), key=lambda one: one.name)
         except OSError as error:

@@ -59,6 +59,7 @@ class KeyKind(enum.StrEnum):
     DISCOVERY = "discovery"
     OFFICE = "office"
     ROOT = "root"
+    RESTORE = "restore"
 
 
 class _Protection(enum.StrEnum):
@@ -71,6 +72,7 @@ _KIND_WORDS: Final = {
     KeyKind.DISCOVERY: "a discovery key, made by `sealmatch person discovery`",
     KeyKind.OFFICE: "a legal office's key, made by `sealmatch roster office-key`",
     KeyKind.ROOT: "a root key, made by `sealmatch roster root-key`",
+    KeyKind.RESTORE: "a restore key, made by `sealmatch node restore-key`",
 }
 
 
@@ -96,6 +98,14 @@ class PersonKey:
 @dataclass(frozen=True)
 class DiscoveryKey:
     """The key of a legal office to which the scores of its agencies' searches are sealed."""
+
+    agency: AgencyId
+    sealing_key: SealingPrivateKey = field(repr=False)
+
+
+@dataclass(frozen=True)
+class RestoreKey:
+    """The key of a machine to which a node of that agency is to come: a backup that is sealed to it opens there alone."""
 
     agency: AgencyId
     sealing_key: SealingPrivateKey = field(repr=False)
@@ -177,13 +187,22 @@ def create_discovery_key(path: Path, agency: AgencyId, passphrase: str, *, witho
 def read_discovery_key(path: Path, passphrase: str | None = None) -> DiscoveryKey:
     """The key in the file. Passphrase and errors as `read_person_key`."""
     head, secret = _read(path, KeyKind.DISCOVERY, passphrase)
-    try:
-        key = SealingPrivateKey.from_secret(secret)
-    except MisuseError as error:
-        raise _no_key_file(path) from error
-    if key.public_key.raw != head.public:
-        raise _no_key_file(path)
-    return DiscoveryKey(AgencyId(head.owner), key)
+    return DiscoveryKey(AgencyId(head.owner), _sealing_key(path, head, secret))
+
+
+def create_restore_key(path: Path, agency: AgencyId, passphrase: str, *, without_passphrase: bool = False) -> SealingPublicKey:
+    """Write a fresh key, to which a node of that agency seals a backup, into a new file; its public half.
+
+    Errors as `create_person_key`."""
+    key = SealingPrivateKey.generate()
+    _write(path, KeyKind.RESTORE, agency, None, key.public_key.raw, key.export_secret(), passphrase, without_passphrase)
+    return key.public_key
+
+
+def read_restore_key(path: Path, passphrase: str | None = None) -> RestoreKey:
+    """The key in the file. Passphrase and errors as `read_person_key`."""
+    head, secret = _read(path, KeyKind.RESTORE, passphrase)
+    return RestoreKey(AgencyId(head.owner), _sealing_key(path, head, secret))
 
 
 def create_office_key(path: Path, agency: AgencyId, passphrase: str, *, without_passphrase: bool = False) -> VerifyingKey:
@@ -327,6 +346,16 @@ def _signing_key(path: Path, head: _Head, secret: bytes) -> SigningKey:
     except MisuseError as error:
         raise _no_key_file(path) from error
     if key.verifying_key.raw != head.public:
+        raise _no_key_file(path)
+    return key
+
+
+def _sealing_key(path: Path, head: _Head, secret: bytes) -> SealingPrivateKey:
+    try:
+        key = SealingPrivateKey.from_secret(secret)
+    except MisuseError as error:
+        raise _no_key_file(path) from error
+    if key.public_key.raw != head.public:
         raise _no_key_file(path)
     return key
 
