@@ -23,13 +23,14 @@ from typer.testing import CliRunner
 
 from agency_node.cli import app
 from agency_node.config import IntakeRules, ItlRules
-from agency_node.errors import ConfigError, RequestError
+from agency_node.errors import ConfigError, RequestError, RetiredError
 from agency_node.faces.embedder import Face
 from agency_node.faces.image import Pixels
 from agency_node.holder.portraying import Portrayer
 from agency_node.holder.records import RecordStore
 from agency_node.holder.watch_process import keep_watching
 from agency_node.holder.watching import DropReport, Enrolment, Watcher
+from agency_node.retiring import Stage, enter_stage
 from agency_node.store import open_store
 from agency_node.tables import ledger
 from agency_node.vault import Vault
