@@ -28,6 +28,7 @@ class Fact(enum.StrEnum):
     EVIDENCE_SHOWN = "evidence-shown"
     EVALUATION = "evaluation"
     RESTORED = "restored"
+    PLACES_KEY = "places-key"
 
 
 _VALUE = Glance(select(tables.facts.c.value).where(tables.facts.c.name == bindparam("fact")))

@@ -23,7 +23,7 @@ from typing import Final, Self
 from crypto.canonical import AgencyId, JsonObject, JsonValue, b64url_encode
 from crypto.errors import AgencyStatementError, BadSignatureError, FieldError
 from crypto.fields import DIGEST_BYTES, MAX_INTEGER, Fields, check_digest, check_range, check_text
-from crypto.keys import SigningKey
+from crypto.keys import SigningKey, VerifyingKey
 from crypto.moments import check_moment, format_moment
 from crypto.places import PROOF_BYTES, PlacesPublicKey
 from crypto.record_tree import RecordLeaf, TreePath, check_number
@@ -47,8 +47,8 @@ _COUNTED: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 class RecordManifest:
     """One holder's records at one moment. `sources` counts all of them by class; `unsearchable` those that no search finds, by reason.
 
-    `version` grows by one; `previous` is the digest of the version before (`NO_MANIFEST` for the first). `gallery_root` commits to the
-    templates as a gallery manifest's does, `records_root` to the records. The constructor raises `FieldError`.
+    `version` grows, by one except after a restore; `previous` is the digest of the version before (`NO_MANIFEST` for the first).
+    `gallery_root` commits to the templates as a gallery manifest does, `records_root` to the records. The constructor raises `FieldError`.
     """
 
     agency: AgencyId
@@ -99,7 +99,20 @@ class RecordManifest:
         2. the agency is a holder in the roster (`UnknownAgencyError`)
         3. its node key signed, and nobody else (`AgencyStatementError`)
         """
-        document = read_document(RECORD_MANIFEST_KIND, data)  # 1
+        manifest, document = cls._read(data)  # 1
+        _check_signer(document, manifest.agency, roster)  # 2, 3
+        return manifest
+
+    @classmethod
+    def read_own(cls, data: bytes, key: VerifyingKey) -> Self:
+        """The manifest in `data`, which this key signed (`BadSignatureError`): for a node that reads its own."""
+        manifest, document = cls._read(data)
+        document.check_only_signer(key)
+        return manifest
+
+    @classmethod
+    def _read(cls, data: bytes) -> tuple[Self, UnverifiedDocument]:
+        document = read_document(RECORD_MANIFEST_KIND, data)
         fields = document.unverified_fields("record-manifest")
         manifest = cls(
             agency=fields.name("agency", AgencyId),
@@ -117,8 +130,7 @@ class RecordManifest:
             previous=fields.digest("previous"),
         )
         fields.close()
-        _check_signer(document, manifest.agency, roster)  # 2, 3
-        return manifest
+        return manifest, document
 
     def _content(self, *, stamped: bool) -> JsonObject:
         content: JsonObject = {
@@ -255,8 +267,8 @@ class PurgeReport:
 
         1. size, form, content (an `EncodingError`)
         2. the agency is a holder in the roster (`UnknownAgencyError`); its node key signed report and manifests (`AgencyStatementError`)
-        3. the later manifest is the next version and names the earlier one; it has as many records less as the report counts, and both its
-            roots are others unless that is none; the ledger of expunged records grew by as many (`AgencyStatementError`)
+        3. the later manifest names the earlier one as the one before it; it has as many records less as the report counts, and both its
+            roots are others unless that is none; the ledger of expunged records grew by as many at least (`AgencyStatementError`)
         """
         document = read_document(PURGE_REPORT_KIND, data)  # 1
         fields = document.unverified_fields("purge-report")
@@ -283,9 +295,9 @@ class PurgeReport:
             if self.before_data != self.after_data or self.ledger_before != self.ledger_after:
                 raise AgencyStatementError("nothing was destroyed, and the gallery is another one after it")
             return
-        if after.version != before.version + 1 or after.previous != hashlib.sha256(self.before_data).digest():
+        if after.version <= before.version or after.previous != hashlib.sha256(self.before_data).digest():
             raise AgencyStatementError("the manifests of the report do not follow one another")
-        if before.records - after.records != self.total or self.ledger_after - self.ledger_before != self.total:
+        if before.records - after.records != self.total or self.ledger_after - self.ledger_before < self.total:
             raise AgencyStatementError("the report counts other records than manifests and ledger lost")
         if after.records_root == before.records_root or after.gallery_root == before.gallery_root:
             raise AgencyStatementError("records were destroyed, and a root of the gallery did not change")

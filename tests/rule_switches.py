@@ -109,6 +109,7 @@ def purged_records_stay(patch: pytest.MonkeyPatch) -> None:
     """A switch that takes records which must go, lets an old backup bring them back, and destroys without an entry of the log."""
     patch.setattr(candidates, "MUST_GO", frozenset())
     patch.setattr(RecordStore, "expunge_again", nothing_gone)
+
     patch.setattr(Outbox, "expunction", nothing)
 
 
@@ -133,7 +134,7 @@ SWITCHES: Final[dict[str, Switch]] = {
     "R22": Switch("the deletion of an answered probe", replaced(answering.Answering, "_forget_probe")),
     "R24": Switch("the classes that a gallery takes", replaced(candidates, "check_class")),
     "R25": Switch(
-        "the dispositions that a gallery does not take, what a restored store destroys again, and the log entry of an expunging",
+        "the dispositions that a gallery does not take or search, what a restored store destroys again, and an expunging's log entry",
         purged_records_stay,
     ),
     "R28": Switch("the sealing of templates at rest", replaced(blocks, "AESGCM", NoCipher)),

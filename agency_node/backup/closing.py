@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, delete, select, update
 
 from agency_node.facts import Fact, read_fact, write_fact
 from agency_node.journal import NO_SEARCH, record, stamp
-from agency_node.outbox import EXPUNCTION, READY, REFUSED
+from agency_node.outbox import EXPUNCTION, MANIFEST, READY, REFUSED
 from agency_node.overview import ENDED
 from agency_node.tables import (
     custody,
@@ -50,7 +50,9 @@ def close_copy(engine: Engine) -> None:
         connection.execute(update(sealing_keys).where(of_search).values(sealed_private=None))
         connection.execute(update(searches).values(sealed_search_key=None, probe=None))
         connection.execute(update(searches).where(searches.c.state.not_in(ENDED)).values(state="closed", note=NOTE))
-        of_a_search = outbox.c.kind != EXPUNCTION  # an expunction is true whenever it comes, and the log holds the same bytes once
+        of_a_search = outbox.c.kind.not_in(
+            [EXPUNCTION, MANIFEST]
+        )  # these are true whenever they come, and the log holds the same bytes once
         connection.execute(update(outbox).where(of_a_search, outbox.c.state == READY).values(state=REFUSED, data=None, note=NOTE))
         connection.execute(update(outbox).where(of_a_search).values(sealed_openings=None, opening=None))
         connection.execute(update(inbox).where(inbox.c.state.in_(["new", "waiting"])).values(state="done", note=NOTE))

@@ -1,7 +1,8 @@
 """One packed gallery under one secret layout, and the records that it has followed so far.
 
 Invariants: the decrypted templates exist while a gallery is packed and are wiped before anything is answered; a record that was expunged
-is replaced by a filler before the next scan; one that was added stands in the layout or waits for the next one. A state of the layout that
+or became unsearchable is replaced by a filler before the next scan; one that was added, or that searches find again, stands in the layout
+or waits for the next one. A state of the layout that
 answered something is kept sealed, with its rows as they were then, so that a release finds the record that was scanned and an auditor can
 rebuild the gallery.
 
@@ -37,7 +38,7 @@ _ID_BYTES: Final = 16
 
 
 class Packed:
-    """A gallery and what it holds of the records. Not for several threads at once: `index` lets one at it at a time."""
+    """A gallery and what it holds of the records that searches find. Not for several threads at once: `index` lets one at it at a time."""
 
     def __init__(self, gallery: PackedGallery, state: GalleryState) -> None:
         self.gallery = gallery
@@ -45,7 +46,8 @@ class Packed:
         self.changes = state.changes
         """The store's counter at which all records were followed."""
         self._total = state.total
-        self._expunged = set(state.expunged)
+        self._out = set(state.out)
+        """Of the rows below `_total`, and of some above: those that stand in no slot."""
         self._kept_whole = ""
         self._since: list[tuple[int, int]] = []
 
@@ -74,27 +76,23 @@ class Packed:
         return int(np.count_nonzero(self.gallery.layout.rows != FILLER))
 
     def follow(self, records: RecordStore) -> bool:
-        """Take out what was expunged since, put in what was added; False when some of that needs a new layout."""
+        """Take out what searches find no more, put in what was added or is found again; False when some of that needs a new layout."""
         if records.changes() == self.changes:
             return True
         state = records.state()
-        for row in sorted(state.expunged - self._expunged):
+        for row in sorted(state.out - self._out):
             if row < self._total:
                 self._put(self.gallery.remove(row), FILLER)
-            self._expunged.add(row)
-        if state.total - self._total > MANY:
+            self._out.add(row)
+        back = sorted(row for row in self._out - state.out if row < self._total)
+        if state.total - self._total + len(back) > MANY:
             return False
+        for row in back:
+            if not self._add(records, row):
+                return False
         while self._total < state.total:
-            template = None if self._total in self._expunged else records.template(self._total)
-            if template is None:  # enrolled and expunged before it was ever packed
-                self._expunged.add(self._total)
-            else:
-                try:
-                    self._put(self.gallery.add(self._total, template), self._total)
-                except LayoutSpentError:
-                    return False
-                finally:
-                    template.fill(0)
+            if not self._add(records, self._total):
+                return False
             self._total += 1
         self.changes = state.changes
         return True
@@ -114,6 +112,21 @@ class Packed:
         values = {"layout_id": self.layout_id, "sealed_layout": sealed, "created_at": stamp(now)}
         with engine.begin() as connection:
             connection.execute(insert(layouts).prefix_with("OR IGNORE").values(**values))
+
+    def _add(self, records: RecordStore, row: int) -> bool:
+        """Put a record in; False when the layout has no room. One that searches do not find stands in no slot: it was never packed."""
+        template = records.template(row)
+        if template is None:
+            self._out.add(row)
+            return True
+        try:
+            self._put(self.gallery.add(row, template), row)
+        except LayoutSpentError:
+            return False
+        finally:
+            template.fill(0)
+        self._out.discard(row)
+        return True
 
     def _put(self, slot: int, row: int) -> None:
         self._since.append((slot, row))
