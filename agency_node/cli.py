@@ -33,6 +33,7 @@ from agency_node.commands.bench import AsJson, Dimensions, bench
 from agency_node.commands.calibration import app as calibration
 from agency_node.commands.demo import demo
 from agency_node.commands.faces import app as faces
+from agency_node.commands.gallery import app as gallery
 from agency_node.commands.log_bench import bench_log
 from agency_node.commands.plan import plan
 from agency_node.commands.search_bench import bench_search
@@ -61,6 +62,7 @@ bench.command("search", epilog="Example: sealmatch bench search --records 20000 
 bench.command("log", epilog="Example: sealmatch bench log --entries 10000 --appends 500 --json")(bench_log)
 app.add_typer(calibration, name="calibration")
 app.add_typer(faces, name="faces")
+app.add_typer(gallery, name="gallery")
 app.command("plan", epilog="Example: sealmatch plan --records 2500000 --holders 3 --uplink 100 --json")(plan)
 app.command("demo", epilog="Example: sealmatch demo --seed 1 --json")(demo)
 for _command in sorted(metadata.entry_points(group="sealmatch.commands"), key=lambda entry: entry.name):

@@ -242,6 +242,9 @@ class NodeConfig(BaseModel):
     expunge_ledger: str = ""
     """Holder: the file of what was expunged, which no backup holds and every restore asks for (R25). Better on another disk; empty for
     `expunged.jsonl` in the node's folder, whence it is to be copied away."""
+    disposition_days: int = Field(default=183, ge=1, le=3660)
+    """Holder: a record of whose case nothing was heard for so many days is found by no search, until a feed of dispositions tells of it
+    (R25)."""
     manifest_days: int = Field(default=30, ge=1, le=366)
     """Holder: how long a manifest is valid, in days."""
     budgets: BudgetLimits = BudgetLimits()

@@ -37,6 +37,7 @@ class Fact(enum.StrEnum):
     LEAVE_ORDER = "leave-order"
     LEAVE_COUNTS = "leave-counts"
     LEAVE_RECEIPT = "leave-receipt"
+    PLACES_KEY = "places-key"
 
 
 _VALUE = Glance(select(tables.facts.c.value).where(tables.facts.c.name == bindparam("fact")))

@@ -13,7 +13,7 @@ import weakref
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from agency_node.config import AT_REST_KEY_FILE
 from agency_node.errors import ConfigError, RequestError, StoreError
@@ -31,7 +31,12 @@ _FIRST: Final = 1
 def key_epoch(engine: Engine, vault: Vault) -> int:
     """The number of the at-rest key that this node's store is sealed under: 1 for the first, one more after each rotation."""
     with reading(engine).begin() as connection:
-        sealed = read_fact(connection, Fact.KEY_EPOCH)
+        return key_epoch_in(connection, vault)
+
+
+def key_epoch_in(connection: Connection, vault: Vault) -> int:
+    """As `key_epoch`, in the caller's transaction."""
+    sealed = read_fact(connection, Fact.KEY_EPOCH)
     return _FIRST if sealed is None else int(vault.open(KEY_EPOCH, sealed))
 
 

@@ -27,10 +27,12 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, select, update
 
 from agency_node.backup.closing import end_what_is_open
+from agency_node.case_tables import case_searches, cases, legal_holds, probe_links
 from agency_node.config import Role
 from agency_node.errors import BrokerRefusedError, RequestError, StoreError
 from agency_node.facts import Fact, read_fact, write_fact
-from agency_node.holder.records import MODEL_FACT, RecordStore
+from agency_node.holder.blocks import MODEL_FACT
+from agency_node.holder.records import RecordStore
 from agency_node.holder.subject_requests import Signer, State
 from agency_node.journal import NO_SEARCH, Told, record, stamp
 from agency_node.leave_receipt import NO_GALLERY, LeaveOrder, LeaveReceipt
@@ -64,10 +66,17 @@ from agency_node.tables import (
     log_leaves,
     message_pieces,
     narrowings,
+    next_block_keys,
+    next_template_blocks,
     outbox,
     probe_faces,
     receipts,
+    record_buckets,
+    record_dispositions,
+    record_leaves,
+    record_manifests,
     records,
+    refused_records,
     sealing_keys,
     search_holders,
     searches,
@@ -85,11 +94,15 @@ _AT_ONCE: Final = 256
 """Records, with their photographs, or blocks destroyed in one transaction."""
 KEPT: Final[dict[str, Table]] = {
     "audit ledger": ledger,
+    "case files: chains of probes": probe_links,
+    "case files: cases": cases,
     "case files: disclosures": disclosures,
     "case files: leads": leads,
+    "case files: legal holds": legal_holds,
     "case files: narrowed drafts": narrowings,
     "case files: progress": search_holders,
     "case files: searches": searches,
+    "case files: searches by case": case_searches,
     "copy of the public log": log_leaves,
     "decisions of the policy": decisions,
     "discovery, sealed to the legal office": discoveries,
@@ -101,6 +114,7 @@ KEPT: Final[dict[str, Table]] = {
     "notices of lapses": lapse_notices,
     "openings of own log entries": outbox,
     "receipts of the broker": receipts,
+    "record manifests": record_manifests,
     "requests of persons": subject_requests,
     "sign-offs of the ledger": ledger_sign_offs,
     "which messages came": inbox,
@@ -108,7 +122,19 @@ KEPT: Final[dict[str, Table]] = {
     "which searches were in custody": custody,
 }
 """What stays, by its name in the receipt, where there is any."""
-_DESTROYED: Final = (layouts, stubs, budget_uses, probe_faces, custody_parts, message_pieces, statements)
+_DESTROYED: Final = (
+    layouts,
+    stubs,
+    budget_uses,
+    probe_faces,
+    custody_parts,
+    message_pieces,
+    statements,
+    record_leaves,
+    record_buckets,
+    record_dispositions,
+    refused_records,
+)
 """Small tables of the holder and of what was under way: whole rows."""
 
 
@@ -183,17 +209,19 @@ class Leaving:
                 }
                 _write_counts(connection, counts)
                 connection.execute(delete(block_keys))
+                connection.execute(delete(next_block_keys))
                 connection.execute(update(sealing_keys).values(sealed_private=None))
                 end_what_is_open(connection, NOTE)
                 enter_stage(connection, Stage.DESTROYING, stamp(self._clock()))
                 record(connection, self._clock(), NO_SEARCH, "keys destroyed", f"of {counts['template_blocks']} blocks of templates")
         self._delete_all(records, records.c.row)
         self._delete_all(template_blocks, template_blocks.c.block)
+        self._delete_all(next_template_blocks, next_template_blocks.c.block)
         with node.engine.begin() as connection:
             for table in _DESTROYED:
                 connection.execute(delete(table))
             connection.execute(update(answers).values(sealed_root=None, sealed_release=None))
-            connection.execute(delete(facts).where(facts.c.name == MODEL_FACT))
+            connection.execute(delete(facts).where(facts.c.name.in_([MODEL_FACT, Fact.PLACES_KEY.value, Fact.REEMBEDDING.value])))
         self._wipe()
 
     async def tell_broker(self) -> None:

@@ -47,11 +47,12 @@ from crypto.sealing_key import SealingKeyStatement
 from crypto.wire import MessageId
 
 if TYPE_CHECKING:
-    from agency_node.holder.records import Expunged
+    from agency_node.holder.expunging import Expunged
 
 GRANT: Final = "grant"
 PACK_CHANGE: Final = "pack-change"
 EXPUNCTION: Final = "expunction"
+MANIFEST: Final = "manifest"
 ENTRY: Final = "entry"
 MESSAGE: Final = "message"
 READY: Final = "ready"
@@ -165,6 +166,12 @@ class Outbox:
         opened = {AUTHOR: str(self.agency)}
         logged = self._leaf(EntryKind.EXPUNCTION, receipt_digest, self.agency, fields, opened)
         self._put(connection, NO_SEARCH, EXPUNCTION, EntryKind.EXPUNCTION.value, "", receipt_digest, logged.leaf, logged)
+
+    def manifest(self, connection: Connection, digest: bytes) -> None:
+        """Queue the log entry of a record manifest that this holder signed. Whoever has the manifest finds the entry by its digest; nobody
+        else learns from it whose it is, or that two are of one holder."""
+        logged = self._leaf(EntryKind.MANIFEST, digest, self.agency, [("manifest-digest", digest)], _NOTHING)
+        self._put(connection, NO_SEARCH, MANIFEST, EntryKind.MANIFEST.value, "", digest, logged.leaf, logged)
 
     def sealed(self, connection: Connection, kind: MessageType, body: Body, conversation: Conversation, recipient: SealTo) -> MessageId:
         """Seal a message, queue it, return its id; one of a streamed type is never whole in memory."""
@@ -338,15 +345,19 @@ class LogLink(Protocol):
     async def enter(self, leaf: bytes, grant_digest: bytes) -> int: ...
     async def enter_pack_change(self, leaf: bytes, approval: bytes) -> int: ...
     async def enter_expunction(self, leaf: bytes, handle: bytes) -> int: ...
+    async def enter_manifest(self, leaf: bytes, digest: bytes) -> int: ...
 
 
 async def enter(link: LogLink, kind: str, data: bytes, grant_digest: bytes) -> None:
-    """Hand the content of a grant, an entry, a pack change or an expunction to the log."""
+    """Hand the content of a grant, an entry, a pack change, an expunction or a manifest to the log."""
     if kind == ENTRY:
         await link.enter(data, grant_digest)
         return
     if kind == EXPUNCTION:
         await link.enter_expunction(data, grant_digest)
+        return
+    if kind == MANIFEST:
+        await link.enter_manifest(data, grant_digest)
         return
     body = {name: bytes.fromhex(str(value)) for name, value in parse_canonical_json(data, max_bytes=1 << 20).items()}
     if kind == GRANT:

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Table, func, select
 
 from agency_node.errors import RequestError
 from agency_node.facts import halted
+from agency_node.holder.unsearchable import count_unsearchable
 from agency_node.tables import (
     answers,
     custody,
@@ -59,6 +60,8 @@ class NodeStatus:
     counts: dict[str, int]
     budgets: list[Spent] = field(default_factory=list)
     """Holder: what was used of its budgets today."""
+    unsearchable: dict[str, int] = field(default_factory=dict)
+    """Holder: records that are here and that no search finds, by reason."""
 
 
 def node_status(engine: Engine, agency: str, spent: Sequence[Spent] = ()) -> NodeStatus:
@@ -80,6 +83,7 @@ def node_status(engine: Engine, agency: str, spent: Sequence[Spent] = ()) -> Nod
                 "unsent": _count(connection, outbox, outbox.c.state == "ready"),
             },
             list(spent),
+            count_unsearchable(connection),
         )
 
 

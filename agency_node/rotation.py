@@ -23,14 +23,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Table, bindparam, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, String, Table, bindparam, cast, func, literal_column, select, update
 
-from agency_node import tables
+from agency_node import case_tables, tables
 from agency_node.config import AT_REST_KEY_FILE
 from agency_node.errors import RequestError, StoreError
 from agency_node.facts import Fact, read_fact, write_fact
 from agency_node.holder.blocks import NEXT, SEARCHED, BlockTables, rekey
 from agency_node.holder.progress import Progress
+from agency_node.holder.register import PLACES_KEY
 from agency_node.journal import NO_SEARCH, record
 from agency_node.key_epoch import KEY_EPOCH, NEXT_KEY_FILE, TAG_ROOT, hold_key, key_epoch
 from agency_node.keyring import SEALED_FILES
@@ -46,12 +47,18 @@ _LOOKS: Final = 20
 
 @dataclass(frozen=True)
 class SealedColumn:
-    """A column of sealed values: their purpose, and the column of the same row that they are bound to."""
+    """A column of sealed values: their purpose, and the column of the same row that they are bound to, or two as `one/other`."""
 
     table: Table
     column: str
     purpose: str
     bound_to: str
+
+    @property
+    def bound(self) -> ColumnElement[Any]:
+        """What a value is bound to, as SQL."""
+        one, _, other = self.bound_to.partition("/")
+        return self.table.c[one] + "/" + cast(self.table.c[other], String) if other else self.table.c[one]
 
 
 SEALED: Final = (
@@ -70,6 +77,12 @@ SEALED: Final = (
     SealedColumn(tables.leads, "sealed_stub", "stub", "search_id"),
     SealedColumn(tables.disclosures, "sealed_record", "disclosed-record", "handle"),
     SealedColumn(tables.probe_faces, "sealed_vector", "probe-face", "search_id"),
+    SealedColumn(case_tables.cases, "sealed_number", "case-number", "case_tag"),
+    SealedColumn(case_tables.legal_holds, "sealed_reason", "hold-reason", "case_tag"),
+    SealedColumn(case_tables.legal_holds, "sealed_lift_reason", "hold-lift-reason", "case_tag"),
+    SealedColumn(case_tables.probe_links, "sealed_link", "probe-link", "search_id/number"),
+    SealedColumn(case_tables.probe_links, "sealed_picture", "probe-picture", "search_id/number"),
+    SealedColumn(tables.subject_requests, "sealed_request", "subject-request", "request_id"),
     SealedColumn(tables.records, "sealed_record", "record", "row"),
     SealedColumn(tables.records, "sealed_photograph", "photograph", "row"),
     SealedColumn(tables.layouts, "sealed_layout", "layout", "layout_id"),
@@ -77,7 +90,7 @@ SEALED: Final = (
     SealedColumn(tables.answers, "sealed_release", "holder-release", "search_id"),
 )
 """Every column of sealed values but those of template blocks, which have data keys between."""
-SEALED_FACTS: Final = ((Fact.MANIFEST, Fact.MANIFEST.value), (Fact.TAG_ROOT, TAG_ROOT))
+SEALED_FACTS: Final = ((Fact.MANIFEST, Fact.MANIFEST.value), (Fact.TAG_ROOT, TAG_ROOT), (Fact.PLACES_KEY, PLACES_KEY))
 """Single values that are sealed, and their purposes; the epoch is counted apart."""
 
 
@@ -153,7 +166,7 @@ class Rotation:
 
     def _reseal_column(self, one: SealedColumn, progress: Progress) -> int:
         number: Any = literal_column("rowid")
-        column, bound = one.table.c[one.column], one.table.c[one.bound_to]
+        column, bound = one.table.c[one.column], one.bound
         change = update(one.table).where(number == bindparam("its_number")).values({one.column: bindparam("its_value")})
         last, rows = -1, 0
         while True:

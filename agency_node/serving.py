@@ -14,6 +14,7 @@ import logging
 import signal
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Final
 
 from agency_node.config import Role
@@ -26,8 +27,10 @@ from agency_node.grants import GrantDesk
 from agency_node.holder.answering import Answering
 from agency_node.holder.budgets import Budgets
 from agency_node.holder.disclosing import Disclosing
+from agency_node.holder.dispositions import mark_unchecked
 from agency_node.holder.expunge_ledger import follow, path_of
 from agency_node.holder.index import GalleryIndex
+from agency_node.holder.register import Register
 from agency_node.legal.lapsing import ExigentClocks
 from agency_node.legal.office import LegalOffice
 from agency_node.legal.ratified import RatifiedGrants
@@ -51,6 +54,8 @@ from crypto.moments import utc_day
 from crypto.sealing_key import Week
 
 REFRESH_S: Final = 30.0
+LEAVES_A_PASS: Final = 5_000
+"""Records that get their leaf in one pass: some seconds of a core in half a minute, after a bulk enrolment for some hours."""
 
 
 @dataclass
@@ -63,6 +68,7 @@ class Service:
     def __post_init__(self) -> None:
         node = self.node
         self._expunged_at = -1
+        self._aged_on: date | None = None
         self.follower = LogFollower(node.engine, node.link, node.parties, node.clock)
         envelopes = Envelopes(node.agency, node.keyring, node.parties)
         self.packs = load_packs(node.config.policy_packs)
@@ -106,6 +112,8 @@ class Service:
         node = self.node
         model = node.embedder().model
         self.index = GalleryIndex(node.config, node.engine, node.vault, node.keyring, model, node.clock, lambda: node.embedder().model)
+        self.register = Register(node.agency, node.engine, node.vault, node.keyring.node_key, self.index.records, self.outbox.manifest)
+        self._age()
         self._follow_expunged()  # before anything is answered: a store that was put back must not bring a record back (R25)
         answering = Answering(
             node.agency,
@@ -134,6 +142,19 @@ class Service:
             node = self.node
             follow(path_of(node.config, node.folder), self.index.follow_model(), node.keyring.node_key, node.clock())
             self._expunged_at = self.index.records.changes()
+
+    def _age(self) -> None:
+        """Once a day, withdraw the records of which nothing was heard for too long (R25)."""
+        today = utc_day(self.node.clock())
+        if today != self._aged_on:
+            mark_unchecked(self.node.engine, self.node.clock(), self.node.config.disposition_days)
+            self._aged_on = today
+
+    def _keep_register(self) -> None:
+        """What the gallery owes beside searches: a manifest of its records after each batch of changes, for the public log (R24)."""
+        self._age()
+        self.register.store = self.index.follow_model()
+        self.register.follow(self.node.clock(), LEAVES_A_PASS)
 
     def _requester(self, envelopes: Envelopes) -> list[CourierRole]:
         node = self.node
@@ -259,6 +280,7 @@ class Service:
             self._forget_keys()
             if Role.HOLDER in self.node.config.roles:
                 await asyncio.to_thread(self._follow_expunged)
+                await asyncio.to_thread(self._keep_register)
             try:
                 await self.node.parties.refresh()
                 await self.follower.follow()

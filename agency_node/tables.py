@@ -338,6 +338,47 @@ records = Table(
 media). Few rows are expunged: the index finds them without reading the photographs, which lie before `expunged_at` on the disk."""
 Index("expunged_records", records.c.expunged_at, sqlite_where=records.c.expunged_at.is_not(None))
 
+Index("records_by_enrolment", records.c.enrolled_at)
+
+record_dispositions = Table(
+    "record_dispositions",
+    metadata,
+    Column("row", Integer, primary_key=True, autoincrement=False),
+    _text("unsearchable"),
+    _text("disposed_on"),
+    _text("checked_at"),
+)
+"""Records of whose case something was heard since they were enrolled, or for too long nothing: why no search finds one, empty for one that
+searches find; the day on which the case ended as last told, and the moment of the last word. A destroyed record has no row here."""
+Index("unsearchable_records", record_dispositions.c.row, sqlite_where=record_dispositions.c.unsearchable != "")
+
+record_leaves = Table(
+    "record_leaves",
+    metadata,
+    Column("row", Integer, primary_key=True, autoincrement=False),
+    _bytes("place", unique=True),
+    _bytes("commitment"),
+    _text("source_class"),
+)
+"""The gallery's records in its public tree (`crypto.record_tree`): whose row, where, and the salted commitment. Both are noise to whoever
+has no key of this node. A row is made some time after its record, and goes with it."""
+
+record_buckets = Table(
+    "record_buckets",
+    metadata,
+    Column("bucket", Integer, primary_key=True, autoincrement=False),
+    _bytes("hash"),
+)
+"""Hashes of the tree's 1,024 buckets; one that is not here has changed and is computed when it is needed."""
+
+record_manifests = Table(
+    "record_manifests",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    _bytes("document"),
+)
+"""Every record manifest that this holder signed."""
+
 template_blocks = Table(
     "template_blocks",
     metadata,
@@ -367,8 +408,8 @@ next_template_blocks = Table(
 next_block_keys = Table("next_block_keys", metadata, Column("block", Integer, primary_key=True, autoincrement=False), _bytes("sealed_key"))
 """As `block_keys`, for those."""
 
-unsearchable = Table(
-    "unsearchable",
+refused_records = Table(
+    "refused_records",
     metadata,
     Column("row", Integer, primary_key=True, autoincrement=False),
     Column("model", LargeBinary, primary_key=True),

@@ -234,6 +234,16 @@ async def post_expunction(caller: CallerOf, services: ServicesOf) -> Response:
     return JSONResponse({"index": index}, 201 if is_new else 200)
 
 
+@signed.post("/v1/log/manifests")
+async def post_record_manifest(caller: CallerOf, services: ServicesOf) -> Response:
+    """Enter the log leaf of a record manifest of the caller, a holder."""
+    fields = _object(caller.body)
+    entry, digest = fields.data("entry"), fields.digest("digest")
+    fields.close()
+    index, is_new = await services.expunctions.enter_manifest(caller, entry, digest)
+    return JSONResponse({"index": index}, 201 if is_new else 200)
+
+
 @signed.post("/v1/log/openings")
 async def post_openings(caller: CallerOf, services: ServicesOf) -> Response:
     """Open fields of a leaf that the caller entered, to everybody."""

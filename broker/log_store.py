@@ -47,7 +47,7 @@ from crypto.roster_entries import AgencyRole
 from crypto.tiles import TILE_HEIGHT, TilePath, pack_entries, tile_bytes
 from crypto.witness import COSIGNATURE_V1, MAX_CLOCK_SKEW_S, WitnessKey, cosigned_at
 
-_PATIENT: Final = frozenset({EntryKind.ANSWER, EntryKind.OPENED_SCORES, EntryKind.EXPUNCTION})
+_PATIENT: Final = frozenset({EntryKind.ANSWER, EntryKind.OPENED_SCORES, EntryKind.EXPUNCTION, EntryKind.MANIFEST})
 """Entries for whose cosignatures no act waits: the head of a release covers them, or the next one anyhow."""
 _READ_ON: Final = 10_000
 """Leaves that are read from the store at a time."""

@@ -22,8 +22,9 @@ re-randomised · `prepared` before the probe is here · `answer` masked, rounded
 *Who may*: `signed` JSON with detached signatures · `assertion` WebAuthn signatures · `roster_entries`, `root_set`, `roster` agencies,
 persons and keys under a threshold of roots · `roster_change` a version's entry in the log · `sealing_key` the custodian's key of the week ·
 `mailbox_receipt` the broker's word that a message is gone · `request_signature` who sends an HTTP request · `grant_basis`, `grant_claims`,
-`grant_token`, `grant` the justified-use grant · `manifest` what a holder says of its gallery · `federal_statement` what federal agencies
-asked of it · `pack_approval` two persons' word for a policy pack
+`grant_token`, `grant` the justified-use grant · `manifest` what a holder says of its gallery · `places`, `record_tree`,
+`record_manifest` which records are in it, and which are not · `federal_statement` what federal agencies asked of it · `pack_approval` two
+persons' word for a policy pack
 
 *The wire*: `segments` long plaintexts piece by piece · `envelope` sealed and signed · `bodies`, `disclosure`, `notices`,
 `ratification` what messages say · `message_types` the table of all messages · `frame` a message's head · `messages` the whole of it ·

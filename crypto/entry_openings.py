@@ -67,8 +67,8 @@ OUTCOMES: Final[Mapping[EntryKind, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """How what an entry tells of ended."""
-EXPUNGE_REASONS: Final = ("court-order", "dismissed", "error", "juvenile", "non-conviction")
-"""Why a record had to go (R25), as the holder says it (`holder.records.ExpungeReason`)."""
+EXPUNGE_REASONS: Final = ("court-order", "dismissed", "error", "juvenile", "non-conviction", "unchecked")
+"""Why a record had to go (R25), as the holder says it (`holder.expunging.ExpungeReason`)."""
 
 _AGENCY: Final = AgencyId.pattern.pattern
 _CLASS: Final = "|".join(AgencyClass)

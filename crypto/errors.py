@@ -40,6 +40,7 @@ Three branches answer the question "whose fault is it?", because that decides wh
     │   │   └── StaleStatementError    a statement that the grant stands is too old, or answers another query
     │   ├── LogError               a proof about the public log that does not hold
     │   │   ├── InclusionError         the entry is not under that root
+    │   │   ├── AbsenceError           no proof that a gallery lacks a record
     │   │   ├── ConsistencyError       the two checkpoints are not one history: a fork
     │   │   ├── CheckpointError        note, origin or log signature is wrong
     │   │   ├── WitnessError           too few valid cosignatures, or none from the party that must be there
@@ -248,6 +249,10 @@ class LogError(PeerError):
 
 class InclusionError(LogError):
     """The entry is not under that root."""
+
+
+class AbsenceError(LogError):
+    """What is shown does not prove that the gallery lacks the record."""
 
 
 class ConsistencyError(LogError):

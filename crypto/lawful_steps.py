@@ -190,6 +190,11 @@ _ERRORS: Final[Mapping[type[errors.PeerError], Explanation]] = MappingProxyType(
         errors.InclusionError: Explanation(
             "not-in-log", "The entry is not in the log", "Wait until it is entered and cosigned: without a log entry nothing is done."
         ),
+        errors.AbsenceError: Explanation(
+            "absence-not-proven",
+            "What is shown does not prove that the gallery lacks the record",
+            "Take the record for held, and ask the holder for another proof.",
+        ),
         errors.ConsistencyError: Explanation(
             "log-fork",
             "Two checkpoints show two histories of the log",

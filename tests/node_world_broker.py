@@ -105,6 +105,10 @@ class Mailbox:
         self.broker.handles.append(handle)
         return await self.enter(leaf, b"")
 
+    async def enter_manifest(self, leaf: bytes, digest: bytes) -> int:
+        self.broker.handles.append(digest)
+        return await self.enter(leaf, b"")
+
     async def send(self, message: Pieces) -> MessageState:
         data = b"".join(message)
         self._carry(data)

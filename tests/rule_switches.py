@@ -117,6 +117,7 @@ def purged_records_stay(patch: pytest.MonkeyPatch) -> None:
     """A switch that takes records which must go, lets an old backup bring them back, and destroys without an entry of the log."""
     patch.setattr(candidates, "MUST_GO", frozenset())
     patch.setattr(RecordStore, "expunge_again", nothing_gone)
+
     patch.setattr(Outbox, "expunction", nothing)
 
 
@@ -151,7 +152,7 @@ SWITCHES: Final[dict[str, Switch]] = {
     ),
     "R24": Switch("the classes that a gallery takes", replaced(candidates, "check_class")),
     "R25": Switch(
-        "the dispositions that a gallery does not take, what a restored store destroys again, and the log entry of an expunging",
+        "the dispositions that a gallery does not take or search, what a restored store destroys again, and an expunging's log entry",
         purged_records_stay,
     ),
     "R26": Switch("the time within which a person is answered", replaced(SubjectRequests, "_due", never)),

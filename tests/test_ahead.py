@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from agency_node.holder.answering import ROOT
+from agency_node.holder.expunging import ExpungeReason
 from agency_node.holder.index import Asked, GalleryIndex
-from agency_node.holder.records import ExpungeReason
 from agency_node.tables import answers
 from crypto.answer import AnswerRequest
 from crypto.epoch import Epoch

@@ -33,7 +33,8 @@ from agency_node.errors import NodeError, RequestError, StoreError
 from agency_node.faces.embedder import load_embedder
 from agency_node.facts import Fact, read_fact, write_fact
 from agency_node.holder.expunge_ledger import FILE, follow, read_expungements
-from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
+from agency_node.holder.expunging import ExpungeReason
+from agency_node.holder.records import NewRecord, RecordStore
 from agency_node.journal import stamp
 from agency_node.keyring import WITNESS_KEY_FILE
 from agency_node.node import Node, create_node, open_node

@@ -167,3 +167,42 @@ async def test_an_author_that_committed_to_another_name_opens_nothing(world: Wor
     assert problem(await show(world, lie)) == (403, "entry-not-yours")
     assert problem(await show(world, own)) == (409, "opening-mismatch")
     assert world.rows()["openings"] == 0
+
+
+# --- record manifests, which are entered in the same way ----------------------------------------------------------------
+
+
+async def state(world: World, entry: LogEntry, agency: AgencyId = LAKESIDE, manifest: bytes = HANDLE) -> httpx.Response:
+    document = {"entry": b64url_encode(entry.to_bytes()), "digest": manifest.hex()}
+    return await world.ask("POST", "/v1/log/manifests", agency=agency, document=document)
+
+
+async def test_a_holders_manifest_is_logged_once_and_a_days_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expunctions, "MAX_MANIFESTS_A_DAY", 2)
+    monkeypatch.setattr(expunctions, "MAX_A_DAY", 1)
+    assert (await post(world, made()[0])).status_code == 201  # the other kind's number is its own
+    entries = [made(kind=EntryKind.MANIFEST, count=1)[0] for _ in range(3)]
+    replies = [await state(world, entry) for entry in (entries[0], entries[1], entries[2], entries[0])]
+    assert [reply.status_code for reply in replies] == [201, 201, 429, 200]
+    network = httpx.ASGITransport(app=world.client._transport.app)  # type: ignore[attr-defined]
+    world.pass_time(24 * 3600)
+    link = BrokerLink(Transport(BASE, LAKESIDE, node_key(LAKESIDE), lambda: world.now, transport=network))
+    assert await link.enter_manifest(entries[2].to_bytes(), HANDLE) == 3
+    _, opened = made(kind=EntryKind.MANIFEST, count=1)
+    assert problem(await show(world, replace(opened, leaf=entries[0].leaf_hash())))[0] in {400, 403, 422}, "it opens nothing"
+
+
+@pytest.mark.parametrize(
+    ("entry", "agency"),
+    [
+        (lambda: made(kind=EntryKind.MANIFEST, count=1, author=EASTFIELD)[0], LAKESIDE),
+        (lambda: made(kind=EntryKind.MANIFEST, count=1)[0], EASTFIELD),
+        (lambda: made(kind=EntryKind.MANIFEST, count=1, author=OVERSIGHT)[0], OVERSIGHT),
+        (lambda: made(digest("other"), kind=EntryKind.MANIFEST, count=1)[0], LAKESIDE),
+        (lambda: made(kind=EntryKind.MANIFEST, count=2)[0], LAKESIDE),
+        (lambda: made()[0], LAKESIDE),
+    ],
+)
+async def test_what_is_not_the_holders_own_manifest_is_not_logged(world: World, entry: Callable[[], LogEntry], agency: AgencyId) -> None:
+    assert 400 <= (await state(world, entry(), agency)).status_code < 500
+    assert world.rows()["leaves"] == 0

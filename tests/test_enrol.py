@@ -22,8 +22,9 @@ from agency_node.faces.image import MAX_IMAGE_BYTES, read_image
 from agency_node.holder.blocks import BLOCK_ROWS
 from agency_node.holder.candidates import BOOKING, DEMONSTRATION
 from agency_node.holder.enrol import REFUSED_COLUMNS, EnrolmentReport, enrol_directions, enrol_embeddings, enrol_folder
+from agency_node.holder.expunging import ExpungeReason
 from agency_node.holder.progress import NoProgress
-from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
+from agency_node.holder.records import NewRecord, RecordStore
 from agency_node.holder.table_source import COLUMNS
 from agency_node.store import open_store
 from agency_node.tables import facts, ledger, records, template_blocks

@@ -9,7 +9,7 @@ from datetime import date
 
 import pytest
 
-from agency_node.holder.records import ExpungeReason
+from agency_node.holder.expunging import ExpungeReason
 from crypto.entries import MAX_COMMITMENTS, EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject
 from crypto.entry_counts import MIN_CELL, CountTable, EntryCounts, publishable
 from crypto.entry_openings import (

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection
 
 from agency_node.errors import BrokerUnreachableError
-from agency_node.holder.records import Expunged, ExpungeReason
+from agency_node.holder.expunging import Expunged, ExpungeReason
 from agency_node.log_openings import by_entry, read_published
 from agency_node.outbox import EXPUNCTION, LOG_OPENINGS, PACK_CHANGE, READY, next_outgoing
 from agency_node.tables import outbox

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 from agency_node.cli import app
 from agency_node.errors import KnownRecordError, RequestError
-from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
+from agency_node.holder.expunging import ExpungeReason
+from agency_node.holder.records import NewRecord, RecordStore
 from agency_node.node import open_node
 from agency_node.outbox import EXPUNCTION, READY
 from agency_node.store import DATABASE_FILE, forget_deleted, open_store

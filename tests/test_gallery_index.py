@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from sqlalchemy import select, update
 
+from agency_node.holder.expunging import ExpungeReason
 from agency_node.holder.index import RENEWED_AT, Asked, GalleryIndex, Given
 from agency_node.holder.packed import MANY, Packed
-from agency_node.holder.records import ExpungeReason, NewRecord
+from agency_node.holder.records import NewRecord
 from agency_node.holder.renewal import Renewal
 from agency_node.tables import answers, block_keys, inbox, layouts, template_blocks
 from crypto.answer import AnswerRequest, OrderSeed

@@ -16,10 +16,11 @@ from agency_node.cli import app
 from agency_node.commands.output import clock
 from agency_node.config import IntakeRules, ItlRules, NodeConfig
 from agency_node.holder.booking import Disposition
-from agency_node.holder.records import RecordStore
+from agency_node.holder.records import GalleryRecord, RecordStore
 from agency_node.node import open_node
 from agency_node.policy.pack_folder import PackQuality
 from tests.face_packs import write_faces, write_models
+from tests.sample_federation import LAKESIDE, roster, sign_roster, with_agency
 from tests.test_docs import CONSOLE, PYTHON, ROOT, blocks, commands
 
 PAGE = ROOT / "docs" / "intake.md"
@@ -30,12 +31,17 @@ def test_the_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_models(tmp_path / "pack")
     write_faces(tmp_path / "public-faces", 100)
     namespace: dict[str, Any] = {"__name__": "__docs__"}
+    enrolled: list[GalleryRecord] = []
     for block in blocks(PAGE.read_text(encoding="utf-8")):
         if block.language in PYTHON:
             exec(compile("\n" * block.line + block.body, "docs/intake.md", "exec", dont_inherit=True), namespace)  # noqa: S102
         elif block.language in CONSOLE:
             for command in commands(f"```console\n{block.body}```\n"):
                 assert command.words[0] == "sealmatch"
+                if command.words[1] == "gallery" and not enrolled:
+                    enrolled = records_of(tmp_path)
+                if "roster.json" in command.words:
+                    write_roster(tmp_path)
                 done = CliRunner().invoke(app, list(command.words[1:]))
                 assert done.exit_code == 0, f"{shlex.join(command.words)}: {done.output}"
                 for line in command.shown:
@@ -43,12 +49,26 @@ def test_the_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                     assert re.search(pattern, done.stdout), f"{shlex.join(command.words)} does not print {line!r}"
         elif block.language == "toml":
             check_toml(block.body)
+    first, second = enrolled
     node = open_node(tmp_path / "lakeside", clock)
     store = RecordStore(node.engine, node.vault, node.embedder().model)
-    first, second = store.record(0), store.record(1)
+    assert [store.holds(row) for row in range(2)] == [True, False]  # one was purged
     assert (first.booking.event, first.booking.disposition, first.booking.disposed_on) == ("E-77", Disposition.CONVICTED, date(2022, 1, 31))
     assert (second.record_number, second.booking.event, second.captured) == ("L-2023-000412", "E-4711", date(2023, 5, 16))
     assert all(record.quality is not None and record.quality.unified >= 40 for record in (first, second))
+
+
+def records_of(folder: Path) -> list[GalleryRecord]:
+    """Both records, before one of them goes."""
+    node = open_node(folder / "lakeside", clock)
+    store = RecordStore(node.engine, node.vault, node.embedder().model)
+    return [store.record(0), store.record(1)]
+
+
+def write_roster(folder: Path) -> None:
+    """What the federation's root holders would have signed: the page's node is in it."""
+    key = open_node(folder / "lakeside", clock).keyring.node_key.verifying_key
+    (folder / "roster.json").write_bytes(sign_roster(with_agency(roster(), LAKESIDE, node_key=key)))
 
 
 def check_toml(body: str) -> None:

@@ -27,12 +27,13 @@ from agency_node.holder.blocks import NEXT, OtherModelError, TemplateBlocks, pin
 from agency_node.holder.index import GalleryIndex
 from agency_node.holder.packed import Packed
 from agency_node.holder.progress import NoProgress
-from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
+from agency_node.holder.expunging import ExpungeReason
+from agency_node.holder.records import NewRecord, RecordStore
 from agency_node.holder.reembedding import REFUSED_COLUMNS, Reembedded, Reembedding, write_refused
 from agency_node.model_in_use import NamedModel, model_in_use
 from agency_node.node import create_node, open_node
 from agency_node.store import DATABASE_FILE, open_store
-from agency_node.tables import answers, block_keys, next_block_keys, next_template_blocks, template_blocks, unsearchable
+from agency_node.tables import answers, block_keys, next_block_keys, next_template_blocks, refused_records, template_blocks
 from agency_node.vault import Vault
 from crypto.answer import AnswerRequest
 from crypto.disclosure import Media
@@ -121,7 +122,7 @@ def check_new(engine: Engine, people: int = PEOPLE) -> None:
     assert store.record(DARK).photograph == picture(DARK)
     with engine.begin() as connection:
         assert connection.execute(select(next_template_blocks)).all() == connection.execute(select(next_block_keys)).all() == []
-        assert {(row, code) for row, _, code in connection.execute(select(unsearchable))} == {(DARK, "no-face"), (BARE, "no-photograph")}
+        assert {(row, code) for row, _, code in connection.execute(select(refused_records))} == {(DARK, "no-face"), (BARE, "no-photograph")}
     with pytest.raises(OtherModelError, match="reembed"):
         RecordStore(engine, Vault(KEY), OLD)
 

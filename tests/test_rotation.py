@@ -19,14 +19,13 @@ from agency_node.backup.making import make_backup
 from agency_node.cli import app
 from agency_node.config import AT_REST_KEY_FILE
 from agency_node.errors import ConfigError, KnownRecordError, RequestError, StoreError
-from agency_node.facts import Fact
 from agency_node.holder.blocks import DATA_KEY, NEXT, SEARCHED, TEMPLATES
 from agency_node.holder.progress import NoProgress
 from agency_node.holder.records import RecordStore
-from agency_node.key_epoch import KEY_EPOCH, NEXT_KEY_FILE, TAG_ROOT, key_epoch
+from agency_node.key_epoch import KEY_EPOCH, NEXT_KEY_FILE, key_epoch
 from agency_node.keyring import SEALED_FILES
 from agency_node.node import Node, open_node
-from agency_node.rotation import SEALED, Rotation
+from agency_node.rotation import SEALED, SEALED_FACTS, Rotation
 from agency_node.store import DATABASE_FILE, open_store
 from agency_node.vault import KEY_BYTES, Vault
 from tests.node_samples import Clock
@@ -34,7 +33,8 @@ from tests.node_world import World
 from tests.sample_federation import LAKESIDE, NORTHPORT, NOW, OVERSIGHT, digest
 from tests.test_backup import MODEL, PASSPHRASE, expunge, gallery, make_node, restored
 
-PURPOSES = {one.purpose for one in SEALED} | {TEMPLATES, DATA_KEY, TAG_ROOT, KEY_EPOCH, Fact.MANIFEST.value, *SEALED_FILES.values()}
+PURPOSES = {one.purpose for one in SEALED} | {purpose for _, purpose in SEALED_FACTS} | {TEMPLATES, DATA_KEY, KEY_EPOCH}
+PURPOSES |= set(SEALED_FILES.values())
 
 
 def key_file(folder: Path) -> Path:
@@ -86,7 +86,7 @@ def known_values(folder: Path) -> list[tuple[str, bytes, bytes]]:
     found: list[tuple[str, bytes, bytes]] = []
     with engine.begin() as connection:
         for one in SEALED:
-            rows = connection.execute(select(one.table.c[one.column], one.table.c[one.bound_to])).all()
+            rows = connection.execute(select(one.table.c[one.column], one.bound)).all()
             found += [(one.purpose, value, rotation._bytes_of(bound)) for value, bound in rows if value]
         for pair in (SEARCHED, NEXT):
             for table, purpose, name in ((pair.blocks, TEMPLATES, "sealed_templates"), (pair.keys, DATA_KEY, "sealed_key")):

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, delete, select, update
 
 from agency_node.facts import Fact, read_fact, write_fact
 from agency_node.journal import NO_SEARCH, record, stamp
-from agency_node.outbox import EXPUNCTION, READY, REFUSED
+from agency_node.outbox import EXPUNCTION, MANIFEST, READY, REFUSED
 from agency_node.overview import ENDED
 from agency_node.retiring import Stage, retirement_in
 from agency_node.tables import (
@@ -40,6 +40,8 @@ from crypto.errors import FieldError
 from crypto.sealing_key import Week
 
 NOTE: Final = "it was under way when the backup was made"
+_ALWAYS_TRUE: Final = (EXPUNCTION, MANIFEST)
+"""Entries that are true whenever they come; the log holds the same bytes once."""
 _JUMP: Final = 1 << 20
 """Further than any number that was used between backup and restore."""
 
@@ -48,7 +50,7 @@ def close_copy(engine: Engine) -> None:
     """Take out of the copy of a store what no backup may hold, and end what was under way in it."""
     with engine.begin() as connection:
         end_what_is_open(connection)
-        of_a_search = outbox.c.kind != EXPUNCTION
+        of_a_search = outbox.c.kind.not_in(_ALWAYS_TRUE)
         connection.execute(update(outbox).where(of_a_search).values(sealed_openings=None, opening=None))
         connection.execute(delete(facts).where(facts.c.name == Fact.COSIGNED.value))
         stage = retirement_in(connection)
@@ -62,7 +64,7 @@ def end_what_is_open(connection: Connection, note: str = NOTE) -> None:
     connection.execute(update(sealing_keys).where(of_search).values(sealed_private=None))
     connection.execute(update(searches).values(sealed_search_key=None, probe=None))
     connection.execute(update(searches).where(searches.c.state.not_in(ENDED)).values(state="closed", note=note))
-    of_a_search = outbox.c.kind != EXPUNCTION  # an expunction is true whenever it comes, and the log holds the same bytes once
+    of_a_search = outbox.c.kind.not_in(_ALWAYS_TRUE)
     connection.execute(update(outbox).where(of_a_search, outbox.c.state == READY).values(state=REFUSED, data=None, note=note))
     connection.execute(update(inbox).where(inbox.c.state.in_(["new", "waiting"])).values(state="done", note=note))
     connection.execute(update(inbox).where(inbox.c.data.is_not(None)).values(data=None))

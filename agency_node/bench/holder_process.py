@@ -29,9 +29,10 @@ from agency_node.bench.machine import Resident
 from agency_node.bench.synthetic import SyntheticRecords
 from agency_node.bench.timing import Timing, alternate, timed
 from agency_node.faces.synthetic_embedder import synthetic_model
+from agency_node.holder.expunging import Enter, ExpungeReason
 from agency_node.holder.index import GalleryIndex
 from agency_node.holder.packed import Packed
-from agency_node.holder.records import Enter, ExpungeReason, NewRecord, RecordStore
+from agency_node.holder.records import NewRecord, RecordStore
 from agency_node.holder.renewal import Renewal
 from agency_node.node import Node, open_node
 from agency_node.outbox import Outbox

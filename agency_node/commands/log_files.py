@@ -65,7 +65,7 @@ def reader(node: Path | None, broker: str, roster: Path | None, root_fingerprint
         opened = open_node(node, clock)
         return Reader(opened, opened.parties.trusted, "")
     if broker and roster is not None and root_fingerprint:
-        trusted = TrustedRoster.pin(read_roster(roster), _fingerprint(root_fingerprint), clock())
+        trusted = TrustedRoster.pin(read_roster(roster), fingerprint_of(root_fingerprint), clock())
         return Reader(None, trusted, broker)
     raise RequestError("name a --node, or --broker, --roster and --root-fingerprint (64 hexadecimal digits)")
 
@@ -88,7 +88,7 @@ def verify_offline(
     opened = None if node is None else open_node(node, clock)
     if root_fingerprint:
         document = bundle.roster() if roster is None else read_roster(roster)
-        trusted = TrustedRoster.resume(document, _fingerprint(root_fingerprint))
+        trusted = TrustedRoster.resume(document, fingerprint_of(root_fingerprint))
     elif opened is not None:
         trusted = opened.parties.trusted
     else:
@@ -162,7 +162,8 @@ def _evidence_file(path: Path, roster: Roster) -> LogEvidence:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _fingerprint(text: str) -> bytes:
+def fingerprint_of(text: str) -> bytes:
+    """A root fingerprint's 32 bytes; `RequestError` for anything but 64 hexadecimal digits."""
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise RequestError("a root fingerprint has 64 hexadecimal digits")
     return bytes.fromhex(text)

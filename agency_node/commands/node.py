@@ -155,7 +155,7 @@ def serve(
 def expunge(
     folder: Folder,
     record_number: Annotated[str, typer.Argument(help="The record's number, as it was enrolled.")],
-    reason: Annotated[str, typer.Option(help="court-order, non-conviction, dismissed, juvenile or error.")],
+    reason: Annotated[str, typer.Option(help="court-order, non-conviction, dismissed, juvenile, unchecked or error.")],
     as_json: AsJson = False,
 ) -> None:
     """Destroy one record for good: template, photograph, number and day. The serving node searches it no more.
@@ -166,7 +166,8 @@ def expunge(
         from agency_node.commands.acting import acting  # noqa: PLC0415
         from agency_node.config import Role  # noqa: PLC0415
         from agency_node.holder.expunge_ledger import follow, path_of  # noqa: PLC0415
-        from agency_node.holder.records import ExpungeReason, RecordStore  # noqa: PLC0415
+        from agency_node.holder.expunging import ExpungeReason  # noqa: PLC0415
+        from agency_node.holder.records import RecordStore  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.outbox import Outbox  # noqa: PLC0415
         from agency_node.store import forget_deleted  # noqa: PLC0415
@@ -248,6 +249,9 @@ def status(
     if found.budgets:
         used = [[one.scope, one.who, one.used, one.limit] for one in found.budgets]
         print_table("searches claimed this UTC day", {"budget": False, "of": True, "used": False, "limit": False}, used)
+    if found.unsearchable:
+        why = ", ".join(f"{count} {reason}" for reason, count in found.unsearchable.items())
+        typer.echo(f"records that no search finds (R25): {why}; `sealmatch gallery purge` destroys what is due")
     for week in weeks:
         typer.echo(f"ledger of {week.week}: {week.rows} rows, nobody has signed for it{', and the review is overdue' * week.overdue} (R53)")
     for request in asked:

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from agency_node.errors import EnrolmentError, StoreError
 from agency_node.store import reading
-from agency_node.tables import block_keys, facts, next_block_keys, next_template_blocks, template_blocks, unsearchable
+from agency_node.tables import block_keys, facts, next_block_keys, next_template_blocks, refused_records, template_blocks
 from agency_node.vault import KEY_BYTES, Vault
 from crypto.codes import Codes
 from crypto.ledger import StateTree, leaf_hash
@@ -70,9 +70,9 @@ def pinned_model(connection: Connection) -> bytes | None:
     return connection.execute(select(facts.c.value).where(facts.c.name == MODEL_FACT)).scalar_one_or_none()
 
 
-def unsearchable_rows(connection: Connection, model_hash: bytes) -> frozenset[int]:
+def refused_rows(connection: Connection, model_hash: bytes) -> frozenset[int]:
     """Rows whose photographs that model refused: their records are kept, and have no template."""
-    return frozenset(connection.execute(select(unsearchable.c.row).where(unsearchable.c.model == model_hash)).scalars())
+    return frozenset(connection.execute(select(refused_records.c.row).where(refused_records.c.model == model_hash)).scalars())
 
 
 def check_model(connection: Connection, model_hash: bytes) -> bool:

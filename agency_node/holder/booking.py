@@ -30,6 +30,7 @@ class Disposition(enum.StrEnum):
     ACQUITTED = "acquitted"
     EXPUNGED = "expunged"
     JUVENILE = "juvenile"
+    SEALED = "sealed"
 
 
 @dataclass(frozen=True)

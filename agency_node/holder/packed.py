@@ -1,7 +1,8 @@
 """One packed gallery under one secret layout, and the records that it has followed so far.
 
 Invariants: the decrypted templates exist while a gallery is packed and are wiped before anything is answered; a record that was expunged
-is replaced by a filler before the next scan; one that was added stands in the layout or waits for the next one. A state of the layout that
+or became unsearchable is replaced by a filler before the next scan; one that was added, or that searches find again, stands in the layout
+or waits for the next one. A state of the layout that
 answered something is kept sealed, with its rows as they were then, so that a release finds the record that was scanned and an auditor can
 rebuild the gallery.
 
@@ -38,7 +39,7 @@ _ID_BYTES: Final = 16
 
 
 class Packed:
-    """A gallery and what it holds of the records. Not for several threads at once: `index` lets one at it at a time."""
+    """A gallery and what it holds of the records that searches find. Not for several threads at once: `index` lets one at it at a time."""
 
     def __init__(self, gallery: PackedGallery, state: GalleryState, records: RecordStore) -> None:
         self.gallery = gallery
@@ -49,6 +50,7 @@ class Packed:
         """The store's counter at which all records were followed."""
         self._total = state.total
         self._out = set(state.out)
+        """Of the rows below `_total`, and of some above: those that stand in no slot."""
         self._kept_whole = ""
         self._since: list[tuple[int, int]] = []
 
@@ -77,8 +79,10 @@ class Packed:
         return int(np.count_nonzero(self.gallery.layout.rows != FILLER))
 
     def follow(self) -> bool:
-        """Take out what was expunged since, put in what was added; False when some of that needs a new layout, and from the moment when the
-        store is of another model: this gallery then takes in nothing more, and serves until the next one is packed."""
+        """Take out what searches find no more, put in what was added or is found again; False when some of that needs a new layout.
+
+        False too once the store is of another model: this gallery takes in nothing more, and serves until the next is packed.
+        """
         records = self.records
         if records.changes() == self.changes:
             return True
@@ -87,22 +91,15 @@ class Packed:
             if row < self._total:
                 self._put(self.gallery.remove(row), FILLER)
             self._out.add(row)
-        if state.model not in {None, records.model.model_hash} or state.total - self._total > MANY:
+        back = sorted(row for row in self._out - state.out if row < self._total)
+        if state.model not in {None, records.model.model_hash} or state.total - self._total + len(back) > MANY:
             return False
-        while self._total < state.total:
-            try:
-                template = None if self._total in self._out else records.template(self._total)
-            except OtherModelError:  # re-embedded since `state`
+        for row in back:
+            if not self._add(row):
                 return False
-            if template is None:  # enrolled and expunged before it was ever packed
-                self._out.add(self._total)
-            else:
-                try:
-                    self._put(self.gallery.add(self._total, template), self._total)
-                except LayoutSpentError:
-                    return False
-                finally:
-                    template.fill(0)
+        while self._total < state.total:
+            if not self._add(self._total):
+                return False
             self._total += 1
         self.changes = state.changes
         return True
@@ -122,6 +119,25 @@ class Packed:
         values = {"layout_id": self.layout_id, "sealed_layout": sealed, "created_at": stamp(now)}
         with engine.begin() as connection:
             connection.execute(insert(layouts).prefix_with("OR IGNORE").values(**values))
+
+    def _add(self, row: int) -> bool:
+        """Put a record in; False when the layout has no room, or the gallery was re-embedded since. One that searches do not find stands in
+        no slot: it was never packed."""
+        try:
+            template = self.records.template(row)
+        except OtherModelError:
+            return False
+        if template is None:
+            self._out.add(row)
+            return True
+        try:
+            self._put(self.gallery.add(row, template), row)
+        except LayoutSpentError:
+            return False
+        finally:
+            template.fill(0)
+        self._out.discard(row)
+        return True
 
     def _put(self, slot: int, row: int) -> None:
         self._since.append((slot, row))

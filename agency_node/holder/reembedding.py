@@ -26,20 +26,20 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Engine, delete, func, insert, select, update
 
 from agency_node.errors import EnrolmentError, ImageError, ImageFault, RequestError
 from agency_node.faces.embedder import Embedder, the_one_face
 from agency_node.faces.image import read_image
 from agency_node.facts import Fact, read_fact, write_fact
 from agency_node.holder.blocks import BLOCK_ROWS, MODEL_FACT, NEXT, TemplateBlocks, pinned_model, swap_tables
+from agency_node.holder.gallery_counter import changes_of, count_change, row_count
 from agency_node.holder.progress import Progress
-from agency_node.holder.records import RecordStore
 from agency_node.journal import NO_SEARCH
 from agency_node.journal import record as record_event
 from agency_node.model_in_use import NamedModel, replace_model
 from agency_node.store import forget_deleted, large_batch, reading
-from agency_node.tables import facts, next_block_keys, next_template_blocks, records, unsearchable
+from agency_node.tables import facts, next_block_keys, next_template_blocks, records, refused_records
 from agency_node.vault import Vault
 from crypto.codes import Codes
 
@@ -119,14 +119,14 @@ class Reembedding:
                 return
             connection.execute(delete(next_block_keys))
             connection.execute(delete(next_template_blocks))
-            connection.execute(delete(unsearchable).where(unsearchable.c.model != pinned_model(connection)))
+            connection.execute(delete(refused_records).where(refused_records.c.model != pinned_model(connection)))
             write_fact(connection, Fact.REEMBEDDING, said)
             record_event(connection, self._clock(), NO_SEARCH, "re-embedding begun", f"model {self._model.model_hash.hex()}")
 
     def _build(self, progress: Progress) -> None:
         """Embed row after row until there is none left."""
         with reading(self._engine).begin() as connection:
-            first, total = self._blocks.rows(connection), _row_count(connection)
+            first, total = self._blocks.rows(connection), row_count(connection)
         progress.text("Embedding photographs again")
         progress.total(total)
         progress.advance(first)
@@ -136,7 +136,7 @@ class Reembedding:
             first += len(templates)
             progress.advance(len(templates))
             with reading(self._engine).begin() as connection:
-                total = _row_count(connection)
+                total = row_count(connection)
         progress.total(total)
 
     def _embed(self, first: int, total: int) -> tuple[Codes, dict[int, str]]:
@@ -178,7 +178,7 @@ class Reembedding:
                 self._blocks.append(connection, first, templates)
             if refused:
                 told = [{"row": row, "model": self._model.model_hash, "code": code} for row, code in refused.items()]
-                connection.execute(insert(unsearchable).prefix_with("OR REPLACE"), told)
+                connection.execute(insert(refused_records).prefix_with("OR REPLACE"), told)
         templates.fill(0)
 
     # --- the switch ---
@@ -186,15 +186,15 @@ class Reembedding:
     def _switch(self) -> bool:
         """In one transaction: the new blocks are those that are searched, and the keys of the old ones are gone. False when rows came."""
         with self._engine.begin() as connection:
-            if self._blocks.rows(connection) != _row_count(connection):
+            if self._blocks.rows(connection) != row_count(connection):
                 return False
             swap_tables(connection)
             connection.execute(delete(next_block_keys))
             connection.execute(update(facts).where(facts.c.name == MODEL_FACT).values(value=self._model.model_hash))
             replace_model(connection, self._was, self._by)
             connection.execute(delete(facts).where(facts.c.name == Fact.REEMBEDDING.value))
-            connection.execute(delete(unsearchable).where(unsearchable.c.model != self._model.model_hash))
-            RecordStore.count_change(connection)
+            connection.execute(delete(refused_records).where(refused_records.c.model != self._model.model_hash))
+            count_change(connection, changes_of(connection))
             record_event(connection, self._clock(), NO_SEARCH, "re-embedded", f"model {self._model.model_hash.hex()}")
         return True
 
@@ -213,8 +213,9 @@ class Reembedding:
         return any(forget_deleted(self._engine) for _ in range(_LOOKS))
 
     def _report(self, *, switched: bool, files_clean: bool) -> Reembedded:
-        chosen = select(unsearchable.c.row, unsearchable.c.code, records.c.sealed_record).join(records, records.c.row == unsearchable.c.row)
-        chosen = chosen.where(unsearchable.c.model == self._model.model_hash, records.c.expunged_at.is_(None)).order_by(unsearchable.c.row)
+        of, mine = refused_records.c, records.c
+        chosen = select(of.row, of.code, mine.sealed_record).join(records, mine.row == of.row)
+        chosen = chosen.where(of.model == self._model.model_hash, mine.expunged_at.is_(None)).order_by(of.row)
         with reading(self._engine).begin() as connection:
             refused = [(row, code, bytes(sealed)) for row, code, sealed in connection.execute(chosen)]
             alive = select(func.count()).select_from(records).where(records.c.expunged_at.is_(None))
@@ -246,8 +247,3 @@ def _why(code: str) -> str:
     if code == ImageFault.NO_FACE:
         return "the new model finds no face in the kept photograph: the record stays, and is not searched until a re-embedding finds one"
     return "the new model cannot use the kept photograph: the record stays, and is not searched until a re-embedding can use it"
-
-
-def _row_count(connection: Connection) -> int:
-    last = connection.execute(select(func.max(records.c.row))).scalar_one()
-    return 0 if last is None else int(last) + 1

@@ -194,7 +194,7 @@ class Watcher:
     # --- which are whole ---
 
     def look(self) -> Iterator[DropReport]:
-        """Take the drops that are whole, in the order of their names; note what the others look like. `RetiredError` at a node that leaves."""
+        """Take the drops that are whole, in the order of their names; note what others look like. `RetiredError` where a node leaves."""
         check_takes_new(self._engine)
         try:
             entries = sorted((one for one in os.scandir(self._folder) if self._may_be_drop(one)), key=lambda one: one.name)

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0014"
-down_revision = "0011"
+down_revision = "0013"
 
 
 def upgrade() -> None:
@@ -25,7 +25,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("block"),
     )
     op.create_table(
-        "unsearchable",
+        "refused_records",
         sa.Column("row", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("model", sa.LargeBinary(), nullable=False),
         sa.Column("code", sa.String(), nullable=False),
