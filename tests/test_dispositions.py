@@ -125,13 +125,13 @@ def test_every_word_that_forbids_takes_a_record_out(holder: WorldNode, word: str
     assert feed(holder, f"{SOUGHT},{word},2026-11-20").withdrawn == 1
     assert not records.holds(SOUGHT_ROW)
     assert records.template(SOUGHT_ROW) is None
-    assert packed.follow(records)
+    assert packed.follow()
     assert SOUGHT_ROW not in packed.gallery.layout.rows
     assert SOUGHT_ROW not in Packed.build(records, EPOCH).gallery.layout.rows
     assert (records.count(), packed.live) == (RECORDS - 1, RECORDS - 1)
     assert node_status(holder.engine, "x").unsearchable == {word: 1}
     assert feed(holder, f"{SOUGHT},pending,2026-11-21").found_again == 1
-    assert packed.follow(records)
+    assert packed.follow()
     assert (SOUGHT_ROW in packed.gallery.layout.rows, records.holds(SOUGHT_ROW), packed.live) == (True, True, RECORDS)
 
 

@@ -23,7 +23,8 @@ from agency_node.cli import app
 from agency_node.config import SubjectRequestRules
 from agency_node.errors import RequestError, RetiredError
 from agency_node.grants import GrantDesk
-from agency_node.holder.records import ExpungeReason, RecordStore
+from agency_node.holder.expunging import ExpungeReason
+from agency_node.holder.records import RecordStore
 from agency_node.holder.subject_requests import Outcome, Signer, SubjectRequests
 from agency_node.keyring import NODE_KEY_FILE, Keyring
 from agency_node.leave_receipt import LeaveOrder, LeaveReceipt, receipt_subject

@@ -24,10 +24,10 @@ from agency_node.faces.embedder import Box, Face, load_embedder
 from agency_node.faces.image import Pixels
 from agency_node.holder import reembedding
 from agency_node.holder.blocks import NEXT, OtherModelError, TemplateBlocks, pinned_model
+from agency_node.holder.expunging import ExpungeReason
 from agency_node.holder.index import GalleryIndex
 from agency_node.holder.packed import Packed
 from agency_node.holder.progress import NoProgress
-from agency_node.holder.expunging import ExpungeReason
 from agency_node.holder.records import NewRecord, RecordStore
 from agency_node.holder.reembedding import REFUSED_COLUMNS, Reembedded, Reembedding, write_refused
 from agency_node.model_in_use import NamedModel, model_in_use

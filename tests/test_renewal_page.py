@@ -33,7 +33,7 @@ def holder_with_photographs(folder: Path) -> str:
     """A holder of the pack `pack-2026` with three records, one of which shows a face that the detection model sees no more; the hash of
     the pack `pack-2027`."""
     before, after = write_pack(folder / "pack-2026"), write_pack(folder / "pack-2027", seed=8)
-    values = {
+    values: dict[str, object] = {
         "agency": "lakeside-sheriff",
         "mode": "test",
         "roles": ["holder"],

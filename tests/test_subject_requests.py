@@ -21,7 +21,8 @@ from agency_node.config import SubjectRequestRules
 from agency_node.errors import ImageError, RequestError
 from agency_node.holder import subject_requests as module
 from agency_node.holder.blocks import TemplateBlocks
-from agency_node.holder.records import ExpungeReason, NewRecord, RecordStore
+from agency_node.holder.expunging import ExpungeReason
+from agency_node.holder.records import NewRecord, RecordStore
 from agency_node.holder.subject_requests import (
     Asked,
     Outcome,
