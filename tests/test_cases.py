@@ -16,6 +16,8 @@ from sqlalchemy.exc import IntegrityError
 from agency_node.case_tables import case_searches, cases, legal_holds, probe_links
 from agency_node.errors import ProvenanceError, RequestError
 from agency_node.faces.edits import Edit
+from agency_node.facts import Fact, write_fact
+from agency_node.journal import stamp
 from agency_node.legal.archive import open_archive
 from agency_node.legal.holds import Hold, HoldAct, HoldDocument, holds_of, lift_hold, place_hold
 from agency_node.legal.persons import PersonKey
@@ -50,18 +52,24 @@ PHOTOGRAPH = gallery_records()[0].photograph
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """The requester alone; `searched` brings the others."""
     made = World(tmp_path)
-    for agency in (NORTHPORT, LAKESIDE, OVERSIGHT):
-        await made.node(agency)
-    node = made.nodes[NORTHPORT]
+    node = await made.node(NORTHPORT)
     node.parts.append(Retention(node.engine, node.vault, packs(), node.parties, node.clock))
     yield made
     made.close()
 
 
+async def searched(world: World, **changes: Any) -> GrantClaims:
+    """A whole search with one lead."""
+    for agency in (LAKESIDE, OVERSIGHT):
+        await world.node(agency)
+    return await world.released(**changes)
+
+
 async def with_photograph(world: World, **changes: Any) -> GrantClaims:
     """A search whose one lead was disclosed."""
-    content = await world.released(**changes)
+    content = await searched(world, **changes)
     await asked(world, content)
     decide(world)
     await world.run(rounds=3)
@@ -356,13 +364,26 @@ async def test_what_lifts_names_the_hold_that_it_lifts(world: World) -> None:
         holds_of(node.engine, node.vault, roster(), CASE, world.clock())
 
 
+async def test_a_restored_node_waits_for_holds_that_it_cannot_know(world: World) -> None:
+    """Two weeks, in which legal staff places again what the backup does not hold."""
+    await world.granted()
+    node = world.nodes[NORTHPORT]
+    world.clock.pass_by(days=400)
+    with node.engine.begin() as connection:
+        write_fact(connection, Fact.RESTORED, stamp(world.clock()).encode())
+    await pass_by(world, timedelta(days=13))
+    assert node.rows(searches)[0].sealed_still is not None
+    await pass_by(world, timedelta(days=1))
+    assert node.rows(searches)[0].sealed_still is None
+
+
 # --- beside the lapse of an exigent search ----------------------------------------------------------------------------
 
 
 @pytest.mark.rule("R4", "R19")
 async def test_a_lapsed_search_lies_under_its_seal_and_no_clock_touches_it(world: World) -> None:
     """R4, R19: chain and versions are in the archive, and in the node neither they nor the case's number; a year later all is as it was."""
-    content = await world.released(**exigent(edits=[Edit.parse("crop 0 0 30 30"), Edit.parse("rotate 90")]))
+    content = await searched(world, **exigent(edits=[Edit.parse("crop 0 0 30 30"), Edit.parse("rotate 90")]))
     node = world.nodes[NORTHPORT]
     original, head = (
         read_kept(node.engine, node.vault, str(content.search_id)).original,
@@ -392,7 +413,7 @@ async def test_where_the_law_says_delete_a_hold_has_it_sealed(world: World) -> N
     """A hold beats that clock too: what would be deleted is in no node, and opens with the legal office's key."""
     node = world.nodes[NORTHPORT]
     world.exigent_rule = ExigentClock(timedelta(hours=24), OnLapse.DELETE)
-    content = await world.released(**exigent())
+    content = await searched(world, **exigent())
     hold(world)
     await later(world, hours=24)
     assert open_archive(node.engine, str(content.search_id), OFFICE).still

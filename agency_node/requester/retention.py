@@ -6,7 +6,8 @@ second the ranks and bands, stubs, photographs and record numbers that holders d
 packs' word, the node's own and those that bind an agency of the search (`policy.clocks`).
 
 Invariants: nothing of a case that is held is destroyed, and that is asked in the transaction that destroys; what lies under the seal of a
-lapse (R4) is neither opened nor touched, and an exigent search whose clock still runs is not either; digests, the chain's links, counts,
+lapse (R4) is neither opened nor touched, and an exigent search whose clock still runs is not either; a store that was restored destroys
+nothing for two weeks, since holds that were placed after its backup are not in it; digests, the chain's links, counts,
 the case file's text, decisions, signed grants and the ledger stay. Left to others: emptying the write-ahead log (`courier`, after each
 round of work), files that persons saved, backups (docs/cases.md).
 """
@@ -22,6 +23,7 @@ from sqlalchemy import Connection, Engine, Row, delete, select, update
 
 from agency_node.case_tables import case_searches
 from agency_node.courier import Handler
+from agency_node.facts import Fact, read_fact
 from agency_node.journal import record, stamp
 from agency_node.outbox import MESSAGE, READY, Outgoing
 from agency_node.outbox import REFUSED as NOT_SENT
@@ -41,6 +43,8 @@ from crypto.moments import parse_moment
 from crypto.roster import Roster
 
 LOOK_EVERY: Final = timedelta(hours=1)
+AFTER_RESTORE: Final = timedelta(days=14)
+"""How long legal staff has to place again the holds that a backup does not know of."""
 PROBE_DESTROYED: Final = "probe destroyed"
 LEADS_DESTROYED: Final = "leads destroyed"
 _RUNNING: Final = "running"
@@ -97,6 +101,8 @@ def ends_of(vault: Vault, packs: Sequence[PolicyPack], roster: Roster, row: Row[
 def destroy_due(engine: Engine, vault: Vault, packs: Sequence[PolicyPack], roster: Roster, now: datetime) -> int:
     """Destroy whatever is over and not held; of how many searches something was."""
     register_missing(engine, vault, now)
+    if _restored_lately(engine, now):
+        return 0
     waiting = select(*SEARCH, case_searches.c.probe_destroyed_at, case_searches.c.leads_destroyed_at).join(
         case_searches, case_searches.c.search_id == searches.c.search_id
     )
@@ -136,6 +142,12 @@ def register_missing(engine: Engine, vault: Vault, now: datetime) -> None:
             register_search(
                 connection, vault, row.search_id, case_tag(vault, case.case_number), case.case_number, commitment, min(opened, now)
             )
+
+
+def _restored_lately(engine: Engine, now: datetime) -> bool:
+    with reading(engine).begin() as connection:
+        at = read_fact(connection, Fact.RESTORED)
+    return at is not None and now < parse_moment(at.decode("ascii"), "restore") + AFTER_RESTORE
 
 
 def _may_go(connection: Connection, search_id: str) -> bool:
