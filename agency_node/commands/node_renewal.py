@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -66,7 +67,8 @@ def reembed(
                 write_refused(refused, done.unsearchable)
             act.detail = f"{done.embedded} records, {len(done.unsearchable)} not searched, {'switched' if done.switched else 'prepared'}"
     if as_json:
-        print_json(plain(done) | {"node_toml": by.in_toml()})
+        codes = Counter(one.code for one in done.unsearchable)
+        print_json(plain(done) | {"unsearchable": codes.total(), "codes": codes, "node_toml": by.in_toml()})
         return
     typer.echo(f"{done.embedded} records have templates of the new model, {len(done.unsearchable)} are kept and not searched under it")
     if not done.switched:

@@ -140,29 +140,35 @@ class Reembedding:
         progress.total(total)
 
     def _embed(self, first: int, total: int) -> tuple[Codes, dict[int, str]]:
-        """Templates of the rows from `first` on, int8[rows, D], zero for what is refused; and the codes of refusals by row."""
-        columns = select(records.c.row, records.c.sealed_photograph, records.c.expunged_at)
-        batch = columns.where(records.c.row >= first, records.c.row < min(first + BLOCK_ROWS, total)).order_by(records.c.row)
-        templates: list[Codes] = []
-        refused: dict[int, str] = {}
-        pictures = 0
+        """Templates of the rows from `first` on, int8[rows, D], zero for what is refused; and the codes of refusals by row. Nobody's
+        transaction is open while photographs are embedded."""
+        rows, photographs, refused = self._next(first, total)
+        templates: Codes = np.zeros((rows, self._model.dimensions), np.int8)
+        for row, sealed in photographs:
+            try:
+                photograph = read_image(self._vault.open("photograph", sealed, row.to_bytes(8, "big")))
+                templates[row - first] = self._model.templates(the_one_face(self._embedder, photograph).embedding)
+            except ImageError as error:
+                refused[row] = error.fault.value
+        return templates, refused
+
+    def _next(self, first: int, total: int) -> tuple[int, list[tuple[int, bytes]], dict[int, str]]:
+        """How many rows come next, a block of them or a batch of pictures; the sealed photographs among them, and those without one."""
+        bare = records.c.sealed_photograph.is_(None)
+        columns = select(records.c.row, bare, records.c.expunged_at.is_not(None))
+        coming = columns.where(records.c.row >= first, records.c.row < min(first + BLOCK_ROWS, total)).order_by(records.c.row)
+        rows, pictures, refused = 0, [], {}
         with reading(self._engine).begin() as connection:
-            for row, sealed, expunged_at in connection.execute(batch):
-                template: Codes = np.zeros(self._model.dimensions, np.int8)
-                if expunged_at is None:
-                    if sealed is None:
-                        refused[row] = NO_PHOTOGRAPH
-                    else:
-                        pictures += 1
-                        try:
-                            photograph = read_image(self._vault.open("photograph", sealed, row.to_bytes(8, "big")))
-                            template = self._model.templates(the_one_face(self._embedder, photograph).embedding)
-                        except ImageError as error:
-                            refused[row] = error.fault.value
-                templates.append(template)
-                if pictures == _BATCH_PICTURES:
+            for row, has_none, is_gone in connection.execute(coming):
+                rows += 1
+                if has_none and not is_gone:
+                    refused[row] = NO_PHOTOGRAPH
+                elif not is_gone:
+                    pictures.append(row)
+                if len(pictures) == _BATCH_PICTURES:
                     break
-        return np.stack(templates), refused
+            held = select(records.c.row, records.c.sealed_photograph).where(records.c.row.in_(pictures))
+            return rows, [(row, sealed) for row, sealed in connection.execute(held)], refused
 
     def _write(self, first: int, templates: Codes, refused: dict[int, str]) -> None:
         """One batch behind the last, without what was expunged while it was embedded."""
