@@ -419,12 +419,14 @@ def test_a_backup_keeps_the_manifests_that_wait_for_the_log(holder: WorldNode) -
 
 @pytest.fixture
 def node_folder(tmp_path: Path) -> Path:
-    """A holder's node of five bookings, with the face model that commands take, and no broker."""
+    """A holder's node of five bookings, without a broker."""
     folder = tmp_path / "lakeside"
     run("node", "init", str(folder), "--agency", str(LAKESIDE), "--name", "Lakeside", "--jurisdiction", "us-wi-lakeside",
         "--role", "holder",
         "--role", "legal_office", "--office-key", b64url_encode(signing_key("office").verifying_key.raw), "--officer", "O",
         "--broker", "http://127.0.0.1:1", "--trust", str(BOARD), "--root-fingerprint", "00" * 32, "--mode", "test")  # fmt: skip
+    settings = folder / "node.toml"
+    settings.write_text('embedder = "synthetic-128"\n' + settings.read_text())  # commands load it in no time
     node = open_node(folder, Clock())
     model = node.embedder().model
     template = model.templates(np.random.default_rng(1).standard_normal(model.dimensions))
@@ -465,14 +467,11 @@ def test_the_commands_from_feed_to_report(
     folder, feed_csv, proof, report = str(node_folder), tmp_path / "feed.csv", tmp_path / "absent.json", tmp_path / "report.json"
     feed_csv.write_text("record_number,disposition,date\nL-1,dismissed,2026-11-01\nL-2,sealed,2026-11-01\nL-9,dismissed,2026-11-01\n")
     assert run("gallery", "dispositions", folder, str(feed_csv))["withdrawn"] == 2
-    assert "1 dismissed, 1 sealed" in text("node", "status", folder)
     assert run("node", "status", folder)["unsearchable"] == {"dismissed": 1, "sealed": 1}
-    assert run("gallery", "manifest", folder)["unsearchable"] == {"dismissed": 1, "sealed": 1}
     assert "no proof says" in run("gallery", "prove", folder, "--record", "L-1", "--save", str(proof), code=2)["detail"]
     done = run("gallery", "purge", folder, "--before", "2026-11-02", "--report", str(report))
     assert (done["expunged"], done["left"], done["files_clean"]) == ({"court-order": 1, "dismissed": 1}, 0, True)
     assert run("gallery", "check", str(report), *outsider)["expunged"] == done["expunged"]
-    assert "expunged 1 court-order, 1 dismissed" in text("gallery", "check", str(report), *outsider)
     assert "the proof is" in text("gallery", "prove", folder, "--record", "L-1", "--save", str(proof))
     assert "held no record L-1 in its gallery of 3 records" in text("gallery", "absent", str(proof), *outsider)
     assert run("gallery", "absent", str(proof), *outsider)["record_number"] == "L-1"
@@ -487,7 +486,6 @@ def test_the_commands_from_feed_to_report(
         edited.write_bytes(path.read_bytes().replace(b"2026", b"2025", 1))
         refused = run("gallery", command, str(edited), *outsider, code=1)
         assert refused["error"] == "statement-invalid"
-        assert "Next:" in text("gallery", command, str(edited), *outsider, code=1)
     stranger = tmp_path / "stranger.json"
     stranger.write_bytes(sign_roster(roster()))
     assert run("gallery", "absent", str(proof), "--roster", str(stranger), *outsider[2:], code=1)["error"] == "statement-invalid"
