@@ -130,7 +130,7 @@ def check_takes_new(engine: Engine) -> None:
 @contextmanager
 def serving_in(folder: Path) -> Iterator[None]:
     """Held by a serving node, and by nobody beside `nobody_serves_in`; `RetiredError` while a command moves the node or destroys it."""
-    with _locked(folder, fcntl.LOCK_SH, 0.0) as held:
+    with _locked(folder, fcntl.LOCK_SH, LOOK_S) as held:
         if not held:
             raise RetiredError("this node is being moved or destroyed by a command that runs: see what it says")
         yield

@@ -219,6 +219,7 @@ class Service:
         model = self.node.embedder().model
         await asyncio.to_thread(warm, model, Epoch.at(self.node.clock()))
         while not stop.is_set():
+            check_acts(self.node.engine)
             try:
                 await self.node.parties.refresh()
                 self._check_roles()

@@ -1,7 +1,7 @@
 """A node that moves to another machine of its agency: sealed to a key, one node at a time, and nothing of the gallery in the clear (R27).
 
 Attacks bring another key, another agency's key, a file that was cut or changed, a public key exchanged on its way, and an old node that is
-started after the move. The serving process that must end is a real one.
+started after the move.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,29 @@ def test_a_node_that_serves_ends_before_it_is_copied(node: Node, key: RestoreKey
     moved(node, key, tmp_path / "sealed")
     with nobody_serves_in(node.folder), pytest.raises(RetiredError), serving_in(node.folder):
         pytest.fail("two processes had the folder")
+
+
+@pytest.mark.torture
+@pytest.mark.rule("R27")
+def test_a_serving_process_ends_by_itself_when_its_node_is_moved(node: Node, key: RestoreKey, tmp_path: Path) -> None:
+    """R27: a real one; it says why, and its exit code keeps a service manager from starting it again."""
+    serving = subprocess.Popen(  # noqa: S603  # our own program; it waits for a broker that is not there
+        [sys.executable, "-m", "agency_node.cli", "node", "serve", str(node.folder)], cwd=ROOT, stderr=subprocess.PIPE
+    )
+    while not is_served(node.folder):
+        assert serving.poll() is None
+        time.sleep(0.1)
+    moved(node, key, tmp_path / "sealed")
+    _, said = serving.communicate(timeout=60)
+    assert (serving.returncode, b"this node is being moved" in said) == (2, True)
+
+
+def is_served(folder: Path) -> bool:
+    try:
+        with nobody_serves_in(folder, 0.0):
+            return False
+    except RequestError:
+        return True
 
 
 KILLED = """
@@ -299,8 +323,8 @@ def test_the_commands_move_a_node_and_delete_the_key(node: Node, tmp_path: Path)
 
 NEEDLES_OF = 3
 EXPORTS: dict[str, list[list[str]]] = {
-    "node status": [[], ["--json"]],
-    "node ledger": [[], ["--json"], ["--verify"]],
+    "node status": [["--json"]],
+    "node ledger": [["--json"], ["--verify"]],
     "node preflight": [["--json"]],
     "node statement": [["--month", "2026-01", "--save", "{out}/statement.json"]],
     "node backup": [
