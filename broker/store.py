@@ -183,12 +183,17 @@ class Store:
 
     async def _forget_in_turn(self) -> bool:
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(self._rests_until - loop.time())
-        began = loop.time()
-        await _beside(self._bring_over)  # nearly all of the work, while others write
-        async with self._turn:
-            self._forgetting = None
-            done = await _beside(self._forget)
+        try:
+            await asyncio.sleep(self._rests_until - loop.time())
+            began = loop.time()
+            await _beside(self._bring_over)  # nearly all of the work, while others write
+            async with self._turn:
+                self._forgetting = None
+                done = await _beside(self._forget)
+        except BaseException:
+            if self._forgetting is asyncio.current_task():  # its turn never came: nobody may wait for it any more
+                self._forgetting = None
+            raise
         self._rests_until = loop.time() + min(_REST * (loop.time() - began), _LONGEST_REST_S)
         return done
 
