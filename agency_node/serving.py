@@ -284,7 +284,17 @@ def serve(node: Node, on_ready: Callable[[], None]) -> None:
         finally:
             announced.cancel()
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        runner.run(main())
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, as the broker's server takes it, where there is one: it takes a third of the time of Python's own."""
+    try:
+        from uvloop import new_event_loop  # noqa: PLC0415
+    except ImportError:
+        return asyncio.new_event_loop()
+    return new_event_loop()
 
 
 async def _announce(service: Service, on_ready: Callable[[], None]) -> None:

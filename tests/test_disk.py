@@ -51,8 +51,14 @@ async def test_it_is_the_write_ahead_log_that_is_synced_with_what_was_committed_
 
 
 async def test_who_comes_while_others_wait_shares_their_turn_and_the_loop_goes_on(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    may_end, begun = threading.Event(), []
-    monkeypatch.setattr(disk, "_sync_data", lambda descriptor: (begun.append(descriptor), may_end.wait(20)))
+    may_end = threading.Event()
+    begun: list[int] = []
+
+    def waits(descriptor: int) -> None:
+        begun.append(descriptor)
+        may_end.wait(20)
+
+    monkeypatch.setattr(disk, "_sync_data", waits)
     below = Disk(engine)
     first = asyncio.ensure_future(below.synced())
     async with asyncio.timeout(20):
