@@ -46,7 +46,7 @@ from agency_node.parties import Parties
 from agency_node.pieces import MessageGoneError, drop_unclaimed, received, take_own
 from agency_node.refusals import AlreadyRefusedError, RefusedByUsError, reason_of
 from agency_node.replies import Lease
-from agency_node.store import Glance, forget_deleted
+from agency_node.store import Glance, forget_deleted, reading
 from agency_node.tables import inbox, receipts
 from agency_node.waking import IDLE_S, OtherWriters, pause
 from crypto.canonical import AgencyId
@@ -122,6 +122,8 @@ class Courier:
     def __post_init__(self) -> None:
         self._one_large = asyncio.Lock()
         self._forgetting_due = 0.0
+        self._rested = False
+        """Nothing happened since the last round."""
         self._handlers: dict[MessageType, list[Handler]] = {}
         self._last_trouble: dict[int, str] = {}
         with self.engine.begin() as connection:
@@ -177,7 +179,7 @@ class Courier:
         return True
 
     def _is_known(self, message_id: MessageId) -> bool:
-        with self.engine.begin() as connection:
+        with reading(self.engine).begin() as connection:
             return connection.execute(select(inbox.c.state).where(inbox.c.message_id == str(message_id))).first() is not None
 
     async def _acknowledge(self, lease: Lease, stop: asyncio.Event, acknowledging: set[MessageId]) -> None:
@@ -248,15 +250,13 @@ class Courier:
         except HaltedError:
             await pause(stop, HALTED_S)
             handled = False
-        # What was destroyed in this round, a probe or a mask share, is in the write-ahead log until now. Beside the loop: what was queued
-        # leaves meanwhile. A message that came meanwhile is handled first, but not for ever.
+        # What was destroyed, a probe or a mask share, is in the write-ahead log until now. A search is many rounds with little between:
+        # so not after each, but when the node has rested, or for a second has not. Beside the loop: what was queued leaves meanwhile.
         now = asyncio.get_running_loop().time()
-        if self._woken.is_set() and not stop.is_set() and now < self._forgetting_due:
-            return
-        self._forgetting_due = now + FORGET_WITHIN_S
-        await asyncio.to_thread(forget_deleted, self.engine)
-        if not handled:
-            await others.idle(stop, self._woken)
+        if self._rested or now >= self._forgetting_due:
+            self._forgetting_due = now + FORGET_WITHIN_S
+            await asyncio.to_thread(forget_deleted, self.engine)
+        self._rested = not handled and await others.idle(stop, self._woken)
 
     def _check_not_halted(self) -> None:
         reason = self.follower.halted()
@@ -371,7 +371,7 @@ class Courier:
 
     async def _send(self, row: Outgoing) -> None:
         try:
-            with self.engine.begin() as connection:
+            with reading(self.engine).begin() as connection:
                 data = content_of(connection, row.number)
             if row.kind != MESSAGE:
                 await enter(self.link, row.kind, data, row.grant_digest)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, bindparam, select
 from sqlalchemy.dialects.sqlite import insert
 
 from agency_node import tables
-from agency_node.store import Glance
+from agency_node.store import Glance, promising
 
 
 class Fact(enum.StrEnum):
@@ -56,7 +56,7 @@ def write_fact(connection: Connection, name: Fact, value: bytes) -> None:
 
 def halt(engine: Engine, reason: str, held: bytes, shown: bytes) -> None:
     """Halt this node for good: `reason` for the operator, and the two signed documents that contradict one another."""
-    with engine.begin() as connection:
+    with promising(engine).begin() as connection:  # nothing leaves a halted node that would wait for the disk
         if read_fact(connection, Fact.HALTED) is None:
             write_fact(connection, Fact.HALTED, reason.encode())
             write_fact(connection, Fact.EVIDENCE_HELD, held)

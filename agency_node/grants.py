@@ -57,6 +57,9 @@ TOKEN: Final = "grant-token"  # noqa: S105  # the name of a purpose
 _OVER: Final = Glance(
     select(held_grants.c.search_id).where((held_grants.c.state == STANDING) & (held_grants.c.expires <= bindparam("now"))).limit(1)
 )
+_HELD: Final = Glance(
+    select(held_grants.c.state, held_grants.c.sealed_token, held_grants.c.grant_digest).where(held_grants.c.search_id == bindparam("id"))
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ class GrantDesk:
         self._clock = clock
         self.admitters: list[Admitter] = []
         self.conditions: list[Condition] = []
+        self._found: tuple[bytes, HeldGrant] | None = None
+        """What was read last, with the sealed token that it was read from."""
 
     def handlers(self) -> Mapping[MessageType, Handler]:
         """Grants come here, and what concerns every node: notices, and what others have seen of the log."""
@@ -279,13 +284,15 @@ class GrantDesk:
 
     def find(self, search_id: str) -> HeldGrant | None:
         """The standing grant of a search, None when there is none; `AlreadyRefusedError` when it was refused."""
-        with self._engine.begin() as connection:
-            row = connection.execute(select(held_grants).where(held_grants.c.search_id == search_id)).first()
+        row = _HELD.first(self._engine, id=str(search_id))
         if row is None:
             return None
-        if row.state == REFUSED:
+        state, sealed, digest = row
+        if state == REFUSED:
             raise AlreadyRefusedError("this node refused the search's grant")
-        return HeldGrant(unverified_claims(self._vault.open(TOKEN, row.sealed_token, row.grant_digest)), row.grant_digest)
+        if self._found is None or self._found[0] != sealed:  # read once, not in every round that its search waits
+            self._found = sealed, HeldGrant(unverified_claims(self._vault.open(TOKEN, sealed, digest)), digest)
+        return self._found[1]
 
     def _check_not_refused(self, search_id: str | None) -> None:
         """A grant that did not verify is not kept, but what follows it need not wait for it."""

@@ -273,7 +273,7 @@ class BrokerLink:
     async def lease(self, wait_s: int = 0, limit: int = MAX_LEASES) -> list[Lease]:
         """Messages for this agency, oldest first; an empty list when none came in time."""
         wait_s = min(wait_s, MAX_WAIT_S)
-        reply = await self._post("/v1/mailbox/leases", {"wait_s": wait_s, "limit": limit}, timeout_s=_REPLY_S + wait_s)
+        reply = await self._post("/v1/mailbox/leases", {"wait_s": wait_s, "limit": limit}, timeout_s=_REPLY_S + wait_s, only_asks=True)
         with strict(reply):
             fields = fields_of(reply)
             leases = [lease_from_fields(child) for child in fields.children("leases")]
@@ -327,8 +327,13 @@ class BrokerLink:
     async def _document(self, path: str, kind: DocumentKind) -> bytes:
         return (await self._transport.request("GET", path, max_reply_bytes=kind.max_bytes, timeout_s=_PART_S)).body
 
-    async def _post(self, path: str, body: Mapping[str, str | int], *, timeout_s: float = _REPLY_S) -> Reply:
-        content = json.dumps(dict(body), separators=(",", ":")).encode("ascii")
+    async def _post(self, path: str, body: Mapping[str, str | int], *, timeout_s: float = _REPLY_S, only_asks: bool = False) -> Reply:
         return await self._transport.request(
-            "POST", path, content=content, content_type="application/json", timeout_s=timeout_s, max_reply_bytes=DEFAULT_MAX_REPLY_BYTES
+            "POST",
+            path,
+            content=json.dumps(dict(body), separators=(",", ":")).encode("ascii"),
+            content_type="application/json",
+            timeout_s=timeout_s,
+            max_reply_bytes=DEFAULT_MAX_REPLY_BYTES,
+            only_asks=only_asks,
         )

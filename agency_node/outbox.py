@@ -25,7 +25,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 from agency_node.journal import NO_SEARCH, record, stamp
 from agency_node.opened_fields import opened_expunction
 from agency_node.pieces import IN_PIECES, OUT, MessageGoneError, Pieces, stored_pieces, write_pieces
-from agency_node.store import Glance
+from agency_node.store import Glance, reading
 from agency_node.tables import outbox, sequences
 from agency_node.vault import Vault
 from crypto.binary import regroup
@@ -332,7 +332,7 @@ def content_of(connection: Connection, number: int) -> bytes:
 
 def message_of(engine: Engine, number: int) -> Pieces:
     """The message of a row that has not left; `MessageGoneError` if it was dropped since the row was read."""
-    with engine.begin() as connection:
+    with reading(engine).begin() as connection:
         data = content_of(connection, number)
         message_id = connection.execute(select(outbox.c.message_id).where(outbox.c.number == number)).scalar_one()
     return Pieces.of(data) if message_id is None else stored_pieces(engine, OUT, str(number), MessageId(message_id))

@@ -136,8 +136,13 @@ def large_batch(connection: Connection) -> Iterator[None]:
 
 def promising_nothing(engine: Engine) -> Engine:
     """The same database for transactions that do not wait for the disk: they outlive this process, and are on disk when the next other
-    transaction has ended, which syncs all of the write-ahead log."""
+    transaction has ended, which syncs all of the write-ahead log, or when `disk` has been waited for."""
     return engine.execution_options(**{_PROMISING_NOTHING: True})
+
+
+def promising(engine: Engine) -> Engine:
+    """The same database for transactions that wait for the disk, also where others of this process do not."""
+    return engine.execution_options(**{_PROMISING_NOTHING: False})
 
 
 def forget_deleted(engine: Engine) -> bool:
@@ -150,6 +155,7 @@ def forget_deleted(engine: Engine) -> bool:
         cursor = connection.cursor()
         cursor.execute("PRAGMA busy_timeout=0")
         try:
+            cursor.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()  # nearly all of the work, while others write
             busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         finally:
             cursor.execute(f"PRAGMA {_PATIENCE}")

@@ -2,10 +2,10 @@
 
 Invariants: this is the only module that imports httpx; no request leaves it unsigned (RFC 9421, a fresh nonce each), none follows a
 redirect, takes a proxy or a password from the environment, or waits without end; no reply is read beyond its limit, and none is
-decompressed. A proxy passes on bytes of a TLS connection between node and broker, and is given no password. No foreign exception leaves
-this module. Words of the broker that come into an error's text are short and printable. A request is repeated in one case, once, and
-within its time: the broker refused its nonce and said the prefix that nonces must have; so it did nothing, and what it says next time
-counts, whatever it is.
+decompressed. A request that tells the broker something leaves after `before_leaving`. A proxy passes on bytes of a TLS connection between
+node and broker, and is given no password. No foreign exception leaves this module. Words of the broker that come into an error's text are
+short and printable. A request is repeated in one case, once, and within its time: the broker refused its nonce and said the prefix that
+nonces must have; so it did nothing, and what it says next time counts, whatever it is.
 
 Left to others: which routes there are and what their replies mean (`link`), when to try again (the callers).
 """
@@ -89,6 +89,8 @@ class Transport:
             raise ConfigError("through a proxy the broker is dialled over https: set `broker` in node.toml to an https address")
         self._agency, self._key, self._clock = agency, key, clock
         self._by_proxy = bool(proxy)
+        self.before_leaving: Callable[[], Awaitable[None]] | None = None
+        """What every request that does more than ask waits for: that what it rests on is on this node's disk."""
         self._nonce_prefix = b""
         """As the broker said it last; nothing before its first refusal."""
         self._client = httpx.AsyncClient(
@@ -111,11 +113,13 @@ class Transport:
         content_type: str | None = None,
         timeout_s: float = 10,
         max_reply_bytes: int = DEFAULT_MAX_REPLY_BYTES,
+        only_asks: bool = False,
     ) -> Reply:
         """The broker's reply to one signed request; `path` is already encoded and begins with a slash.
 
-        `timeout_s` is for all of it, from connecting to the last byte. `BrokerUnreachableError` when there is no whole reply in that time,
-        `BrokerRefusedError` for every status but 200 to 299 and for a reply longer than `max_reply_bytes`.
+        It waits for `before_leaving` unless it `only_asks`, as every GET does. `timeout_s` is for all of it, from connecting to the last
+        byte. `BrokerUnreachableError` when there is no whole reply in that time, `BrokerRefusedError` for every status but 200 to 299 and
+        for a reply longer than `max_reply_bytes`.
         """
 
         def signed() -> httpx.Request:
@@ -129,6 +133,8 @@ class Transport:
             request.headers.update(sign_request(method, url, content or b"", agency=self._agency, key=self._key, nonce=nonce, now=now))
             return request
 
+        if self.before_leaving is not None and not only_asks and method != "GET":
+            await self.before_leaving()
         try:
             async with asyncio.timeout(timeout_s):
                 try:

@@ -35,8 +35,8 @@ class OtherWriters:
         before, self._seen = self._seen, self._version()
         return self._seen != before
 
-    async def idle(self, stop: asyncio.Event, woken: asyncio.Event) -> None:
-        """Wait until stopped or woken, until something is committed, or for `IDLE_S`."""
+    async def idle(self, stop: asyncio.Event, woken: asyncio.Event) -> bool:
+        """Wait until stopped or woken, until something is committed, or for `IDLE_S`; whether nothing of that happened."""
         self.look()  # what was written before is known
         own, is_news = self._own, False
         for _ in range(round(IDLE_S / LOOK_S)):
@@ -44,7 +44,8 @@ class OtherWriters:
             changed, own_before, own = self.look(), own, self._own
             is_news = is_news or changed
             if stop.is_set() or woken.is_set() or (is_news and own == own_before):
-                return
+                return False
+        return not is_news
 
     def close(self) -> None:
         """Give the connection back."""

@@ -25,6 +25,7 @@ from agency_node.follower import bare_head
 from agency_node.keyring import Keyring
 from agency_node.link import LogLink
 from agency_node.parties import Parties
+from agency_node.store import reading
 from crypto.checkpoint import (
     Checkpoint,
     SignedCheckpoint,
@@ -136,7 +137,7 @@ class Witness:
         self._unsent = None
 
     def _last(self) -> SignedCheckpoint | None:
-        with self._engine.begin() as connection:
+        with reading(self._engine).begin() as connection:
             return _read(connection)
 
     def _check_not_halted(self) -> None:

@@ -117,7 +117,7 @@ class LogStore:
                 stored = (await connection.execute(_SIGNED, {"size": size})).scalar_one()
                 if bytes(stored) != note.to_bytes():
                     raise ConsistencyError("the stored head of this size is another than the leaves give: the database was tampered with")
-            self._published = size
+            self._published = max(self._published, size)  # another may have begun, and ended, while this one waited for the disk
         except BaseException:
             if self._publishing is asyncio.current_task():  # its turn never came: nobody may wait for it any more
                 self._publishing = None

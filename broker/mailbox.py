@@ -95,24 +95,25 @@ class Mailbox:
         3. when no part is missing: the whole hashes to the id, parses, and is signed by the sender's node key (a `PeerError`); if not, all
            its parts are forgotten, because which one is at fault cannot be told
 
-        An incomplete message promises nothing, so its parts do not wait for the disk; that it is queued does, and takes them along.
+        An incomplete message promises nothing, so its parts do not wait for the disk; that it is queued does, and takes them along. Its
+        recipient is told before: it may have the message, or a part of it, before its sender knows that the broker keeps it.
         """
-        for promises in (False, True) if part.count > 1 else (True,):
-            try:
-                async with self._store.writing(promises=promises) as connection:
-                    taken = await self._take(connection, caller, part)
-                    closed = await self._close(connection, caller, part, taken) if promises and isinstance(taken, MessageCheck) else None
-            except BaseException:
-                self._checks.pop(part.message_id, None)  # it may have seen what is not stored
-                raise
-            if isinstance(taken, MessageState):
-                return taken
-            if isinstance(closed, PeerError):
-                raise closed
-            if closed is not None:
-                self._nothing_until.pop(closed.recipient, None)
-                self._bell.ring()
-        return MessageState(QUEUED)
+        try:
+            async with self._store.writing(promises=False) as connection:
+                taken = await self._take(connection, caller, part)
+                closed = await self._close(connection, caller, part, taken) if isinstance(taken, MessageCheck) else None
+        except BaseException:
+            self._checks.pop(part.message_id, None)  # it may have seen what is not stored
+            raise
+        if isinstance(closed, PeerError):
+            raise closed
+        if closed is not None:
+            self._nothing_until.pop(closed.recipient, None)
+            self._bell.ring()
+        if isinstance(taken, MessageState) and taken.state == INCOMPLETE:
+            return taken
+        await self._store.synced()  # at a repeat too: the first answer may have failed here
+        return taken if isinstance(taken, MessageState) else MessageState(QUEUED)
 
     async def state(self, caller: Caller, message_id: MessageId) -> MessageState:
         """The state of a message, for its sender and its recipient."""
@@ -141,7 +142,7 @@ class Mailbox:
                 return None
         free = waits & (messages.c.leased_until <= moment)
         leases: list[dict[str, object]] = []
-        async with self._store.writing() as connection:
+        async with self._store.writing(promises=False) as connection:  # a lease that is lost with the machine is given anew
             for row in (await connection.execute(select(messages).where(free).order_by(messages.c.place).limit(limit))).all():
                 lease_id = secrets.token_hex(_LEASE_ID_BYTES)
                 taken = update(messages).where(messages.c.message_id == row.message_id)
@@ -163,7 +164,7 @@ class Mailbox:
     async def give_back(self, agency: AgencyId) -> None:
         """End every lease of the agency: a node that starts again knows nothing of what it had taken, and need not wait for it."""
         held = (messages.c.recipient == agency) & (messages.c.state == QUEUED)
-        async with self._store.writing() as connection:
+        async with self._store.writing(promises=False) as connection:
             await connection.execute(update(messages).where(held).values(lease_id=None, leased_until=0))
         self._nothing_until.pop(agency, None)
 
@@ -181,7 +182,7 @@ class Mailbox:
         if moment_of(row.leased_until) - caller.now < timedelta(seconds=self._limits.lease_s / 2):
             until = milliseconds(caller.now + timedelta(seconds=self._limits.lease_s))
             same = (messages.c.message_id == message_id) & (messages.c.lease_id == lease_id)
-            async with self._store.writing() as connection:
+            async with self._store.writing(promises=False) as connection:
                 await connection.execute(update(messages).where(same).values(leased_until=until))
         return Part(message_id, number, row.total_bytes, bytes(found)).to_bytes()
 
@@ -190,7 +191,7 @@ class Mailbox:
 
         A lease that has run out still serves as long as nobody took the message anew: only its recipient can have it.
         """
-        async with self._store.writing() as connection:
+        async with self._store.writing(promises=False) as connection:  # emptying the write-ahead log waits for the disk
             row = (await connection.execute(select(messages).where(messages.c.lease_id == lease_id))).one_or_none()
             if row is None or row.recipient != caller.agency:
                 raise UnknownLeaseError("no lease of that id for this caller")

@@ -1,14 +1,14 @@
 """The broker's database: opened, migrated, with the settings on which its promises rest.
 
-SQLite. Invariants: a transaction is on disk when it has ended (WAL, synchronous FULL), so what was promised is never lost; one that
-promises nothing outlives `kill -9`, and is on disk when the next that promises something has ended. Writers take turns (a lock here, BEGIN
-IMMEDIATE for other processes) and never fail half-way; what is deleted is overwritten (secure_delete), and after `forget_deleted` it is in
-the write-ahead log no more.
+SQLite. Invariants: who leaves `writing`, or `synced`, knows that what was committed until then is on the disk, so what was promised is
+never lost; a transaction that promises nothing outlives `kill -9`, and is on disk when the next `synced` has ended. Writers take turns (a
+lock here, BEGIN IMMEDIATE for other processes) and never fail half-way; what is deleted is overwritten (secure_delete), and after
+`forget_deleted` it is in the write-ahead log no more.
 
-Statements and commits run in the event loop's own thread: each takes some tens of microseconds, a commit with its fsync a third of a
-millisecond, and handing one to another thread and waiting for the interpreter twice takes longer than that as soon as the loop is busy.
-What may last does not hold up the loop: a write lock that another process has is asked for again and again, and the write-ahead log is
-emptied beside it.
+Statements and commits run in the event loop's own thread: each takes some tens of microseconds, and handing one to another thread and
+waiting for the interpreter twice takes longer than that as soon as the loop is busy. What may last does not hold up the loop: a write lock
+that another process has is asked for again and again, the write-ahead log is emptied beside it, and the disk is waited for beside it,
+once for all who wait (decision 26). So others see a commit before it is on the disk: whoever promises something waits with `synced` first.
 
 Pages are large, because nearly all bytes here are parts of messages of up to 1 MiB: these take half the time of SQLite's usual pages, and
 small rows no more. A database that was made with other pages keeps them.
@@ -19,6 +19,7 @@ Left to others: the tables (`tables`), what is read and written (the services).
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
@@ -40,8 +41,19 @@ _BUSY_MS: Final = 50
 """How long the driver itself waits, and with it everybody."""
 _BUSY_FORGETTING_MS: Final = 2_000
 """How long emptying the write-ahead log waits for readers; everybody who writes waits meanwhile."""
+_REST: Final = 9
+"""Between two times that the write-ahead log is emptied lies that many times what the first took, so that who deletes often, shares."""
+_LONGEST_REST_S: Final = 0.5
 PAGE_BYTES: Final = 32 << 10
-_PRAGMAS: Final = (f"busy_timeout={_BUSY_MS}", f"page_size={PAGE_BYTES}", "journal_mode=WAL", "foreign_keys=ON", "secure_delete=ON")
+_PRAGMAS: Final = (
+    f"busy_timeout={_BUSY_MS}",
+    f"page_size={PAGE_BYTES}",
+    "journal_mode=WAL",
+    "synchronous=NORMAL",  # a commit does not wait for the disk: `synced` does
+    "foreign_keys=ON",
+    "secure_delete=ON",
+)
+_sync_data: Final = getattr(os, "fdatasync", os.fsync)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ResultT = TypeVar("_ResultT")
 
@@ -81,6 +93,10 @@ class Store:
         self._engine = engine
         self._turn = asyncio.Lock()
         self._forgetting: asyncio.Task[bool] | None = None
+        self._rests_until = 0.0
+        """Before that moment of the loop's clock the write-ahead log is not emptied again."""
+        self._disk = asyncio.Lock()
+        self._syncing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, url: str) -> Store:
@@ -121,16 +137,42 @@ class Store:
     async def writing(self, *, promises: bool = True) -> AsyncIterator[Transaction]:
         """A transaction that is committed at the end of the block, and undone when the block raises. One that promises nothing does not
         wait for the disk."""
-        async with self._written(promises=promises) as connection:
+        async with self._written() as connection:
             yield Transaction(connection)
+        if promises:
+            await self.synced()
 
     @asynccontextmanager
-    async def _written(self, *, promises: bool = True) -> AsyncIterator[Connection]:
+    async def _written(self) -> AsyncIterator[Connection]:
         async with self._turn:
-            with self._engine.connect().execution_options(writes="FULL" if promises else "NORMAL") as connection:
+            with self._engine.connect().execution_options(writes=True) as connection:
                 await _begun(connection)
                 yield connection  # what it raises undoes the transaction: the connection is given back without a commit
                 connection.commit()
+
+    async def synced(self) -> None:
+        """Wait until everything that was committed before is on the disk. Who comes while others wait for their turn shares that turn."""
+        if self._syncing is None:
+            self._syncing = asyncio.create_task(self._sync_in_turn())
+        await asyncio.shield(self._syncing)
+
+    async def _sync_in_turn(self) -> None:
+        async with self._disk:
+            self._syncing = None
+            await _beside(self._sync)
+
+    def _sync(self) -> None:
+        """What a commit under `synchronous=FULL` does to the write-ahead log; what left it was synced on its way into the database."""
+        try:
+            descriptor = os.open(f"{self._engine.url.database}-wal", os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            _sync_data(descriptor)
+        except OSError as error:
+            raise OperationalError("fdatasync", None, error) from error
+        finally:
+            os.close(descriptor)
 
     async def forget_deleted(self) -> bool:
         """Bring the write-ahead log into the database and empty it, so that bytes deleted before are nowhere. False if a reader is in the
@@ -140,9 +182,24 @@ class Store:
         return await asyncio.shield(self._forgetting)
 
     async def _forget_in_turn(self) -> bool:
-        async with self._turn:
-            self._forgetting = None
-            return await _beside(self._forget)
+        loop = asyncio.get_running_loop()
+        try:
+            await asyncio.sleep(self._rests_until - loop.time())
+            began = loop.time()
+            await _beside(self._bring_over)  # nearly all of the work, while others write
+            async with self._turn:
+                self._forgetting = None
+                done = await _beside(self._forget)
+        except BaseException:
+            if self._forgetting is asyncio.current_task():  # its turn never came: nobody may wait for it any more
+                self._forgetting = None
+            raise
+        self._rests_until = loop.time() + min(_REST * (loop.time() - began), _LONGEST_REST_S)
+        return done
+
+    def _bring_over(self) -> None:
+        with closing(self._engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _forget(self) -> bool:
         connection = self._engine.raw_connection()  # a checkpoint runs outside any transaction
@@ -193,11 +250,7 @@ def _apply_settings(connection: Any, _record: Any) -> None:  # noqa: ANN401  (th
 
 
 def _begin(connection: Connection) -> None:
-    waits = connection.get_execution_options().get("writes")
-    if waits and connection.info.get("waits") != waits:  # NORMAL: the log's pages are synced with those of the next FULL commit
-        connection.exec_driver_sql(f"PRAGMA synchronous={waits}")
-        connection.info["waits"] = waits
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if waits else "BEGIN")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
 
 
 def _migrate(connection: Connection) -> None:

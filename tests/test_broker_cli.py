@@ -243,7 +243,7 @@ async def test_the_migrations_make_the_tables(tmp_path: Path) -> None:
     store = await Store.open(f"sqlite:///{tmp_path / 'store.sqlite'}")
     try:
         async with store.reading() as connection:
-            for pragma, value in (("journal_mode", "wal"), ("secure_delete", 1), ("synchronous", 2), ("foreign_keys", 1)):
+            for pragma, value in (("journal_mode", "wal"), ("secure_delete", 1), ("synchronous", 1), ("foreign_keys", 1)):
                 assert (await connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar() == value
         with pytest.raises(IntegrityError):
             async with store.writing() as connection:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, insert, select
 from sqlalchemy.exc import OperationalError
 
+from broker import store
 from broker.config import Limits
 from broker.errors import RouteError
 from broker.parties import RoutedGrant, check_route
@@ -399,19 +402,45 @@ async def test_a_broker_that_died_before_the_check_of_the_whole_asks_for_a_part_
 async def test_a_queued_message_waited_for_the_disk_and_its_parts_did_not(
     world: World, long: Message, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What each commit of a message's way into the mailbox waits for, as the database itself says it."""
-    waited: list[tuple[str, int]] = []
+    """What was committed on a message's way into the mailbox, and when the disk was waited for."""
+    seen: list[str] = []
     commit = Connection.commit
 
     def noting(connection: Connection) -> None:
-        state = connection.execute(select(messages.c.state).where(messages.c.message_id == long.message_id)).scalar()
-        waited.append((state or "", connection.exec_driver_sql("PRAGMA synchronous").scalar_one()))
+        seen.append(connection.execute(select(messages.c.state).where(messages.c.message_id == long.message_id)).scalar() or "")
         commit(connection)
 
     monkeypatch.setattr(Connection, "commit", noting)
+    monkeypatch.setattr(store, "_sync_data", lambda _descriptor: seen.append("disk"))
     await world.put(long)
+    assert seen == ["incomplete", "queued", "disk"]
     await world.put(long)
-    assert waited == [("incomplete", 1), ("incomplete", 1), ("queued", 2), ("queued", 1), ("queued", 1)]
+    assert seen[3:] == ["queued", "disk", "queued", "disk"]
+
+
+async def test_its_recipient_need_not_wait_for_the_senders_promise(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message is handed out while the disk is waited for; the sender hears that it is kept only after."""
+    on_disk = threading.Event()
+    monkeypatch.setattr(store, "_sync_data", lambda _descriptor: on_disk.wait(20))
+    message = world.message(CLAIMS)
+    sending = asyncio.ensure_future(world.put(message))
+    async with asyncio.timeout(20):
+        while not await world.lease(LAKESIDE):
+            await asyncio.sleep(0.01)
+    assert not sending.done()
+    on_disk.set()
+    assert (await sending).json()["state"] == "queued"
+
+
+async def test_a_disk_that_fails_is_no_promise(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_descriptor: int) -> None:
+        raise OSError("no space left")
+
+    message = world.message(CLAIMS)
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "_sync_data", fails)
+        assert (await world.put(message)).status_code >= 500
+    assert (await world.put(message)).json()["state"] == "queued"
 
 
 async def test_a_frame_that_its_sender_did_not_sign_is_forgotten(world: World) -> None:
