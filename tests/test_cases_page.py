@@ -63,7 +63,7 @@ async def test_the_page_can_be_typed_from_top_to_bottom(folder: Path) -> None:
     for block in blocks(TEXT):
         if block.language == "toml":
             said = tomllib.loads(block.body)
-            models = {"probe": PackProbe, "retention": PackRetention}
+            models: dict[str, type[PackProbe | PackRetention]] = {"probe": PackProbe, "retention": PackRetention}
             for name, table in said.items():
                 assert models[name].model_validate(table) == models[name](), "what the page shows is the strict default's"
         for one in typed(block) if block.language == "console" else []:

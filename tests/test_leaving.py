@@ -195,7 +195,7 @@ async def test_a_node_that_leaves_takes_nothing_new(leaver: Leaver) -> None:
     leaver.leaving.order(leaver.signer())
     with pytest.raises(RetiredError, match="takes nothing new"):
         check_takes_new(leaver.node.engine)
-    desk = GrantDesk(LAKESIDE, leaver.node.engine, leaver.node.vault, *[None] * 3, leaver.clock)  # type: ignore[arg-type]
+    desk = GrantDesk(LAKESIDE, leaver.node.engine, leaver.node.vault, *[None] * 3, leaver.clock)  # type: ignore[call-arg, arg-type]
     with pytest.raises(RefusedByUsError, match="takes no new search"):
         desk._check_new(claims(), claims().digest)
     open_node(leaver.node.folder, leaver.clock).engine.dispose()

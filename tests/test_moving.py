@@ -276,7 +276,14 @@ def test_a_public_key_is_read_strictly_and_named_by_its_content(key: RestoreKey,
     path = tmp_path / "entry.json"
     path.write_text(json.dumps(good))
     assert RestoreEntry.read(path) == entry(key)
-    for wrong in ({**good, "restore_key": other["restore_key"]}, {**good, "more": 1}, {"agency": "lakeside-sheriff"}, [], "x" * 5000):
+    wrongs: tuple[object, ...] = (
+        {**good, "restore_key": other["restore_key"]},
+        {**good, "more": 1},
+        {"agency": "lakeside-sheriff"},
+        [],
+        "x" * 5000,
+    )
+    for wrong in wrongs:
         path.write_text(json.dumps(wrong))
         with pytest.raises(RequestError, match="no public restore key"):
             RestoreEntry.read(path)

@@ -77,7 +77,9 @@ def list_cases(engine: Engine, vault: Vault, packs: Sequence[PolicyPack], roster
     return listed
 
 
-def _kept(vault: Vault, packs: Sequence[PolicyPack], roster: Roster, row: Row[Any], held: str, exigent: bool, now: datetime) -> SearchKept:
+def _kept(
+    vault: Vault, packs: Sequence[PolicyPack], roster: Roster, row: Row[*tuple[Any, ...]], held: str, exigent: bool, now: datetime
+) -> SearchKept:
     if row.state == LAPSED:
         return SearchKept(row.search_id, row.state, row.expires, UNDER_SEAL, UNDER_SEAL, "", "")
     ends = ends_of(vault, packs, roster, row)

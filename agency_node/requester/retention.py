@@ -90,7 +90,7 @@ class Retention:
         destroy_due(self._engine, self._vault, self._packs, self._parties.trusted.possibly_expired, now)
 
 
-def ends_of(vault: Vault, packs: Sequence[PolicyPack], roster: Roster, row: Row[Any]) -> Ends:
+def ends_of(vault: Vault, packs: Sequence[PolicyPack], roster: Roster, row: Row[*tuple[Any, ...]]) -> Ends:
     """The end of both clocks of a search, a row of `SEARCH`, by the packs of now."""
     claims = unverified_claims(vault.open(TOKEN, row.sealed_token, row.search_id.encode("ascii")))
     agencies = (claims.requesting_agency, claims.originating_agency, *claims.holders)
