@@ -84,7 +84,7 @@ def every_command(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 
 EVERY = dict(every_command(typer.main.get_command(app)))
-ASKED = {"node", "person", "policy", "roster", "log"}
+ASKED = {"node", "person", "policy", "roster", "log", "gallery"}
 LEAVES = {name: command for name, command in EVERY.items() if not hasattr(command, "commands")}
 
 
@@ -96,6 +96,7 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
         "plan",
         *(f"calibration {name}" for name in ("show", "check", "synthetic")),
         *(f"faces {name}" for name in ("measure", "check")),
+        *(f"gallery {name}" for name in ("manifest", "prove", "absent", "dispositions", "purge", "check")),
         *(f"broker {name}" for name in ("init", "roster", "serve", "status")),
         *(f"log {name}" for name in ("verify", "export", "evidence", "opened", "counts", "monitor")),
         *(f"node {name}" for name in ("init", "serve", "enrol", "expunge", "status", "search", "review", "release", "cancel", "disclose")),
@@ -191,6 +192,12 @@ def test_an_error_is_one_sentence_on_standard_error(name: str, as_json: bool, tm
         "log opened": "log opened there --node nowhere",
         "log counts": "log counts --node nowhere",
         "log monitor": "log monitor new --node nowhere",
+        "gallery manifest": "gallery manifest nowhere",
+        "gallery prove": "gallery prove nowhere --record L-1 --save new",
+        "gallery absent": "gallery absent there --node nowhere",
+        "gallery dispositions": "gallery dispositions nowhere there",
+        "gallery purge": "gallery purge nowhere --before 2026-01-01 --report new",
+        "gallery check": "gallery check there --node nowhere",
     }[name]
     result = run(line + " --json" * as_json)
     assert result.exit_code in (1, 2), result.output

@@ -452,9 +452,8 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(store: RecordStore, folder:
     assert enrol_folder(store, embedder, folder, table, rest, NOW) == EnrolmentReport(38, 32, ())
     assert (rest.done, embedder.seen) == (70, 38)
     assert {store.record(row).record_number for row in store.rows().tolist()} == {f"R-{i}" for i in range(70)}
-    assert (
-        store.templates() == [EMBEDDER.model.templates(EMBEDDER.faces(read_image(plain_picture(i)).pixels)[0].embedding) for i in range(70)]
-    ).all()
+    wanted = [EMBEDDER.model.templates(EMBEDDER.faces(read_image(plain_picture(i)).pixels)[0].embedding) for i in range(70)]
+    assert (store.templates() == wanted).all()
 
 
 KILLED = """
