@@ -118,7 +118,7 @@ def receipt(
     typer.echo(f"{said.agency} destroyed {said.records} records with {said.photographs} photographs at {said.destroyed_at.isoformat()}")
     typer.echo(f"ordered by {order.person}; its node key signed, as the roster's version {trusted.version} lists it")
     told = f"deleted {said.mailbox_messages} messages and gave receipts" if said.broker_told else "was not asked"
-    typer.echo(f"the broker {told}; the public log holds an expunction with subject {subject}{'' if said.broker_told else ', maybe'}")
+    typer.echo(f"the broker {told}; where it was asked, the public log has a holder's expunction with subject {subject}")
     typer.echo(f"kept: {', '.join(said.kept) or 'nothing'}; the audit ledger ends at row {said.ledger_rows}")
 
 

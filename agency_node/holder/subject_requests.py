@@ -23,7 +23,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from sqlalchemy import Connection, Engine, Row, insert, select, update
 
@@ -276,7 +276,7 @@ class SubjectRequests:
         with self._engine.begin() as connection:
             return self._shown(self._row(connection, request_id))
 
-    def _shown(self, row: Row[tuple[object, ...]]) -> SubjectRequest:
+    def _shown(self, row: Row[Any]) -> SubjectRequest:
         left = parse_moment(row.due_at, "due_at") - self._clock()
         warning = ""
         if row.state != State.CLOSED and left < timedelta():
@@ -285,13 +285,13 @@ class SubjectRequests:
             warning = f"due within {-(-left // timedelta(days=1))} days (R26)"
         return SubjectRequest(row.request_id, State(row.state), row.received_at, row.due_at, row.asked, row.outcome, warning)
 
-    def _opened(self, request_id: str) -> tuple[str, bytes, Row[tuple[object, ...]]]:
+    def _opened(self, request_id: str) -> tuple[str, bytes, Row[Any]]:
         with self._engine.begin() as connection:
             row = self._row(connection, request_id)
         kept = json.loads(self._vault.open(_PURPOSE, row.sealed_request, request_id.encode("ascii")))
         return kept["record_number"], bytes.fromhex(kept["salt"]), row
 
-    def _row(self, connection: Connection, request_id: str) -> Row[tuple[object, ...]]:
+    def _row(self, connection: Connection, request_id: str) -> Row[Any]:
         found = connection.execute(select(subject_requests).where(subject_requests.c.request_id == request_id)).one_or_none()
         if found is None:
             raise RequestError("there is no such request: `sealmatch node subject DIR` lists those that are open")
