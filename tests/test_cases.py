@@ -25,12 +25,13 @@ from agency_node.policy.clocks import ExigentClock, OnLapse, RetentionClock, ret
 from agency_node.policy.deciding import packs_over
 from agency_node.policy.engine import PolicyPack, load_packs
 from agency_node.policy.pack_folder import PackRetention, find_pack
+from agency_node.requester import retention
 from agency_node.requester.cancelling import cancel_search
 from agency_node.requester.case_list import UNDER_SEAL, CaseKept, list_cases
 from agency_node.requester.leads import list_disclosed, list_leads
 from agency_node.requester.probe_versions import read_kept
 from agency_node.requester.provenance import check_edits
-from agency_node.requester.retention import Retention, destroy_due
+from agency_node.requester.retention import Retention
 from agency_node.store import forget_deleted
 from agency_node.tables import disclosures, exigent_grants, leads, ledger, legal_decisions, probe_faces, searches
 from crypto.canonical import AgencyId
@@ -80,7 +81,7 @@ async def pass_by(world: World, duration: timedelta) -> None:
     """Time passes at the requester's node, which looks at its clocks and empties its write-ahead log."""
     world.clock.pass_by(days=duration.days, seconds=duration.seconds)
     node = world.nodes[NORTHPORT]
-    destroy_due(node.engine, node.vault, packs(), node.parties.trusted.possibly_expired, world.clock())
+    retention.destroy_due(node.engine, node.vault, packs(), node.parties.trusted.possibly_expired, world.clock())
     assert forget_deleted(node.engine)
 
 
@@ -217,9 +218,10 @@ async def test_leads_that_were_destroyed_say_so(world: World) -> None:
     content = await with_photograph(world)
     await pass_by(world, YEAR)
     node = world.nodes[NORTHPORT]
-    for asked_for in (list_leads, list_disclosed):
-        with pytest.raises(RequestError, match=r"were destroyed at 20.*node cases"):
-            asked_for(node.engine, node.vault, content.search_id)
+    with pytest.raises(RequestError, match=r"were destroyed at 20.*node cases"):
+        list_leads(node.engine, node.vault, content.search_id)
+    with pytest.raises(RequestError, match=r"were destroyed at 20.*node cases"):
+        list_disclosed(node.engine, node.vault, content.search_id)
     assert len(node.rows(leads)) == 1, "how many there were is still counted"
     assert [row.outcome for row in node.rows(disclosures) if row.handle] == ["disclosed"]
 
@@ -277,8 +279,6 @@ async def test_a_hold_wins_over_every_clock_until_it_is_lifted(world: World) -> 
 async def test_a_hold_that_comes_while_the_job_looks_is_asked_in_the_transaction_that_destroys(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from agency_node.requester import retention  # noqa: PLC0415
-
     await world.granted()
     ends_of = retention.ends_of
 

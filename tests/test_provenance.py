@@ -347,9 +347,9 @@ async def test_a_probe_that_is_not_the_chain_s_end_is_refused_by_the_reviewer_s_
     world: World, monkeypatch: pytest.MonkeyPatch, cheat: Callable[[Any], Any]
 ) -> None:
     """R19: a requester's program that cheats and signs what it made: commitment and chain agree, and making it again does not."""
-    monkeypatch.setattr(drafting, "prepare", lambda *given: cheat(prepare(*given)))
-    search_id = await world.drafted(ORIGINAL, edits=EDITS)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(drafting, "prepare", lambda *given: cheat(prepare(*given)))
+        search_id = await world.drafted(ORIGINAL, edits=EDITS)
     with pytest.raises(ProvenanceError):
         grant(world, search_id)
     assert world.nodes[NORTHPORT].rows(searches)[0].state == "drafted"

@@ -70,7 +70,7 @@ class KeptChain:
 
 def keep_chain(connection: Connection, vault: Vault, search_id: str, chain: Chain, prepared: Prepared, face: Face) -> None:
     """Seal a draft's chain and its pictures, in the caller's transaction."""
-    pictures = dict(enumerate((prepared.original, *prepared.versions))) if chain.edits else {}
+    pictures: dict[int, bytes] = dict(enumerate((prepared.original, *prepared.versions))) if chain.edits else {}
     if face.aligned is not None:
         pictures[len(chain.links) - 1] = encode_lossless(face.aligned)
     for link in chain.links:

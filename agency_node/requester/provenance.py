@@ -214,7 +214,8 @@ def prepare(original: bytes, edits: Sequence[Edit], source: ProbeSource) -> Prep
             previous=_NO_DIGEST,
         )
     ]
-    pixels, files = first.pixels, []
+    pixels = first.pixels
+    files: list[bytes] = []
     for edit in edits:
         pixels = edit.apply(pixels)
         links.append(_next(links[-1], Step.EDIT, edit.sentence, _EDITOR, pixels))
