@@ -34,7 +34,12 @@ async def test_those_who_delete_one_after_the_other_share_what_empties_the_log(
 ) -> None:
     emptied: list[int] = []
     forget = Store._forget
-    monkeypatch.setattr(Store, "_forget", lambda self: (emptied.append(1), forget(self))[1])
+
+    def noted(self: Store) -> bool:
+        emptied.append(1)
+        return forget(self)
+
+    monkeypatch.setattr(Store, "_forget", noted)
     monkeypatch.setattr(broker_store, "_REST", 1_000_000)
     monkeypatch.setattr(broker_store, "_LONGEST_REST_S", 0.2)
 
