@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -122,8 +122,7 @@ class Courier:
     def __post_init__(self) -> None:
         self._one_large = asyncio.Lock()
         self._forgetting_due = 0.0
-        self._rested = False
-        """Nothing happened since the last round."""
+        self._rested = False  # nothing happened since the last round
         self._handlers: dict[MessageType, list[Handler]] = {}
         self._last_trouble: dict[int, str] = {}
         with self.engine.begin() as connection:
@@ -234,7 +233,9 @@ class Courier:
 
     async def work(self, stop: asyncio.Event) -> None:
         """Handle what is in the inbox and what is due, one thing at a time, until stopped or halted."""
-        with closing(OtherWriters(self.engine)) as others:
+        with ExitStack() as at_end:
+            at_end.callback(forget_deleted, self.engine)
+            others = at_end.enter_context(closing(OtherWriters(self.engine)))
             while not stop.is_set():
                 await self._round(stop, others)
 
@@ -250,8 +251,7 @@ class Courier:
         except HaltedError:
             await pause(stop, HALTED_S)
             handled = False
-        # What was destroyed, a probe or a mask share, is in the write-ahead log until now. A search is many rounds with little between:
-        # so not after each, but when the node has rested, or for a second has not. Beside the loop: what was queued leaves meanwhile.
+        # What was destroyed is in the write-ahead log until now. A search is many rounds: so after a rest, or a second without one.
         now = asyncio.get_running_loop().time()
         if self._rested or now >= self._forgetting_due:
             self._forgetting_due = now + FORGET_WITHIN_S

@@ -35,11 +35,11 @@ async def test_those_who_delete_one_after_the_other_share_what_empties_the_log(
     emptied: list[int] = []
     forget = Store._forget
 
-    def counted(store: Store) -> bool:
+    def noted(self: Store) -> bool:
         emptied.append(1)
-        return forget(store)
+        return forget(self)
 
-    monkeypatch.setattr(Store, "_forget", counted)
+    monkeypatch.setattr(Store, "_forget", noted)
     monkeypatch.setattr(broker_store, "_REST", 1_000_000)
     monkeypatch.setattr(broker_store, "_LONGEST_REST_S", 0.2)
 
