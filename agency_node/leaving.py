@@ -31,6 +31,22 @@ from agency_node.case_tables import case_searches, cases, legal_holds, probe_lin
 from agency_node.config import Role
 from agency_node.errors import BrokerRefusedError, RequestError, StoreError
 from agency_node.facts import Fact, read_fact, write_fact
+from agency_node.gallery_tables import (
+    block_keys,
+    disclosure_requests,
+    layouts,
+    next_block_keys,
+    next_template_blocks,
+    record_buckets,
+    record_dispositions,
+    record_leaves,
+    record_manifests,
+    records,
+    refused_records,
+    stubs,
+    subject_requests,
+    template_blocks,
+)
 from agency_node.holder.blocks import MODEL_FACT
 from agency_node.holder.records import RecordStore
 from agency_node.holder.subject_requests import Signer, State
@@ -44,12 +60,10 @@ from agency_node.retiring import Stage, enter_stage, retirement, retirement_in
 from agency_node.store import forget_deleted
 from agency_node.tables import (
     answers,
-    block_keys,
     budget_uses,
     custody,
     custody_parts,
     decisions,
-    disclosure_requests,
     disclosures,
     discoveries,
     exigent_grants,
@@ -58,7 +72,6 @@ from agency_node.tables import (
     held_grants,
     inbox,
     lapse_notices,
-    layouts,
     leads,
     ledger,
     ledger_sign_offs,
@@ -66,24 +79,13 @@ from agency_node.tables import (
     log_leaves,
     message_pieces,
     narrowings,
-    next_block_keys,
-    next_template_blocks,
     outbox,
     probe_faces,
     receipts,
-    record_buckets,
-    record_dispositions,
-    record_leaves,
-    record_manifests,
-    records,
-    refused_records,
     sealing_keys,
     search_holders,
     searches,
     statements,
-    stubs,
-    subject_requests,
-    template_blocks,
 )
 from crypto.mailbox_receipt import MailboxReceipt
 from crypto.moments import round_moment

@@ -13,20 +13,9 @@ from sqlalchemy import ColumnElement, Connection, Engine, Table, func, select
 
 from agency_node.errors import RequestError
 from agency_node.facts import halted
+from agency_node.gallery_tables import disclosure_requests, records
 from agency_node.holder.unsearchable import count_unsearchable
-from agency_node.tables import (
-    answers,
-    custody,
-    disclosure_requests,
-    held_grants,
-    inbox,
-    ledger,
-    outbox,
-    records,
-    sealing_keys,
-    search_holders,
-    searches,
-)
+from agency_node.tables import answers, custody, held_grants, inbox, ledger, outbox, sealing_keys, search_holders, searches
 from crypto.canonical import KeyId
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Engine, String, Table, bindparam, cast, func, literal_column, select, update
 
-from agency_node import case_tables, tables
+from agency_node import case_tables, gallery_tables, tables
 from agency_node.config import AT_REST_KEY_FILE
 from agency_node.errors import RequestError, StoreError
 from agency_node.facts import Fact, read_fact, write_fact
@@ -82,10 +82,10 @@ SEALED: Final = (
     SealedColumn(case_tables.legal_holds, "sealed_lift_reason", "hold-lift-reason", "case_tag"),
     SealedColumn(case_tables.probe_links, "sealed_link", "probe-link", "search_id/number"),
     SealedColumn(case_tables.probe_links, "sealed_picture", "probe-picture", "search_id/number"),
-    SealedColumn(tables.subject_requests, "sealed_request", "subject-request", "request_id"),
-    SealedColumn(tables.records, "sealed_record", "record", "row"),
-    SealedColumn(tables.records, "sealed_photograph", "photograph", "row"),
-    SealedColumn(tables.layouts, "sealed_layout", "layout", "layout_id"),
+    SealedColumn(gallery_tables.subject_requests, "sealed_request", "subject-request", "request_id"),
+    SealedColumn(gallery_tables.records, "sealed_record", "record", "row"),
+    SealedColumn(gallery_tables.records, "sealed_photograph", "photograph", "row"),
+    SealedColumn(gallery_tables.layouts, "sealed_layout", "layout", "layout_id"),
     SealedColumn(tables.answers, "sealed_root", "answer-root", "search_id"),
     SealedColumn(tables.answers, "sealed_release", "holder-release", "search_id"),
 )

@@ -21,7 +21,8 @@ from sqlalchemy import Connection, Engine, Select, create_engine, event
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError
 
-from agency_node import case_tables as _case_tables  # noqa: F401  # where a store is open every table of it is known
+from agency_node import case_tables as _case_tables  # noqa: F401  # as the next
+from agency_node import gallery_tables as _gallery_tables  # noqa: F401  # where a store is open every table of it is known
 
 DATABASE_FILE: Final = "node.sqlite"
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"

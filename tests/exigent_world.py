@@ -7,11 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from agency_node.gallery_tables import disclosure_requests
 from agency_node.holder.decision import decide_disclosure
 from agency_node.legal.exigent import ratify_search
 from agency_node.legal.persons import PersonKey
 from agency_node.requester.leads import ask_for
-from agency_node.tables import disclosure_requests
 from crypto.canonical import SearchId
 from crypto.entries import EntryKind, LogEntry, entry_subject
 from crypto.grant_basis import BasisKind, StatementOfFacts, commit_facts

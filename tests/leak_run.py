@@ -30,6 +30,7 @@ from agency_node.demo.wiretap import Recording
 from agency_node.faces.embedder import the_one_face
 from agency_node.faces.image import read_image
 from agency_node.facts import Fact
+from agency_node.gallery_tables import block_keys, layouts, records, template_blocks
 from agency_node.holder.decision import decide_disclosure
 from agency_node.holder.records import RecordStore
 from agency_node.legal.review import grant_draft
@@ -39,23 +40,19 @@ from agency_node.requester.drafting import CaseFile, SearchRequest, draft_search
 from agency_node.requester.leads import ask_for, claims_of, list_disclosed
 from agency_node.tables import (
     answers,
-    block_keys,
     decisions,
     disclosures,
     exigent_grants,
     facts,
     held_grants,
-    layouts,
     leads,
     legal_decisions,
     metadata,
     narrowings,
     outbox,
     probe_faces,
-    records,
     sealing_keys,
     searches,
-    template_blocks,
 )
 from crypto import ring
 from crypto.answer import MaskShare

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from agency_node.gallery_tables import stubs
 from agency_node.replies import Lease
 from agency_node.requester.leads import ask_for, list_leads
-from agency_node.tables import answers, custody, held_grants, inbox, ledger, outbox, search_holders, searches, stubs
+from agency_node.tables import answers, custody, held_grants, inbox, ledger, outbox, search_holders, searches
 from crypto.canonical import AgencyId, GrantId
 from crypto.entries import EntryKind, LogEntry
 from crypto.errors import ContextError, SenderSignatureError

@@ -18,6 +18,7 @@ from agency_node.cli import app
 from agency_node.commands import gallery as gallery_commands
 from agency_node.errors import RequestError
 from agency_node.facts import Fact, write_fact
+from agency_node.gallery_tables import record_buckets, record_dispositions, record_leaves, record_manifests
 from agency_node.holder.dispositions import FeedReport, mark_unchecked, take_feed
 from agency_node.holder.expunge_ledger import FILE, read_expungements
 from agency_node.holder.expunging import ExpungeReason
@@ -32,7 +33,7 @@ from agency_node.outbox import EXPUNCTION, MANIFEST, READY
 from agency_node.overview import node_status
 from agency_node.requester.leads import list_leads
 from agency_node.serving import Service
-from agency_node.tables import ledger, outbox, record_buckets, record_dispositions, record_leaves, record_manifests
+from agency_node.tables import ledger, outbox
 from agency_node.verification import ReadLog
 from crypto.canonical import b64url_encode
 from crypto.entries import EntryKind, LogEntry, entry_subject

@@ -19,6 +19,7 @@ from sqlalchemy import Engine, insert, select, update
 from agency_node.errors import EnrolmentError, KnownRecordError, StoreError
 from agency_node.faces.embedder import Embedder, load_embedder, the_one_face
 from agency_node.faces.image import MAX_IMAGE_BYTES, read_image
+from agency_node.gallery_tables import records, template_blocks
 from agency_node.holder.blocks import BLOCK_ROWS
 from agency_node.holder.candidates import BOOKING, DEMONSTRATION
 from agency_node.holder.enrol import REFUSED_COLUMNS, EnrolmentReport, enrol_directions, enrol_embeddings, enrol_folder
@@ -27,7 +28,7 @@ from agency_node.holder.progress import NoProgress
 from agency_node.holder.records import NewRecord, RecordStore
 from agency_node.holder.table_source import COLUMNS
 from agency_node.store import open_store
-from agency_node.tables import facts, ledger, records, template_blocks
+from agency_node.tables import facts, ledger
 from agency_node.vault import Vault
 from crypto.codes import values_of
 from crypto.disclosure import MAX_PHOTOGRAPH_BYTES, Media

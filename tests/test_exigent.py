@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select, update
 
 from agency_node.errors import RequestError
+from agency_node.gallery_tables import disclosure_requests
 from agency_node.holder.disclosing import ENDED as REQUEST_ENDED
 from agency_node.legal.archive import ARCHIVE_LABEL, open_archive
 from agency_node.legal.exigent import exigent_status, lapses_of_case
@@ -28,7 +29,6 @@ from agency_node.store import forget_deleted
 from agency_node.tables import (
     custody,
     custody_parts,
-    disclosure_requests,
     disclosures,
     exigent_grants,
     held_grants,

@@ -20,12 +20,13 @@ from typer.testing import CliRunner
 
 from agency_node.cli import app
 from agency_node.errors import KnownRecordError, RequestError
+from agency_node.gallery_tables import block_keys, records, template_blocks
 from agency_node.holder.expunging import ExpungeReason
 from agency_node.holder.records import NewRecord, RecordStore
 from agency_node.node import open_node
 from agency_node.outbox import EXPUNCTION, READY
 from agency_node.store import DATABASE_FILE, forget_deleted, open_store
-from agency_node.tables import block_keys, ledger, outbox, records, template_blocks
+from agency_node.tables import ledger, outbox
 from agency_node.vault import Vault
 from crypto.canonical import b64url_encode
 from crypto.codes import Codes, values_of

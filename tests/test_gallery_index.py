@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from sqlalchemy import select, update
 
+from agency_node.gallery_tables import block_keys, layouts, template_blocks
 from agency_node.holder.expunging import ExpungeReason
 from agency_node.holder.index import RENEWED_AT, Asked, GalleryIndex, Given
 from agency_node.holder.packed import MANY, Packed
 from agency_node.holder.records import NewRecord
 from agency_node.holder.renewal import Renewal
-from agency_node.tables import answers, block_keys, inbox, layouts, template_blocks
+from agency_node.tables import answers, inbox
 from crypto.answer import AnswerRequest, OrderSeed
 from crypto.bases import public_bases
 from crypto.binary import sha256

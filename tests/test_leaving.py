@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from agency_node.cli import app
 from agency_node.config import SubjectRequestRules
 from agency_node.errors import RequestError, RetiredError
+from agency_node.gallery_tables import block_keys, records, template_blocks
 from agency_node.grants import GrantDesk
 from agency_node.holder.expunging import ExpungeReason
 from agency_node.holder.records import RecordStore
@@ -36,7 +37,7 @@ from agency_node.node import Node, open_node
 from agency_node.refusals import RefusedByUsError
 from agency_node.retiring import Stage, check_takes_new, enter_stage, retirement
 from agency_node.serving import serve
-from agency_node.tables import block_keys, held_grants, ledger, receipts, records, sealing_keys, template_blocks
+from agency_node.tables import held_grants, ledger, receipts, sealing_keys
 from agency_node.transport import Transport
 from broker.app import create_app
 from broker.services import Services

@@ -17,6 +17,7 @@ from sqlalchemy import update
 
 from agency_node.courier import NotYetError
 from agency_node.errors import RequestError
+from agency_node.gallery_tables import disclosure_requests
 from agency_node.grants import GrantDesk
 from agency_node.holder.decision import PENDING, decide_disclosure
 from agency_node.holder.disclosing import Disclosing
@@ -24,7 +25,7 @@ from agency_node.legal.persons import PersonKey
 from agency_node.legal.review import grant_draft, refuse_draft
 from agency_node.requester.drafting import STILL as SEALED_STILL
 from agency_node.requester.leads import ask_for, list_disclosed, list_leads
-from agency_node.tables import custody, disclosure_requests, leads, outbox, searches
+from agency_node.tables import custody, leads, outbox, searches
 from crypto.canonical import AgencyId, PersonId, SearchId
 from crypto.disclosure import Disclosure, DisclosureOutcome, DisclosureRequest
 from crypto.entries import EntryKind

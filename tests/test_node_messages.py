@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from agency_node.tables import answers, custody_parts, disclosure_requests, inbox, leads, outbox, searches, stubs
+from agency_node.gallery_tables import disclosure_requests, stubs
+from agency_node.tables import answers, custody_parts, inbox, leads, outbox, searches
 from crypto.canonical import AgencyId
 from crypto.disclosure import Stub, StubList, StubRecord
 from crypto.entries import EntryKind

@@ -22,6 +22,7 @@ from agency_node.config import CONFIG_FILE, NodeConfig
 from agency_node.errors import EnrolmentError, RequestError
 from agency_node.faces.embedder import Box, Face, load_embedder
 from agency_node.faces.image import Pixels
+from agency_node.gallery_tables import block_keys, next_block_keys, next_template_blocks, refused_records, template_blocks
 from agency_node.holder import reembedding
 from agency_node.holder.blocks import NEXT, OtherModelError, TemplateBlocks, pinned_model
 from agency_node.holder.expunging import ExpungeReason
@@ -33,7 +34,7 @@ from agency_node.holder.reembedding import REFUSED_COLUMNS, Reembedded, Reembedd
 from agency_node.model_in_use import NamedModel, model_in_use
 from agency_node.node import create_node, open_node
 from agency_node.store import DATABASE_FILE, open_store
-from agency_node.tables import answers, block_keys, next_block_keys, next_template_blocks, refused_records, template_blocks
+from agency_node.tables import answers
 from agency_node.vault import Vault
 from crypto.answer import AnswerRequest
 from crypto.disclosure import Media

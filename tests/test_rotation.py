@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import LargeBinary, literal_column, select
 from typer.testing import CliRunner
 
-from agency_node import rotation, tables
+from agency_node import gallery_tables, rotation, tables
 from agency_node.backup.making import make_backup
 from agency_node.cli import app
 from agency_node.config import AT_REST_KEY_FILE
@@ -189,8 +189,8 @@ def test_a_block_has_another_data_key_after_it(node: Node) -> None:
 
     def held(vault: Vault) -> tuple[bytes, bytes]:
         with node.engine.begin() as connection:
-            key = connection.execute(select(tables.block_keys.c.sealed_key)).scalar_one()
-            block = connection.execute(select(tables.template_blocks.c.sealed_templates)).scalar_one()
+            key = connection.execute(select(gallery_tables.block_keys.c.sealed_key)).scalar_one()
+            block = connection.execute(select(gallery_tables.template_blocks.c.sealed_templates)).scalar_one()
         return vault.open(DATA_KEY, key, bytes(8))[:KEY_BYTES], vault.open(TEMPLATES, block, bytes(8))
 
     before, closed = held(node.vault)
@@ -285,7 +285,7 @@ def dying(function: Callable[..., object], passes: int, die: Callable[[], None])
 
 def test_a_value_that_neither_key_opens_stops_it_with_both_keys_there(node: Node) -> None:
     with node.engine.begin() as connection:
-        connection.execute(tables.records.update().where(tables.records.c.row == 3).values(sealed_record=bytes(60)))
+        connection.execute(gallery_tables.records.update().where(gallery_tables.records.c.row == 3).values(sealed_record=bytes(60)))
     folder = close(node)
     with pytest.raises(StoreError, match="a stored record does not open"):
         rotate(folder)

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from agency_node.cli import app
 from agency_node.config import SubjectRequestRules
 from agency_node.errors import ImageError, RequestError
+from agency_node.gallery_tables import subject_requests
 from agency_node.holder import subject_requests as module
 from agency_node.holder.blocks import TemplateBlocks
 from agency_node.holder.expunging import ExpungeReason
@@ -37,7 +38,7 @@ from agency_node.holder.subject_requests import (
 from agency_node.legal.persons import read_person_key
 from agency_node.node import Node
 from agency_node.outbox import Outbox
-from agency_node.tables import inbox, ledger, outbox, subject_requests
+from agency_node.tables import inbox, ledger, outbox
 from agency_node.transport import Transport
 from agency_node.vault import Vault
 from crypto.disclosure import Media

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+from agency_node.gallery_tables import records, stubs
 from agency_node.holder import blocks
 from agency_node.holder.records import RecordStore
 from agency_node.store import DATABASE_FILE, open_store
-from agency_node.tables import records, stubs
 from agency_node.vault import Vault
 from crypto.codes import Codes
 from crypto.gallery import PackedGallery

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import Connection, Engine, select
 
 from agency_node.errors import StoreError
+from agency_node.gallery_tables import records
 from agency_node.holder.candidates import BOOKING
 from agency_node.holder.records import NewRecord, RecordStore
 from agency_node.store import DATABASE_FILE, large_batch, open_store
-from agency_node.tables import records
 from agency_node.vault import KEY_BYTES, Vault
 from crypto.disclosure import Media
 from tests.node_world import MODEL, gallery_records

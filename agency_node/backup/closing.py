@@ -19,22 +19,12 @@ from typing import Final
 from sqlalchemy import Connection, Engine, delete, select, update
 
 from agency_node.facts import Fact, read_fact, write_fact
+from agency_node.gallery_tables import disclosure_requests
 from agency_node.journal import NO_SEARCH, record, stamp
 from agency_node.outbox import EXPUNCTION, MANIFEST, READY, REFUSED
 from agency_node.overview import ENDED
 from agency_node.retiring import Stage, retirement_in
-from agency_node.tables import (
-    custody,
-    custody_parts,
-    disclosure_requests,
-    facts,
-    held_grants,
-    inbox,
-    outbox,
-    sealing_keys,
-    searches,
-    sequences,
-)
+from agency_node.tables import custody, custody_parts, facts, held_grants, inbox, outbox, sealing_keys, searches, sequences
 from agency_node.vault import Vault
 from crypto.errors import FieldError
 from crypto.sealing_key import Week

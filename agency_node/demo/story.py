@@ -43,6 +43,7 @@ from agency_node.demo.views import View, all_views
 from agency_node.errors import BrokerRefusedError, PolicyRefusedError
 from agency_node.faces.embedder import Embedder, load_embedder, the_one_face
 from agency_node.faces.image import read_image
+from agency_node.gallery_tables import disclosure_requests
 from agency_node.holder.decision import decide_disclosure
 from agency_node.holder.enrol import enrol_embeddings, enrol_folder
 from agency_node.holder.progress import NoProgress
@@ -54,7 +55,7 @@ from agency_node.pieces import Pieces
 from agency_node.policy.engine import load_packs
 from agency_node.requester.drafting import SearchRequest, draft_search
 from agency_node.requester.leads import ask_for, claims_of, list_disclosed, list_leads
-from agency_node.tables import custody, disclosure_requests
+from agency_node.tables import custody
 from crypto.canonical import AgencyId, GrantId, PersonId, SearchId
 from crypto.entries import EntryKind, FieldOpening, FieldType, LogEntry, commit_field, entry_subject
 from crypto.epoch import Epoch

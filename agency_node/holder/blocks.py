@@ -30,8 +30,9 @@ from sqlalchemy import Connection, Engine, Table, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from agency_node.errors import EnrolmentError, StoreError
+from agency_node.gallery_tables import block_keys, next_block_keys, next_template_blocks, refused_records, template_blocks
 from agency_node.store import reading
-from agency_node.tables import block_keys, facts, next_block_keys, next_template_blocks, refused_records, template_blocks
+from agency_node.tables import facts
 from agency_node.vault import KEY_BYTES, Vault
 from crypto.codes import Codes
 from crypto.ledger import StateTree, leaf_hash

@@ -13,11 +13,12 @@ from typing import Final
 from sqlalchemy import Engine, select, update
 
 from agency_node.errors import RequestError
+from agency_node.gallery_tables import disclosure_requests
 from agency_node.grants import TOKEN
 from agency_node.journal import Told, record
 from agency_node.legal.persons import PersonKey
 from agency_node.parties import Parties
-from agency_node.tables import disclosure_requests, held_grants
+from agency_node.tables import held_grants
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId, JsonObject
 from crypto.grant_claims import GrantClaims

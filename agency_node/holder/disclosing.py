@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine, Row, insert, select, update
 
 from agency_node.courier import Commit, Handler, apart
 from agency_node.envelopes import Envelopes
+from agency_node.gallery_tables import disclosure_requests, stubs
 from agency_node.grants import GrantDesk, HeldGrant
 from agency_node.holder.answering import ANSWERED, ROOT
 from agency_node.holder.decision import GRANTED, PENDING, WITHHOLDING
@@ -31,7 +32,7 @@ from agency_node.outbox import Outbox, Outgoing, SealTo
 from agency_node.parties import Parties
 from agency_node.refusals import RefusedByUsError
 from agency_node.store import Glance
-from agency_node.tables import answers, disclosure_requests, inbox, outbox, stubs
+from agency_node.tables import answers, inbox, outbox
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId
 from crypto.disclosure import DisclosedRecord, Disclosure, DisclosureOutcome, DisclosureRequest, Stub, StubList, StubRecord

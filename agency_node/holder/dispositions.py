@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from agency_node.errors import EnrolmentError, RequestError
+from agency_node.gallery_tables import record_dispositions, records
 from agency_node.holder import candidates
 from agency_node.holder.booking import Disposition
 from agency_node.holder.candidates import RefusedRow, RowError, RowFault, captured_on
@@ -29,7 +30,6 @@ from agency_node.holder.gallery_counter import changes_of, count_change
 from agency_node.holder.records import RecordStore, check_record_number
 from agency_node.holder.unsearchable import UNCHECKED
 from agency_node.journal import NO_SEARCH, record, stamp
-from agency_node.tables import record_dispositions, records
 from crypto.moments import utc_day
 
 COLUMNS: Final = ("record_number", "disposition", "date")

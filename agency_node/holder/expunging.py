@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.dialects import sqlite
 
 from agency_node.errors import RequestError
+from agency_node.gallery_tables import records
 from agency_node.holder.blocks import MODEL_FACT, Leaves, TemplateBlocks, check_model
 from agency_node.holder.gallery_counter import changes_of, count_change, row_count
 from agency_node.holder.record_leaves import forget_leaf
@@ -26,7 +27,7 @@ from agency_node.holder.unsearchable import forget_disposition
 from agency_node.journal import NO_SEARCH, stamp
 from agency_node.journal import record as record_event
 from agency_node.store import reading
-from agency_node.tables import facts, records
+from agency_node.tables import facts
 from agency_node.vault import Vault
 from crypto.embedding import EmbeddingModel
 from crypto.ledger import StateTree

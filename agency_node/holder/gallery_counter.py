@@ -10,8 +10,9 @@ from typing import Final
 from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.sqlite import insert
 
+from agency_node.gallery_tables import records
 from agency_node.store import Glance
-from agency_node.tables import facts, records
+from agency_node.tables import facts
 
 CHANGES_FACT: Final = "gallery-changes"
 CHANGES: Final = Glance(select(facts.c.value).where(facts.c.name == CHANGES_FACT))

@@ -19,11 +19,11 @@ from typing import Final
 import numpy as np
 from sqlalchemy import Engine, insert, select
 
+from agency_node.gallery_tables import layouts
 from agency_node.holder.blocks import OtherModelError
 from agency_node.holder.records import GalleryState, RecordStore
 from agency_node.journal import stamp
 from agency_node.store import reading
-from agency_node.tables import layouts
 from agency_node.vault import Vault
 from crypto.epoch import Epoch
 from crypto.errors import LayoutSpentError

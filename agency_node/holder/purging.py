@@ -20,13 +20,13 @@ from typing import Final
 from sqlalchemy import Connection, Engine, func, or_, select
 
 from agency_node.errors import RequestError
+from agency_node.gallery_tables import record_dispositions
 from agency_node.holder.booking import Disposition
 from agency_node.holder.expunge_ledger import follow
 from agency_node.holder.expunging import Enter, Expunged, ExpungeReason
 from agency_node.holder.records import RecordStore
 from agency_node.holder.register import Register
 from agency_node.holder.unsearchable import UNCHECKED, WITH_A_REASON
-from agency_node.tables import record_dispositions
 from crypto.canonical import AgencyId
 from crypto.keys import SigningKey
 from crypto.moments import round_moment

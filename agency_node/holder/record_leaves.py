@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, delete, func, insert, select
 
-from agency_node.tables import record_buckets, record_leaves
+from agency_node.gallery_tables import record_buckets, record_leaves
 from crypto.record_tree import BUCKET_BITS, BUCKETS, RecordLeaf, RecordTree, bucket_hash, bucket_of
 
 

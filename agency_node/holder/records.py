@@ -26,6 +26,7 @@ from sqlalchemy.exc import IntegrityError
 
 from agency_node.errors import EnrolmentError, KnownRecordError, StoreError
 from agency_node.faces.quality import Quality
+from agency_node.gallery_tables import records, template_blocks
 from agency_node.holder.blocks import BLOCK_ROWS, MODEL_FACT, check_model, mixed_up, pinned_model, refused_rows
 from agency_node.holder.booking import NO_BOOKING, BookingFacts, booking_of
 from agency_node.holder.expunging import INSERT_RECORD, ExpungingStore
@@ -34,7 +35,7 @@ from agency_node.holder.unsearchable import is_unsearchable, unsearchable_rows
 from agency_node.journal import NO_SEARCH, stamp
 from agency_node.journal import record as record_event
 from agency_node.store import large_batch, reading
-from agency_node.tables import facts, records, template_blocks
+from agency_node.tables import facts
 from crypto.codes import Codes
 from crypto.disclosure import MAX_AGE_DAYS, MAX_PHOTOGRAPH_BYTES, MAX_RECORD_NUMBER_BYTES, Media
 from crypto.errors import FieldError

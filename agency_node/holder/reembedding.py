@@ -32,6 +32,7 @@ from agency_node.errors import EnrolmentError, ImageError, ImageFault, RequestEr
 from agency_node.faces.embedder import Embedder, the_one_face
 from agency_node.faces.image import read_image
 from agency_node.facts import Fact, read_fact, write_fact
+from agency_node.gallery_tables import next_block_keys, next_template_blocks, records, refused_records
 from agency_node.holder.blocks import BLOCK_ROWS, MODEL_FACT, NEXT, TemplateBlocks, pinned_model, swap_tables
 from agency_node.holder.gallery_counter import changes_of, count_change, row_count
 from agency_node.holder.progress import Progress
@@ -39,7 +40,7 @@ from agency_node.journal import NO_SEARCH
 from agency_node.journal import record as record_event
 from agency_node.model_in_use import NamedModel, replace_model
 from agency_node.store import forget_deleted, large_batch, reading
-from agency_node.tables import facts, next_block_keys, next_template_blocks, records, refused_records
+from agency_node.tables import facts
 from agency_node.vault import Vault
 from crypto.codes import Codes
 

@@ -19,12 +19,12 @@ from sqlalchemy import Connection, Engine, insert, select
 
 from agency_node.errors import RequestError
 from agency_node.facts import Fact, read_fact, write_fact
+from agency_node.gallery_tables import record_leaves, record_manifests, records
 from agency_node.holder.record_leaves import count_sources, last_leaf_row, leaves_beside, put_leaves, tree_of
 from agency_node.holder.records import RecordFacts, RecordStore, check_record_number
 from agency_node.holder.unsearchable import count_unsearchable
 from agency_node.journal import NO_SEARCH, record
 from agency_node.key_epoch import key_epoch_in
-from agency_node.tables import record_leaves, record_manifests, records
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId
 from crypto.keys import SigningKey

@@ -31,11 +31,11 @@ from agency_node.config import SubjectRequestRules
 from agency_node.errors import RequestError
 from agency_node.faces.embedder import Embedder, the_one_face
 from agency_node.faces.image import read_image
+from agency_node.gallery_tables import records, subject_requests
 from agency_node.holder.records import RecordStore, check_record_number
 from agency_node.journal import NO_SEARCH, Told, record, stamp
 from agency_node.legal.duties import check_may_sign, check_signed_for
 from agency_node.legal.persons import PersonKey
-from agency_node.tables import records, subject_requests
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId, JsonObject, PersonId
 from crypto.fields import check_digest

@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import Connection, delete, func, select
 
-from agency_node.tables import record_dispositions
+from agency_node.gallery_tables import record_dispositions
 
 UNCHECKED: Final = "unchecked"
 """Nothing was heard of the record's case for longer than the node's settings allow."""
