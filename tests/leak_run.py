@@ -30,7 +30,15 @@ from agency_node.demo.wiretap import Recording
 from agency_node.faces.embedder import the_one_face
 from agency_node.faces.image import read_image
 from agency_node.facts import Fact
-from agency_node.gallery_tables import block_keys, layouts, records, template_blocks
+from agency_node.gallery_tables import (
+    block_keys,
+    layouts,
+    next_block_keys,
+    next_template_blocks,
+    records,
+    subject_requests,
+    template_blocks,
+)
 from agency_node.holder.decision import decide_disclosure
 from agency_node.holder.records import RecordStore
 from agency_node.legal.review import grant_draft
@@ -108,6 +116,9 @@ SEALED: Final[Mapping[tuple[Table, str], tuple[str, Bound]]] = {
     (probe_links, "sealed_link"): ("probe-link", lambda row: f"{row.search_id}/{row.number}".encode()),
     (probe_links, "sealed_picture"): ("probe-picture", lambda row: f"{row.search_id}/{row.number}".encode()),
     (legal_holds, "sealed_reason"): ("hold-reason", lambda row: bytes(row.case_tag)),
+    (subject_requests, "sealed_request"): ("subject-request", lambda row: str(row.request_id).encode()),
+    (next_template_blocks, "sealed_templates"): ("template block", lambda row: int(row.block).to_bytes(8, "big")),
+    (next_block_keys, "sealed_key"): ("template key", lambda row: int(row.block).to_bytes(8, "big")),
     (legal_holds, "sealed_lift_reason"): ("hold-lift-reason", lambda row: bytes(row.case_tag)),
 }
 """Every sealed column of a node's store: its purpose, and what a blob is bound to."""
@@ -119,9 +130,13 @@ NOT_IN_THIS_RUN: Final = frozenset(
         ("narrowings", "sealed_draft"),
         ("legal_holds", "sealed_reason"),
         ("legal_holds", "sealed_lift_reason"),
+        ("subject_requests", "sealed_request"),
+        ("next_template_blocks", "sealed_templates"),
+        ("next_block_keys", "sealed_key"),
     }
 )
-"""Columns that are empty at its end: the key is destroyed; no exigent search lapsed, no draft was narrowed or refused, no grant revoked, no
+"""Columns that are empty at its end: the key is destroyed; nobody asked about a record, no gallery was re-embedded; no exigent search
+lapsed, no draft was narrowed or refused, no grant revoked, no
 case held."""
 
 

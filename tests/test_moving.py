@@ -347,6 +347,7 @@ WRITES_NO_FILE_OF_A_NODE = {
     "search": "a requester's", "review": "a requester's still, for its reviewer", "unseal": "a lapsed search, to the legal office's key",
     "open": "entries of the log", "originate": "a draft", "restore": "makes a node", "init": "makes a node",
     "restore-key": "makes a key", "leave": "a receipt of counts", "receipt": "reads one", "subject": "a verdict",
+    "hold": "what legal staff signed", "provenance": "a requester's still", "reembed": "its --refused has rows, record numbers and codes",
 }  # fmt: skip
 
 

@@ -300,13 +300,13 @@ async def test_a_reviewer_whose_training_has_lapsed_grants_nothing(world: World)
 
 
 async def test_a_draft_whose_still_was_exchanged_is_not_granted(world: World) -> None:
-    """The reviewer sees another picture than the one that the probe was made of: the face commitment does not open."""
+    """The reviewer sees another picture than the one that the probe was made of: the chain does not lead to it."""
     search_id = await world.drafted()
     node = world.nodes[NORTHPORT]
     sealed = node.vault.seal(SEALED_STILL, plain_picture(99), search_id.encode("ascii"))
     with node.engine.begin() as connection:
         connection.execute(update(searches).values(sealed_still=sealed))
-    with pytest.raises(RequestError, match="still"):
+    with pytest.raises(RequestError, match="not the file with which this chain begins"):
         await review(world, search_id, reviewer())
     assert [row.state for row in node.rows(searches)] == ["drafted"]
 
