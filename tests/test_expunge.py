@@ -76,8 +76,8 @@ def store(tmp_path: Path) -> RecordStore:
 class Serving:
     """A process that serves a gallery, told step by step what to do."""
 
-    def __init__(self, database: Path) -> None:
-        argv = [sys.executable, "-c", SERVING, str(database)]
+    def __init__(self, what: Path, program: str = SERVING) -> None:
+        argv = [sys.executable, "-c", program, str(what)]
         self._process = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
 
     def do(self, step: str) -> None:
