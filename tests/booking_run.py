@@ -113,7 +113,7 @@ class Run:
 
 def killed_run(folder: Path, count: int, processes: tuple[int, int, int, int]) -> Run:
     """Enrol so many photographs by four commands, each with so many processes; all but the last are killed."""
-    truth = write_booking_images(folder / "images", count, seed=1, side=SIDE, finish=marked)
+    truth = write_booking_images(folder / "images", count, seed=1, side=SIDE, finish=marked, processes=max(processes))
     node = intake_node(folder)
     words = [enrol_words(node, folder / "images", several) for several in processes]
     began = time.monotonic()

@@ -29,7 +29,7 @@ from tests.test_itl_source import independent
 def test_they_are_the_same_every_time_and_no_two_are_alike() -> None:
     first, again, other = (list(booking_images(24, seed, 96)) for seed in (1, 1, 2))
     assert first == again
-    assert [one.data for one in first] == [one.data for one in again]
+    assert [one.data for one in first] == [one.data for one in again] == [one.data for one in booking_images(24, 1, 96, processes=2)]
     assert len({one.pixels_sha256 for one in [*first, *other]}) == 48
     assert {one.form for one in first} == {FOLDER_FORM, ITL_FORM}
     assert {(one.portrait, one.form) for one in first} == {(name, form) for name in ("astronaut", "hopper") for form in ("folder", "itl")}

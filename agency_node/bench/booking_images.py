@@ -18,10 +18,13 @@ a face gets it by `finish`, before the picture is encoded.
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
+import multiprocessing
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, field, fields
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass, field, fields, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Final
@@ -37,6 +40,8 @@ from agency_node.holder.candidates import BOOKING
 
 SIDE: Final = 320
 LEAST_SIDE, MOST_SIDE = 96, 2048
+WORTH_PROCESSES: Final = 2000
+"""From so many photographs on, several processes are faster than one: each starts in some seconds."""
 _FACES: Final = {"astronaut": (223, 127, 250), "hopper": (264, 242, 420)}
 """Middle of the face, and the side of the square around it that a photograph shows, in pixels of the portrait."""
 _FIRST_DAY: Final = date(2015, 1, 1)
@@ -71,7 +76,9 @@ class BookingImage:
 TRUTH_COLUMNS: Final = tuple(one.name for one in fields(BookingImage) if one.name != "data")
 
 
-def write_booking_images(folder: Path, count: int, seed: int, side: int = SIDE, finish: Finish | None = None) -> list[BookingImage]:
+def write_booking_images(
+    folder: Path, count: int, seed: int, side: int = SIDE, finish: Finish | None = None, processes: int = 1
+) -> list[BookingImage]:
     """Write so many photographs into a folder that is not there yet, as the module says; without their bytes, what is true of them."""
     try:
         for inside in ("photographs", "itl"):
@@ -84,7 +91,7 @@ def write_booking_images(folder: Path, count: int, seed: int, side: int = SIDE, 
         rows, truths = csv.writer(table), csv.writer(truth)
         rows.writerow(columns)
         truths.writerow(TRUTH_COLUMNS)
-        for one in booking_images(count, seed, side, finish):
+        for one in booking_images(count, seed, side, finish, processes):
             if one.form == FOLDER_FORM:
                 (folder / "photographs" / one.file).write_bytes(one.data)
                 told = {**dict(zip(TRUTH_COLUMNS, astuple(one), strict=False)), "source_class": BOOKING}
@@ -92,35 +99,43 @@ def write_booking_images(folder: Path, count: int, seed: int, side: int = SIDE, 
             else:
                 (folder / "itl" / one.file).write_bytes(itl_file(one, side))
             truths.writerow([getattr(one, name) for name in TRUTH_COLUMNS])
-            made.append(one)
+            made.append(replace(one, data=b""))
     return made
 
 
-def booking_images(count: int, seed: int, side: int = SIDE, finish: Finish | None = None) -> Iterator[BookingImage]:
-    """The photographs, one after the other."""
-    shown = {name: _around_the_face(portrait.jpeg, _FACES[name], side) for name, portrait in portraits().items()}
-    names = sorted(shown)
-    for number in range(count):
-        name = names[number % len(names)]
-        rng = np.random.default_rng([seed, number])
-        pixels = varied(shown[name], rng, side)
-        data, kind = _encoded(pixels if finish is None else finish(pixels), number)
-        captured = _FIRST_DAY + timedelta(days=number * 37 % _DAYS)
-        ended = {0: _CONVICTED, 1: _PENDING}.get(number % 5, "")
-        form = ITL_FORM if number // len(names) % 2 else FOLDER_FORM
-        yield BookingImage(
-            form,
-            f"{number:06d}.{kind if form == FOLDER_FORM else 'an2'}",
-            f"T-{seed}-{number:06d}",
-            captured.isoformat(),
-            f"E-{seed}-{number:06d}",
-            ended,
-            (captured + _UNTIL_CONVICTION).isoformat() if ended == _CONVICTED else "",
-            name,
-            hashlib.sha256(data).hexdigest(),
-            pixels_digest(data),
-            data,
-        )
+def booking_images(count: int, seed: int, side: int = SIDE, finish: Finish | None = None, processes: int = 1) -> Iterator[BookingImage]:
+    """The photographs, one after the other; with several processes each makes some of them, and they are the same."""
+    made = functools.partial(booking_image, seed=seed, side=side, finish=finish)
+    if processes == 1:
+        yield from map(made, range(count))
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(made, range(count), chunksize=64)
+
+
+def booking_image(number: int, seed: int, side: int, finish: Finish | None) -> BookingImage:
+    """The photograph of that number."""
+    names = sorted(_FACES)
+    name = names[number % len(names)]
+    rng = np.random.default_rng([seed, number])
+    pixels = varied(_square(name, side), rng, side)
+    data, kind = _encoded(pixels if finish is None else finish(pixels), number)
+    captured = _FIRST_DAY + timedelta(days=number * 37 % _DAYS)
+    ended = {0: _CONVICTED, 1: _PENDING}.get(number % 5, "")
+    form = ITL_FORM if number // len(names) % 2 else FOLDER_FORM
+    return BookingImage(
+        form,
+        f"{number:06d}.{kind if form == FOLDER_FORM else 'an2'}",
+        f"T-{seed}-{number:06d}",
+        captured.isoformat(),
+        f"E-{seed}-{number:06d}",
+        ended,
+        (captured + _UNTIL_CONVICTION).isoformat() if ended == _CONVICTED else "",
+        name,
+        hashlib.sha256(data).hexdigest(),
+        pixels_digest(data),
+        data,
+    )
 
 
 def varied(square: Image.Image, rng: np.random.Generator, side: int) -> Pixels:
@@ -166,6 +181,11 @@ def itl_file(one: BookingImage, side: int) -> bytes:
     message += face
     data: bytes = message.NIST
     return data
+
+
+@functools.cache
+def _square(name: str, side: int) -> Image.Image:
+    return _around_the_face(portraits()[name].jpeg, _FACES[name], side)
 
 
 def _around_the_face(jpeg: bytes, place: tuple[int, int, int], side: int) -> Image.Image:

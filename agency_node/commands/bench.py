@@ -7,6 +7,7 @@ Kernels, FAISS and matplotlib are loaded when a command runs. What is measured, 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -293,10 +294,11 @@ def bench_intake(
 
     `node enrol` then says how many it enrols a second. They are two persons' faces, so they measure an intake and no face model.
     """
-    from agency_node.bench.booking_images import write_booking_images  # noqa: PLC0415
+    from agency_node.bench.booking_images import WORTH_PROCESSES, write_booking_images  # noqa: PLC0415
 
     with errors_as_sentences():
-        made = write_booking_images(folder, images, seed, side)
+        several = os.cpu_count() or 1 if images >= WORTH_PROCESSES else 1
+        made = write_booking_images(folder, images, seed, side, processes=several)
     forms = {form: sum(one.form == form for one in made) for form in ("folder", "itl")}
     if as_json:
         typer.echo(json.dumps({"images": len(made), **forms, "truth": str(folder / "truth.csv")}))
