@@ -34,6 +34,7 @@ from crypto.canonical import AgencyId
 
 if TYPE_CHECKING:
     from agency_node.faces.embedder import Embedder
+    from agency_node.faces.ofiq import Ofiq
 
 KEYS: str = "keys"
 STARTED: str = "started"
@@ -63,6 +64,15 @@ class Node:
     def embedder(self) -> Embedder:
         """The face model that node.toml names, or the one with which the gallery was re-embedded since."""
         return model_in_use(self.engine, self.config).load(self.folder)
+
+    def ofiq(self) -> Ofiq | None:
+        """The reference code for quality, where node.toml names it (R21); `ConfigError` when it is not there."""
+        told = self.config.quality
+        if not told.ofiq:
+            return None
+        from agency_node.faces.ofiq import Ofiq  # noqa: PLC0415  # few commands need it
+
+        return Ofiq(self.folder / told.ofiq, self.folder / told.ofiq_config if told.ofiq_config else None)
 
 
 def open_node(folder: Path, clock: Callable[[], datetime], *, retired: bool = False) -> Node:

@@ -36,8 +36,7 @@ from crypto.embedding import quantised_directions
 from tests.face_samples import OneFaceEmbedder, astronaut, degraded, encoded, hopper, opened, plain_picture
 from tests.node_samples import not_entered
 
-NOW = datetime(2026, 11, 23, 16, 12, tzinfo=UTC)
-DAY = date(2019, 5, 4)
+NOW, DAY = datetime(2026, 11, 23, 16, 12, tzinfo=UTC), date(2019, 5, 4)
 KEY, EMBEDDER = bytes(range(32)), OneFaceEmbedder()
 RANDOM = np.random.default_rng(3)
 

@@ -20,10 +20,14 @@ from agency_node.holder.portraying import Portrayer, portrayer_of
 from agency_node.holder.progress import NoProgress
 from agency_node.holder.records import RecordStore
 from agency_node.node import open_node
+from agency_node.requester import drafting
+from agency_node.requester.drafting import draft_search, quality_of_still
 from agency_node.store import open_store
 from agency_node.vault import Vault
 from tests.booking_run import intake_node, marked
 from tests.face_samples import plain_picture
+from tests.node_world import STILL, PixelEmbedder, World, investigator, search_request
+from tests.sample_federation import NORTHPORT, roster
 
 NOW = datetime(2026, 11, 23, 16, 12, tzinfo=UTC)
 STAND_IN = """#!{python}
@@ -141,6 +145,18 @@ def test_enrolled_records_keep_its_measures_sealed_beside_ours(tmp_path: Path) -
         assert held.photograph is not None
         assert held.quality.ofiq == expected(held.photograph)
         assert b"UnifiedQualityScore" not in (tmp_path / "node" / "node.sqlite").read_bytes()
+
+
+async def test_a_still_is_measured_by_it_too_and_the_case_keeps_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drafting, "measure", lambda *_: Quality(50, 60.0, 1.0, 0.1, 8.0, 0.0, 0.0, 7.0, 10.0))
+    world = World(tmp_path / "world")
+    node = await world.node(NORTHPORT)
+    given = (node.engine, node.vault, PixelEmbedder(), NORTHPORT, roster().discovery_key(NORTHPORT), search_request(STILL), investigator())
+    search_id = draft_search(*given, world.clock(), ofiq=Ofiq(stand_in(tmp_path)))
+    found = quality_of_still(node.engine, node.vault, str(search_id))
+    assert found is not None
+    assert found.ofiq == expected(STILL)
+    world.close()
 
 
 def test_a_quality_without_it_is_kept_as_before(tmp_path: Path) -> None:

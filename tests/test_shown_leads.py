@@ -15,10 +15,14 @@ from typer.testing import CliRunner
 import agency_node.commands.node_search
 from agency_node.cli import app
 from agency_node.config import AT_REST_KEY_FILE, CONFIG_FILE
+from agency_node.faces.quality import Quality
+from agency_node.requester import drafting
 from agency_node.requester.leads import Lead
 from crypto.release import Band
 from tests.node_world import World
 from tests.sample_federation import LAKESIDE, NORTHPORT, OVERSIGHT, digest
+
+QUALITY = Quality(55, 60.0, 1.0, 0.1, 8.0, 0.0, 0.0, 7.0, 10.0)
 
 
 @pytest.fixture
@@ -27,6 +31,7 @@ async def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     world = World(tmp_path)
     for agency in (NORTHPORT, LAKESIDE, OVERSIGHT):
         await world.node(agency)
+    monkeypatch.setattr(drafting, "measure", lambda *_: QUALITY)  # the embedder sees no landmarks
     content = await world.released()
     monkeypatch.setattr(agency_node.commands.node_search, "clock", world.clock)
     node = world.nodes[NORTHPORT]
@@ -58,6 +63,14 @@ def test_leads_are_shown_with_the_word_that_they_are_no_identification(shown: tu
     assert (listed["lead_only"], listed["notice"]) == (True, "An investigative lead, not an identification.")
     options = {one for one in CliRunner().invoke(app, ["node", "release", "--help"]).stdout.split() if one.startswith("--")}
     assert options <= {"--search", "--wait", "--json", "--help"}
+
+
+@pytest.mark.rule("R21")
+def test_the_still_s_quality_goes_with_its_result(shown: tuple[str, Any]) -> None:
+    """R21: whoever reads the leads reads how good the picture was that they rest on."""
+    text, listed = shown
+    assert re.search(r"quality of the still: \d+ of 100, lowest in [a-z ]+", text)
+    assert (listed["quality"]["unified"], "still: 55 of 100" in text) == (55, True)
 
 
 @pytest.mark.rule("R35")

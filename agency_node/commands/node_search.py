@@ -122,7 +122,17 @@ def search(
             agencies = [node.agency, *request.holders, *([] if request.originating_agency is None else [request.originating_agency])]
             edits = edit_limits(packs_over(packs, roster, agencies))
             act.search_id = search_id = draft_search(
-                node.engine, node.vault, node.embedder(), node.agency, discovery, request, investigator, clock(), limits, edits
+                node.engine,
+                node.vault,
+                node.embedder(),
+                node.agency,
+                discovery,
+                request,
+                investigator,
+                clock(),
+                limits,
+                edits,
+                node.ofiq(),
             )
             claims, _ = read_draft(node.engine, node.vault, search_id)
             foreseen = forecast(node.engine, node.vault, claims, roster, packs, clock())
@@ -151,6 +161,7 @@ def release(
         from agency_node.commands.acting import acting  # noqa: PLC0415
         from agency_node.node import open_node  # noqa: PLC0415
         from agency_node.overview import full_search_id, holder_events, node_status, search_status  # noqa: PLC0415
+        from agency_node.requester.drafting import quality_of_still  # noqa: PLC0415
         from agency_node.requester.leads import LEAD_NOTICE, list_leads  # noqa: PLC0415
 
         node = open_node(folder, clock)
@@ -163,18 +174,22 @@ def release(
             wait_for_release(node, search, duration(wait).total_seconds(), quiet=as_json)
         with acting(node, "node release", search_id=search):
             leads = list_leads(node.engine, node.vault, search, clock())
+            quality = quality_of_still(node.engine, node.vault, search)
         with node.engine.begin() as connection:
             holders = search_status(connection, search).holders
         events = holder_events(node.engine, search)
     if as_json:
         listed = [{**plain(one), "band": one.band.name.lower()} for one in leads]
-        print_json({"search_id": search, "lead_only": True, "notice": LEAD_NOTICE, "leads": listed, "holders": holders, "events": events})
+        told = {"search_id": search, "lead_only": True, "notice": LEAD_NOTICE, "quality": plain(quality)}
+        print_json({**told, "leads": listed, "holders": holders, "events": events})
         return
     headings = {"rank": True, "band": True, "agency": False, "photographed": False, "age in days": False, "handle": True}
     rows = [
         [one.rank, one.band.name.lower(), one.agency or "-", one.captured or "withdrawn", one.age_days or "-", one.handle] for one in leads
     ]
     print_table(f"leads of {search}", headings, rows, caption=LEAD_NOTICE)
+    if quality is not None:
+        typer.echo(f"quality of the still: {quality.unified} of 100, lowest in {quality.lowest}")
     for holder, progress in holders.items():
         typer.echo(f"{holder}: {progress['state']} at {progress['at']} {progress['note']}".rstrip())
 

@@ -348,18 +348,16 @@ class Story:
         return status.state == "refused" and all(one["state"] == "refused" for one in status.holders.values())
 
     def _views(self) -> None:
-        model, vector = self.embedder.model, self._vector()
+        model, vector, portrait = self.embedder.model, self._vector(), self.pictures[self.sought]
         secrets_of = {
             "the probe's vector": vector.astype("<i4").tobytes()[:64],
             "the still": self.still[200:264],
             "the case number": CASE_NUMBER.encode(),
             "the docket": b"26-CF-101",
             "the offence": ASSAULT.statute.encode(),
-            "the record number": self.pictures[self.sought].record_number.encode(),
-            "the photograph": self.pictures[self.sought].jpeg[2000:2064],
-            "the template": model.templates(the_one_face(self.embedder, read_image(self.pictures[self.sought].jpeg)).embedding[None])[
-                0
-            ].tobytes(),
+            "the record number": portrait.record_number.encode(),
+            "the photograph": portrait.jpeg[2000:2064],
+            "the template": model.templates(the_one_face(self.embedder, read_image(portrait.jpeg)).embedding[None])[0].tobytes(),
         }
         self.result.views = {one.party: one for one in all_views(self.federation, secrets_of)}
         with self.federation.node(BOARD).engine.begin() as connection:

@@ -85,6 +85,11 @@ class Quality:
         return f"{self.unified} of 100; lowest: {WORDS[self.worst]} {getattr(self, self.worst):g}"
 
     @property
+    def lowest(self) -> str:
+        """In words for people: the measure that decided."""
+        return WORDS[self.worst]
+
+    @property
     def worst(self) -> str:
         """The measure that decided."""
         return min(_CURVES, key=lambda name: _mapped(name, getattr(self, name)))

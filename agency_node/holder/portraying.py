@@ -129,10 +129,8 @@ class ManyPortrayers(Portrayer):
 
 def portrayer_of(node: Node, embedder: Embedder, processes: int | None = None) -> ManyPortrayers:
     """What works on pictures of this node, with that embedder of its; `ConfigError` when node.toml names an OFIQ that is not there."""
-    config, folder = node.config, node.folder
-    told = config.quality
-    ofiq = Ofiq(folder / told.ofiq, folder / told.ofiq_config if told.ofiq_config else None) if told.ofiq else None
-    return ManyPortrayers(embedder, config.embedder, config.pinned_pack(folder), processes, ofiq=ofiq)
+    config = node.config
+    return ManyPortrayers(embedder, config.embedder, config.pinned_pack(node.folder), processes, ofiq=node.ofiq())
 
 
 def _result(future: Future[Portrayed | tuple[ImageFault, str]]) -> Portrayed:

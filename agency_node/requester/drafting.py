@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, insert, select
 
 from agency_node.faces.edits import Edit
 from agency_node.faces.embedder import Embedder, the_one_face
+from agency_node.faces.ofiq import Ofiq
 from agency_node.faces.quality import Quality, measure
 from agency_node.journal import About, Told, record, stamp
 from agency_node.legal.persons import PersonKey
@@ -114,6 +115,13 @@ class CaseFile:
         return cls(case_number=kept["case_number"], facts=kept["facts"], quality=quality, **digests)
 
 
+def quality_of_still(engine: Engine, vault: Vault, search_id: str) -> Quality | None:
+    """What was measured of the still, which goes with its result (R21); None when the case file is not kept any more."""
+    with engine.begin() as connection:
+        sealed = connection.execute(select(searches.c.sealed_case).where(searches.c.search_id == search_id)).scalar_one_or_none()
+    return CaseFile.from_bytes(vault.open(CASE, sealed, search_id.encode("ascii"))).quality if sealed else None
+
+
 def draft_search(
     engine: Engine,
     vault: Vault,
@@ -125,16 +133,19 @@ def draft_search(
     now: datetime,
     limits: QualityLimits = STRICT_LIMITS,
     edits: EditLimits = STRICT_EDITS,
+    ofiq: Ofiq | None = None,
 ) -> SearchId:
     """Store a draft signed by the investigator; `PolicyRefusedError` for an edit that the packs do not allow (R19), `ImageError` for a
     picture without exactly one face or of too low a quality (R21), `PeerError` for claims that no grant may make (one person in two roles
-    among them, R5)."""
+    among them, R5). `ofiq` measures the still too, where the agency has it."""
     edits.check(request.edits)
     prepared = prepare(request.still, request.edits, request.probe_source)
     image = prepared.image
     face = the_one_face(embedder, image)
     quality = measure(image, prepared.file_bytes, face)
     limits.check(quality)
+    if ofiq is not None and quality is not None:
+        quality = replace(quality, ofiq=ofiq.measure([prepared.still])[0])
     chain = prepared.chain(face, embedder.model.model_hash)
     model, epoch = embedder.model, Epoch.at(now)
     search_id = SearchId(secrets.token_hex(16))
