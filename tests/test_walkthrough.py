@@ -33,7 +33,7 @@ PATIENCE_S = 90.0
 ID = re.compile(r"(?<![\w-])(?:[0-9a-f]{8,64}|[\w-]{43}|[\w-]{80,90})(?![\w-])")
 """What is new in every run: hexadecimal ids, their beginnings, and public keys."""
 MOMENT = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d\.\d\dZ)?")
-READS = ("node status", "node disclose northport --search", "node disclose lakeside --handle", "node review")
+READS = ("node status", "node disclose northport --search", "node disclose lakeside --handle", "node review", "log verify --broker")
 """Commands that may be asked again until what another process does has arrived."""
 ALONE = ("cat ", "mkdir ", "sealmatch node enrol ", "sealmatch node init harbour ")
 """Commands that need nobody to serve: what runs on may still be starting."""
