@@ -27,7 +27,6 @@ def canonical_json(value: JsonValue) -> bytes:
     Raises `MisuseError` for a float, an integer beyond 2^53 or anything else that canonical JSON cannot carry.
     """
     try:
-        _refuse_floats(value)
         return _written(value)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
         raise MisuseError("value cannot be written as canonical JSON") from error
@@ -120,8 +119,12 @@ _WRITER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", 
 
 def _written(value: JsonValue) -> bytes:
     """What `rfc8785.dumps` writes. The standard library's encoder is compiled and writes the same wherever the order of code points is
-    that of UTF-16 and every number an integer that a double holds; the rest, and what is refused, is left to the reference."""
-    return _WRITER.encode(value).encode("utf-8") if _is_plain(value) else rfc8785.dumps(value)
+    that of UTF-16 and every number an integer that a double holds; the rest is left to the reference, which takes floats too: they are
+    refused here."""
+    if _is_plain(value):
+        return _WRITER.encode(value).encode("utf-8")
+    _refuse_floats(value)
+    return rfc8785.dumps(value)
 
 
 def _is_plain(value: object) -> bool:

@@ -76,6 +76,12 @@ def refused_rows(connection: Connection, model_hash: bytes) -> frozenset[int]:
     return frozenset(connection.execute(select(refused_records.c.row).where(refused_records.c.model == model_hash)).scalars())
 
 
+def is_refused(connection: Connection, row: int, model_hash: bytes) -> bool:
+    """Whether that model refused the photograph of that row."""
+    where = refused_records.c.row == row, refused_records.c.model == model_hash
+    return connection.execute(select(refused_records.c.row).where(*where)).first() is not None
+
+
 def check_model(connection: Connection, model_hash: bytes) -> bool:
     """Whether a model is pinned; `OtherModelError` when it is another one."""
     pinned = pinned_model(connection)

@@ -27,7 +27,7 @@ from sqlalchemy.exc import IntegrityError
 from agency_node.errors import EnrolmentError, KnownRecordError, StoreError
 from agency_node.faces.quality import Quality
 from agency_node.gallery_tables import records, template_blocks
-from agency_node.holder.blocks import BLOCK_ROWS, MODEL_FACT, check_model, mixed_up, pinned_model, refused_rows
+from agency_node.holder.blocks import BLOCK_ROWS, MODEL_FACT, check_model, is_refused, mixed_up, pinned_model, refused_rows
 from agency_node.holder.booking import NO_BOOKING, BookingFacts, booking_of
 from agency_node.holder.expunging import INSERT_RECORD, ExpungingStore
 from agency_node.holder.gallery_counter import CHANGES, changes_of, count_change, row_count
@@ -277,7 +277,7 @@ class RecordStore(ExpungingStore):
     def _is_found(self, connection: Connection, row: int) -> bool:
         live = (records.c.row == row) & records.c.expunged_at.is_(None)
         there = connection.execute(select(records.c.row).where(live)).first() is not None
-        return there and not is_unsearchable(connection, row) and row not in refused_rows(connection, self.model.model_hash)
+        return there and not is_unsearchable(connection, row) and not is_refused(connection, row, self.model.model_hash)
 
     def _rows(self, first: int, batch: Sequence[NewRecord], moment: str) -> list[tuple[object, ...]]:
         """What `INSERT_RECORD` takes, a tuple for each record."""
