@@ -120,6 +120,8 @@ def check_new(engine: Engine, people: int = PEOPLE) -> None:
     for person in range(people):
         assert (templates[person] == expected(person)).all(), person
     assert sorted(set(range(people)) - set(store.rows().tolist())) == [DARK, BARE, GONE]
+    for person in (DARK, BARE, GONE):  # no search finds them, and none of their zeros comes into a gallery
+        assert (store.holds(person), store.template(person)) == (False, None)
     assert store.record(DARK).photograph == picture(DARK)
     with engine.begin() as connection:
         assert connection.execute(select(next_template_blocks)).all() == connection.execute(select(next_block_keys)).all() == []
