@@ -16,11 +16,11 @@ import numpy as np
 from crypto import ring
 from crypto.errors import KeyDestroyedError, MisuseError
 from crypto.jit import kernel
-from crypto.ring import INVERSE_N, INVERSE_ROOTS, INVERSE_ROOTS_SHOUP, LANES, ROOTS, ROOTS_SHOUP, U32, N, reduce_word
+from crypto.ring import INVERSE_ROOTS, INVERSE_ROOTS_SHOUP, LANES, ROOTS, ROOTS_SHOUP, U32, N
 from crypto.seed import Seed, blinding_errors, ternary
 from crypto.workers import split
 
-_Q: Final = np.uint64(ring.Q)
+_Q32: Final = np.uint32(ring.Q)
 
 
 class Chunks:
@@ -61,7 +61,7 @@ class Blinding:
             blocks = np.empty((2, N, LANES), np.uint32)
             where = (fixed.rows, fixed.extra, fixed.place, zero_base_eval)
             inverse = (INVERSE_ROOTS, INVERSE_ROOTS_SHOUP)
-            _first_tiles(first, last, self.chunks, self._u, *where, ROOTS, ROOTS_SHOUP, *inverse, INVERSE_N, blocks, out)
+            _first_tiles(first, last, self.chunks, self._u, *where, ROOTS, ROOTS_SHOUP, *inverse, blocks, out)
 
         split(len(self._u) // LANES, tiles)
         return out
@@ -76,7 +76,7 @@ class Blinding:
         def tiles(first: int, last: int) -> None:
             block = np.empty((N, LANES), np.uint32)
             where = (scanned.rows, scanned.extra, scanned.place, zero_probe_eval)
-            _second_tiles(first, last, self.chunks, self._u, *where, INVERSE_ROOTS, INVERSE_ROOTS_SHOUP, INVERSE_N, block, mask)
+            _second_tiles(first, last, self.chunks, self._u, *where, INVERSE_ROOTS, INVERSE_ROOTS_SHOUP, block, mask)
 
         split(len(self._u) // LANES, tiles)
 
@@ -103,38 +103,40 @@ class Blinding:
 @kernel
 def _gather(rows: U32, extra: U32, place: int, first: int, used: int, block: U32) -> None:
     """block[:, lane] = chunk first + lane, of which chunk `place` is `extra`; lanes beyond `used` are zero."""
-    for lane in range(block.shape[1]):
-        chunk = first + lane
-        if lane >= used:
-            for i in range(block.shape[0]):
-                block[i, lane] = np.uint32(0)
-        elif chunk == place:
-            for i in range(block.shape[0]):
-                block[i, lane] = extra[i]
-        else:
-            row = chunk - 1 if chunk > place else chunk
-            for i in range(block.shape[0]):
-                block[i, lane] = rows[row, i]
+    for start in range(0, block.shape[0], LANES):  # as `ring.gather_lanes` does it
+        for lane in range(block.shape[1]):
+            chunk = first + lane
+            if lane >= used:
+                for i in range(start, start + LANES):
+                    block[i, lane] = np.uint32(0)
+            elif chunk == place:
+                for i in range(start, start + LANES):
+                    block[i, lane] = extra[i]
+            else:
+                row = chunk - 1 if chunk > place else chunk
+                for i in range(start, start + LANES):
+                    block[i, lane] = rows[row, i]
 
 
 @kernel
 def _add_product(u_eval: U32, factor: U32, block: U32) -> None:
     """block += u_eval * factor mod q, pointwise; uint32[N, LANES], factor uint32[N]."""
     for i in range(block.shape[0]):
-        word = np.uint64(factor[i])
+        word, word_shoup = factor[i], ring.shoup(factor[i])
         for lane in range(block.shape[1]):
-            block[i, lane] = np.uint32(reduce_word(np.uint64(u_eval[i, lane]) * word + np.uint64(block[i, lane])))
+            product = ring.below(ring.times(u_eval[i, lane], word, word_shoup), _Q32)
+            block[i, lane] = ring.below(np.uint32(product + block[i, lane]), _Q32)
 
 
 @kernel
 def _add_block(block: U32, first: int, used: int, out: U32) -> None:
     """out += block mod q, chunk by chunk."""
     degree = block.shape[0]
-    for lane in range(used):
-        at = (first + lane) * degree
-        for i in range(degree):
-            total = np.uint64(block[i, lane]) + np.uint64(out[at + i])
-            out[at + i] = np.uint32(total - _Q if total >= _Q else total)
+    for start in range(0, degree, LANES):
+        for lane in range(used):
+            at = (first + lane) * degree
+            for i in range(start, start + LANES):
+                out[at + i] = ring.below(np.uint32(block[i, lane] + out[at + i]), _Q32)
 
 
 @kernel
@@ -151,7 +153,6 @@ def _first_tiles(
     roots_shoup: U32,
     inverse_roots: U32,
     inverse_roots_shoup: U32,
-    inverse_n: np.uint64,
     blocks: U32,
     out: U32,
 ) -> None:
@@ -165,7 +166,7 @@ def _first_tiles(
         u[tile * lanes : (tile + 1) * lanes].reshape(blocks.shape[1], lanes)[:] = blocks[0]
         _gather(rows, extra, place, tile * lanes, used, blocks[1])
         _add_product(blocks[0], zero_base, blocks[1])
-        ring.inverse_block(blocks[1], inverse_roots, inverse_roots_shoup, inverse_n)
+        ring.inverse_block(blocks[1], inverse_roots, inverse_roots_shoup)
         _add_block(blocks[1], tile * lanes, used, out)
 
 
@@ -181,7 +182,6 @@ def _second_tiles(
     zero_probe: U32,
     inverse_roots: U32,
     inverse_roots_shoup: U32,
-    inverse_n: np.uint64,
     block: U32,
     out: U32,
 ) -> None:
@@ -191,5 +191,5 @@ def _second_tiles(
         used = min(lanes, chunks - tile * lanes)
         _gather(rows, extra, place, tile * lanes, used, block)
         _add_product(u[tile * lanes : (tile + 1) * lanes].reshape(block.shape[0], lanes), zero_probe, block)
-        ring.inverse_block(block, inverse_roots, inverse_roots_shoup, inverse_n)
+        ring.inverse_block(block, inverse_roots, inverse_roots_shoup)
         _add_block(block, tile * lanes, used, out)

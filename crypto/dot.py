@@ -6,6 +6,9 @@ loads measured a third of the memory bandwidth: prefetching follows a stream onl
 once for all probes that are multiplied side by side, which took seven tenths of the time for eight that wait. LLVM makes the vectors of
 8 words into what the processor has.
 
+Sums of four probes fill all sixteen registers of 256 bits. Where registers are no wider, half a vector's lanes are done at a time for four:
+the words, which lie in a first-level cache, are read twice, and no sum leaves its register.
+
 Two loops over five stay loops: unrolled, LLVM adds up all products of a group at its end, and they do not fit the registers until then.
 
 Invariants: nothing is read but `groups` groups of words and of the probes; products of residues have 54 bits, so that 1,024 fit a sum. The
@@ -14,17 +17,17 @@ layout of words is `packed_words`'; which blocks meet which part of a probe is l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from crypto.packed_words import GROUP, GROUP_WORDS, LANES, VECTORS
 
 _WORD: Final = ir.IntType(64)
-_VECTOR: Final = ir.VectorType(_WORD, LANES)
 _VECTOR_BYTES: Final = 8 * LANES
 _RESIDUE: Final = (1 << 27) - 1
 _FIVE: Final = 5
@@ -33,7 +36,12 @@ _FIVE: Final = 5
 Value = Any  # llvmlite has no types
 
 
-def _add_products_of(count: int) -> Any:
+def _lanes_of_four() -> int:
+    """Lanes that are done at a time for four probes, by the width and number of this processor's registers."""
+    return LANES if binding.get_host_cpu_features().get("avx512f") else LANES // 2
+
+
+def _add_products_of(count: int, lanes: int) -> Any:
     @intrinsic
     def add_products(_typing: Any, words: Any, groups: Any, probe: Any, step: Any, sums: Any) -> Any:
         """Add to 16 sums a probe the products of one chunk's block with each probe's, over `groups` groups.
@@ -44,7 +52,9 @@ def _add_products_of(count: int) -> Any:
 
         def emit(context: Any, builder: Any, _signature: object, arguments: Sequence[Value]) -> Value:
             here, how_many, first, distance, target = arguments
-            _emit(builder, here, how_many, [builder.add(first, builder.mul(distance, _WORD(number))) for number in range(count)], target)
+            probes = [builder.add(first, builder.mul(distance, _WORD(number))) for number in range(count)]
+            for begin in range(0, LANES, lanes):
+                _Lanes(builder, begin, lanes).emit(here, how_many, probes, target)
             return context.get_dummy_value()
 
         return types.void(words, groups, probe, step, sums), emit
@@ -52,84 +62,104 @@ def _add_products_of(count: int) -> Any:
     return add_products
 
 
-add_products = _add_products_of(1)
-add_products_of_two = _add_products_of(2)
-add_products_of_four = _add_products_of(4)
+@dataclass(frozen=True)
+class _Lanes:
+    """The code for `count` lanes of each vector, from the lane `begin` on."""
+
+    builder: Any
+    begin: int
+    count: int
+
+    def emit(self, words: Value, groups: Value, probes: Sequence[Value], target: Value) -> None:
+        """The whole of it; `groups` a number, the rest addresses."""
+        builder = self.builder
+        # LLVM keeps all of these in registers, but for `pairs`
+        sums = [(self.place(), self.place()) for _probe in probes]
+        pair, pairs = self.place(), self.place(_FIVE)
+        for number, place in self.sums_of(sums):
+            builder.store(self.load(target, number * _VECTOR_BYTES), place)
+        with cgutils.for_range(builder, groups, intp=_WORD) as loop:
+            here = builder.add(words, builder.mul(loop.index, _WORD(8 * GROUP_WORDS)))
+            moved_by = builder.mul(loop.index, _WORD(GROUP * _VECTOR_BYTES))
+            beside = [builder.add(probe, moved_by) for probe in probes]
+
+            def multiply(dimension: Value, low: Value, high: Value) -> None:
+                offset = builder.mul(dimension, _WORD(_VECTOR_BYTES))
+                for factors, (low_sum, high_sum) in zip(beside, sums, strict=True):
+                    factor = self.load(builder.add(factors, offset))
+                    low_factor, high_factor = self.and_(factor, (1 << 32) - 1), self.right(factor, 32)
+                    for place, product in ((low_sum, builder.mul(low, low_factor)), (high_sum, builder.mul(high, high_factor))):
+                        builder.store(builder.add(builder.load(place), product), place)
+
+            def multiply_word(vector: Value) -> Value:
+                """Multiplies with the two residues of a vector's words and returns the ten bits between them."""
+                word = self.load(builder.add(here, builder.mul(vector, _WORD(_VECTOR_BYTES))))
+                _keep_order(builder)
+                multiply(vector, self.and_(word, _RESIDUE), self.right(word, 37))
+                return self.and_(self.right(word, 27), 0x3FF)
+
+            with cgutils.for_range(builder, _kept_as_loop(builder, _FIVE), intp=_WORD) as outer:
+                builder.store(self.splat(0), pair)
+                with cgutils.for_range(builder, _kept_as_loop(builder, _FIVE), intp=_WORD) as inner:
+                    spare = multiply_word(builder.add(builder.mul(outer.index, _WORD(_FIVE)), inner.index))
+                    moved = builder.shl(spare, self.spread(builder.mul(inner.index, _WORD(10))))
+                    builder.store(builder.or_(builder.load(pair), moved), pair)
+                builder.store(builder.load(pair), builder.gep(pairs, [outer.index]))
+            low_tops, high_tops = (multiply_word(_WORD(vector)) for vector in (VECTORS - 2, VECTORS - 1))
+            builder.store(builder.or_(low_tops, builder.shl(high_tops, self.splat(10))), pair)  # four bits of each of the five
+            with cgutils.for_range(builder, _kept_as_loop(builder, _FIVE), intp=_WORD) as outer:
+                tops = builder.load(pair)
+                builder.store(self.right(tops, 4), pair)
+                whole = builder.or_(builder.load(builder.gep(pairs, [outer.index])), builder.shl(self.and_(tops, 0xF), self.splat(50)))
+                multiply(builder.add(outer.index, _WORD(VECTORS)), self.and_(whole, _RESIDUE), self.right(whole, 27))
+        for number, place in self.sums_of(sums):
+            builder.store(builder.load(place), self.address(target, number * _VECTOR_BYTES), align=8)
+
+    @staticmethod
+    def sums_of(sums: Sequence[tuple[Value, Value]]) -> Iterator[tuple[int, Value]]:
+        """Every sum's place, with its number in memory: of each probe the low words' and the high ones'."""
+        return enumerate(place for both in sums for place in both)
+
+    @property
+    def vector(self) -> Any:
+        """The type."""
+        return ir.VectorType(_WORD, self.count)
+
+    def place(self, count: int | None = None) -> Value:
+        """Room for a vector, or for so many."""
+        return cgutils.alloca_once(self.builder, self.vector, count)  # type: ignore[no-untyped-call]
+
+    def address(self, base: Value, offset: int = 0) -> Value:
+        """Where these lanes of a vector are that lies at an address."""
+        return self.builder.inttoptr(self.builder.add(base, _WORD(offset + 8 * self.begin)), self.vector.as_pointer())
+
+    def load(self, base: Value, offset: int = 0) -> Value:
+        """These lanes of it."""
+        return self.builder.load(self.address(base, offset), align=4)
+
+    def and_(self, vector: Value, bits: int) -> Value:
+        """Its words' bits that are among `bits`."""
+        return self.builder.and_(vector, self.splat(bits))
+
+    def right(self, vector: Value, bits: int) -> Value:
+        """Its words without their lowest bits."""
+        return self.builder.lshr(vector, self.splat(bits))
+
+    def splat(self, value: int) -> Value:
+        """A vector with that number in every lane."""
+        return ir.Constant(self.vector, [ir.Constant(_WORD, value)] * self.count)
+
+    def spread(self, word: Value) -> Value:
+        """A vector with that word in every lane."""
+        index = ir.IntType(32)
+        nothing = ir.Constant(self.vector, ir.Undefined)
+        one = self.builder.insert_element(nothing, word, index(0))
+        return self.builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(index, self.count), [0] * self.count))
 
 
-def _emit(builder: Any, words: Value, groups: Value, probes: Sequence[Value], target: Value) -> None:
-    # LLVM keeps all of these in registers, but for `pairs`
-    sums = [(_place(builder), _place(builder)) for _probe in probes]
-    pair, pairs = _place(builder), _place(builder, _FIVE)
-    places = [place for both in sums for place in both]
-    for number, place in enumerate(places):
-        builder.store(_load(builder, target, number * _VECTOR_BYTES), place)
-    with cgutils.for_range(builder, groups, intp=_WORD) as loop:
-        here = builder.add(words, builder.mul(loop.index, _WORD(8 * GROUP_WORDS)))
-        moved_by = builder.mul(loop.index, _WORD(GROUP * _VECTOR_BYTES))
-        beside = [builder.add(probe, moved_by) for probe in probes]
-
-        def multiply(dimension: Value, low: Value, high: Value) -> None:
-            offset = builder.mul(dimension, _WORD(_VECTOR_BYTES))
-            for factors, (low_sum, high_sum) in zip(beside, sums, strict=True):
-                factor = _load(builder, builder.add(factors, offset))
-                low_factor, high_factor = _and(builder, factor, (1 << 32) - 1), _right(builder, factor, 32)
-                for place, product in ((low_sum, builder.mul(low, low_factor)), (high_sum, builder.mul(high, high_factor))):
-                    builder.store(builder.add(builder.load(place), product), place)
-
-        def multiply_word(vector: Value) -> Value:
-            """Multiplies with the two residues of a vector's words and returns the ten bits between them."""
-            word = _load(builder, builder.add(here, builder.mul(vector, _WORD(_VECTOR_BYTES))))
-            _keep_order(builder)
-            multiply(vector, _and(builder, word, _RESIDUE), _right(builder, word, 37))
-            return _and(builder, _right(builder, word, 27), 0x3FF)
-
-        with cgutils.for_range(builder, _kept_as_loop(builder, _FIVE), intp=_WORD) as outer:
-            builder.store(_splat(0), pair)
-            with cgutils.for_range(builder, _kept_as_loop(builder, _FIVE), intp=_WORD) as inner:
-                spare = multiply_word(builder.add(builder.mul(outer.index, _WORD(_FIVE)), inner.index))
-                moved = builder.shl(spare, _spread(builder, builder.mul(inner.index, _WORD(10))))
-                builder.store(builder.or_(builder.load(pair), moved), pair)
-            builder.store(builder.load(pair), builder.gep(pairs, [outer.index]))
-        low_tops, high_tops = (multiply_word(_WORD(vector)) for vector in (VECTORS - 2, VECTORS - 1))
-        builder.store(builder.or_(low_tops, builder.shl(high_tops, _splat(10))), pair)  # four bits of each of the five
-        with cgutils.for_range(builder, _kept_as_loop(builder, _FIVE), intp=_WORD) as outer:
-            tops = builder.load(pair)
-            builder.store(_right(builder, tops, 4), pair)
-            whole = builder.or_(builder.load(builder.gep(pairs, [outer.index])), builder.shl(_and(builder, tops, 0xF), _splat(50)))
-            multiply(builder.add(outer.index, _WORD(VECTORS)), _and(builder, whole, _RESIDUE), _right(builder, whole, 27))
-    for number, place in enumerate(places):
-        address = builder.inttoptr(builder.add(target, _WORD(number * _VECTOR_BYTES)), _VECTOR.as_pointer())
-        builder.store(builder.load(place), address, align=8)
-
-
-def _place(builder: Any, count: int | None = None) -> Value:
-    return cgutils.alloca_once(builder, _VECTOR, count)  # type: ignore[no-untyped-call]
-
-
-def _and(builder: Any, vector: Value, bits: int) -> Value:
-    return builder.and_(vector, _splat(bits))
-
-
-def _right(builder: Any, vector: Value, bits: int) -> Value:
-    return builder.lshr(vector, _splat(bits))
-
-
-def _splat(value: int) -> Value:
-    return ir.Constant(_VECTOR, [ir.Constant(_WORD, value)] * LANES)
-
-
-def _spread(builder: Any, word: Value) -> Value:
-    """A vector with that word in every lane."""
-    index = ir.IntType(32)
-    nothing = ir.Constant(_VECTOR, ir.Undefined)
-    one = builder.insert_element(nothing, word, index(0))
-    return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(index, LANES), [0] * LANES))
-
-
-def _load(builder: Any, base: Value, offset: int = 0) -> Value:
-    address = builder.inttoptr(builder.add(base, _WORD(offset)), _VECTOR.as_pointer())
-    return builder.load(address, align=4)
+add_products = _add_products_of(1, LANES)
+add_products_of_two = _add_products_of(2, LANES)
+add_products_of_four = _add_products_of(4, _lanes_of_four())
 
 
 def _keep_order(builder: Any) -> None:

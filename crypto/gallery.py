@@ -21,14 +21,13 @@ from crypto.errors import MisuseError
 from crypto.jit import kernel
 from crypto.layout import FILLER, Layout
 from crypto.packed_words import GROUP, PackedWords, pack_group, place_of_group
-from crypto.parameters import LARGEST_CODE
+from crypto.parameters import TAIL_START, TAIL_STEP
 from crypto.ring import LANES, U32, U64, N
 from crypto.scan import scan_words
 from crypto.workers import split
 
-_CODE_OFFSET = 1 + LARGEST_CODE
-_RESIDUES: U32 = ring.from_signed(values_of(np.arange(-_CODE_OFFSET, _CODE_OFFSET).astype(np.int8)))
-"""What a code stands for modulo q, at the code plus 128: a look-up costs what the sign alone would."""
+_Q = np.int32(ring.Q)
+_TAIL_START, _TAIL_EXTRA = np.int32(TAIL_START), np.int32(TAIL_STEP - 1)
 
 
 class PackedGallery:
@@ -127,7 +126,7 @@ class PackedGallery:
         if template is not None:
             if template.dtype != np.int8 or template.shape != (self.model.dimensions,):
                 raise MisuseError("a template is int8[D]")
-            _write_template(np.ascontiguousarray(template), _RESIDUES, coefficients[:, place])
+            _write_template(np.ascontiguousarray(template), coefficients[:, place])
         fillers = filler_templates(self.layout.change_seed(), int(fresh.sum()), self.model.scales)
         coefficients[:, fresh] = ring.from_signed(values_of(fillers)).T
         polynomials = ring.forward(coefficients)
@@ -166,7 +165,7 @@ class _Scratch:
     def pack(self, templates: Codes, words: PackedWords, chunk: int) -> None:
         """Write a chunk; templates int8[N, D]."""
         place = (words.flat, chunk, words.laid_chunks, words.groups)
-        _pack_chunk(templates, self._block, self._rows, ring.ROOTS, ring.ROOTS_SHOUP, _RESIDUES, *place)
+        _pack_chunk(templates, self._block, self._rows, ring.ROOTS, ring.ROOTS_SHOUP, *place)
 
     def clear(self) -> None:
         """Overwrite what was packed last."""
@@ -175,10 +174,19 @@ class _Scratch:
 
 
 @kernel
-def _write_template(template: Codes, residues: U32, out: U32) -> None:
+def residue_of(code: np.int8) -> np.uint32:
+    """What a code stands for (`codes.values_of`) modulo q; in 32 bits and without a branch, so that it becomes vector code."""
+    number = np.int32(code)
+    beyond = np.int32(max(np.int32(number - _TAIL_START), np.int32(0)) + min(np.int32(number + _TAIL_START), np.int32(0)))
+    value = np.int32(number + np.int32(_TAIL_EXTRA * beyond))
+    return np.uint32(np.int32(value + _Q) if value < 0 else value)
+
+
+@kernel
+def _write_template(template: Codes, out: U32) -> None:
     """What one template's codes stand for, int8[D] in, uint32[D] out; no copy of it stays anywhere."""
     for d in range(out.size):
-        out[d] = residues[np.int64(template[d]) + _CODE_OFFSET]
+        out[d] = residue_of(template[d])
 
 
 @kernel
@@ -188,14 +196,13 @@ def _pack_chunk(
     rows: U32,
     roots: U32,
     roots_shoup: U32,
-    residues: U32,
     flat: U64,
     chunk: int,
     chunks: int,
     groups: int,
 ) -> None:
     """Transform the columns of `templates`, int8[N, D], and write them as a chunk's groups; `block`, uint32[N, LANES], and `rows`,
-    uint32[GROUP, N], are scratch. `residues` is what codes stand for."""
+    uint32[GROUP, N], are scratch."""
     degree, dimensions = templates.shape
     lanes = block.shape[1]
     for group in range(groups):
@@ -203,7 +210,7 @@ def _pack_chunk(
             used = max(0, min(lanes, dimensions - first))
             for i in range(degree):
                 for lane in range(used):
-                    block[i, lane] = residues[np.int64(templates[i, first + lane]) + _CODE_OFFSET]
+                    block[i, lane] = residue_of(templates[i, first + lane])
                 for lane in range(used, lanes):
                     block[i, lane] = np.uint32(0)
             if used:

@@ -25,11 +25,11 @@ from crypto.limits import MAX_CHUNKS
 from crypto.parameters import SEALMATCH_1
 from crypto.prepared import A_BITS, B_BITS, answer_order
 from crypto.probe import Probe, SearchKey
-from crypto.ring import INVERSE_N, INVERSE_ROOTS, INVERSE_ROOTS_SHOUP, LANES, ROOTS, ROOTS_SHOUP, U16, U32, N, reduce_word
+from crypto.ring import INVERSE_ROOTS, INVERSE_ROOTS_SHOUP, LANES, ROOTS, ROOTS_SHOUP, U16, U32, N
 from crypto.workers import split
 
 Y_BITS: Final = SEALMATCH_1.opened_bits
-_Q: Final = np.uint64(ring.Q)
+_Q32: Final = np.uint32(ring.Q)
 MAX_OPENED_BYTES: Final = 64 + 2 * MAX_CHUNKS * N
 
 
@@ -127,7 +127,7 @@ def _open_exact(a_coeff: U32, b_coeff: U32, key: SearchKey) -> U32:
         raise MisuseError("both parts of an answer are polynomials of as many chunks")
     out, block = np.empty(a_coeff.shape, np.uint32), np.zeros((N, LANES), np.uint32)
     roots = (ROOTS, ROOTS_SHOUP, INVERSE_ROOTS, INVERSE_ROOTS_SHOUP)
-    _open_rows(np.ascontiguousarray(a_coeff), np.ascontiguousarray(b_coeff), key.secret_eval(), *roots, INVERSE_N, block, out)
+    _open_rows(np.ascontiguousarray(a_coeff), np.ascontiguousarray(b_coeff), key.secret_eval(), *roots, block, out)
     block.fill(0)
     return out
 
@@ -135,7 +135,7 @@ def _open_exact(a_coeff: U32, b_coeff: U32, key: SearchKey) -> U32:
 @kernel
 def _to_middle(words: U32, dropped: np.uint32) -> None:
     """Each word's interval's middle, below q, in its place."""
-    half, highest = np.uint32(1) << (dropped - np.uint32(1)), np.uint32(_Q - np.uint64(1))
+    half, highest = np.uint32(1) << (dropped - np.uint32(1)), _Q32 - np.uint32(1)
     for i in range(words.size):
         words[i] = min((words[i] << dropped) + half, highest)
 
@@ -156,7 +156,6 @@ def _open_rows(
     roots_shoup: U32,
     inverse_roots: U32,
     inverse_roots_shoup: U32,
-    inverse_n: np.uint64,
     block: U32,
     out: U32,
 ) -> None:
@@ -166,11 +165,11 @@ def _open_rows(
         ring.gather_lanes(a, first, block)
         ring.forward_block(block, roots, roots_shoup)
         for i in range(degree):
-            word = np.uint64(secret[i])
+            word, word_shoup = secret[i], ring.shoup(secret[i])
             for lane in range(lanes):
-                block[i, lane] = np.uint32(reduce_word(np.uint64(block[i, lane]) * word))
-        ring.inverse_block(block, inverse_roots, inverse_roots_shoup, inverse_n)
-        for lane in range(min(lanes, a.shape[0] - first)):
-            for i in range(degree):
-                total = np.uint64(block[i, lane]) + np.uint64(b[first + lane, i])
-                out[first + lane, i] = np.uint32(total - _Q if total >= _Q else total)
+                block[i, lane] = ring.times(block[i, lane], word, word_shoup)
+        ring.inverse_block(block, inverse_roots, inverse_roots_shoup)
+        for start in range(0, degree, LANES):
+            for lane in range(min(lanes, a.shape[0] - first)):
+                for i in range(start, start + LANES):
+                    out[first + lane, i] = ring.below(np.uint32(block[i, lane] + b[first + lane, i]), _Q32)
