@@ -374,7 +374,7 @@ class Courier:
             with reading(self.engine).begin() as connection:
                 data = content_of(connection, row.number)
             if row.kind != MESSAGE:
-                await enter(self.link, row.kind, data, row.grant_digest)
+                await enter(self.link, row.kind, data, row.grant_digest, self.follower.expect)
             elif row.recipient == self.agency:
                 own = message_of(self.engine, row.number)  # a requester that names its own gallery: nothing for the broker
                 self._store(read_header(own.piece(0), own.total_bytes), own.message_id, data, row)

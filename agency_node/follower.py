@@ -74,6 +74,7 @@ class LogFollower:
         self._latest: SignedCheckpoint | None = None
         self._waited_for: set[tuple[bytes, EntryKind | None]] = set()
         self._roster_asked_at: datetime | None = None
+        self._expected = 0
         self._mirror = LogMirror()
         self._reload()
 
@@ -86,6 +87,11 @@ class LogFollower:
     def mirror(self) -> LogMirror:
         """The copy itself, for proofs; not to be appended to."""
         return self._mirror
+
+    def expect(self, index: int) -> None:
+        """The broker says that a grant of this node stands there: the next act asks for a head with it at once, and not for an older one
+        first. Once, so that a false number delays one act."""
+        self._expected = max(self._expected, index + 1)
 
     def halted(self) -> str | None:
         """Why this node acts no more; None while it does."""
@@ -165,7 +171,8 @@ class LogFollower:
             wait_s = 0
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_s
-        note = await self.fresh(policy, wait_s=wait_s)  # 2
+        expected, self._expected = self._expected, 0
+        note = await self.fresh(policy, expected, wait_s)  # 2
         while missing := self._missing(grant_digest, entered, note.checkpoint):  # 3
             try:
                 note = await self.fresh(policy, note.checkpoint.size + 1, max(until - loop.time(), 0))

@@ -331,7 +331,7 @@ class Leaving:
                     data = content_of(connection, row.number)
                 note = ""
                 try:
-                    await enter(self._node.link, row.kind, data, row.grant_digest)
+                    await enter(self._node.link, row.kind, data, row.grant_digest, lambda _: None)
                 except BrokerRefusedError as error:
                     if not error.is_final:
                         raise

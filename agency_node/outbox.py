@@ -348,8 +348,9 @@ class LogLink(Protocol):
     async def enter_manifest(self, leaf: bytes, digest: bytes) -> int: ...
 
 
-async def enter(link: LogLink, kind: str, data: bytes, grant_digest: bytes) -> None:
-    """Hand the content of a grant, an entry, a pack change, an expunction or a manifest to the log."""
+async def enter(link: LogLink, kind: str, data: bytes, grant_digest: bytes, expect: Callable[[int], None]) -> None:
+    """Hand the content of a grant, an entry, a pack change, an expunction or a manifest to the log. An act waits for a grant: `expect` is
+    told where the broker says that it stands."""
     if kind == ENTRY:
         await link.enter(data, grant_digest)
         return
@@ -361,7 +362,7 @@ async def enter(link: LogLink, kind: str, data: bytes, grant_digest: bytes) -> N
         return
     body = {name: bytes.fromhex(str(value)) for name, value in parse_canonical_json(data, max_bytes=1 << 20).items()}
     if kind == GRANT:
-        await link.post_grant(body["terms"], body["entry"])
+        expect(await link.post_grant(body["terms"], body["entry"]))
     else:
         await link.enter_pack_change(body["entry"], body["approval"])
 

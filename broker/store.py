@@ -43,6 +43,8 @@ _BUSY_FORGETTING_MS: Final = 2_000
 """How long emptying the write-ahead log waits for readers; everybody who writes waits meanwhile."""
 _REST: Final = 9
 """Between two times that the write-ahead log is emptied lies that many times what the first took, so that who deletes often, shares."""
+_LEAST_REST_S: Final = 0.25
+"""Everybody who writes waits for the end of it, and nobody for a receipt: of the dozen messages of a search several share one."""
 _LONGEST_REST_S: Final = 0.5
 PAGE_BYTES: Final = 32 << 10
 _PRAGMAS: Final = (
@@ -194,7 +196,7 @@ class Store:
             if self._forgetting is asyncio.current_task():  # its turn never came: nobody may wait for it any more
                 self._forgetting = None
             raise
-        self._rests_until = loop.time() + min(_REST * (loop.time() - began), _LONGEST_REST_S)
+        self._rests_until = loop.time() + min(max(_REST * (loop.time() - began), _LEAST_REST_S), _LONGEST_REST_S)
         return done
 
     def _bring_over(self) -> None:

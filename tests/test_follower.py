@@ -307,6 +307,30 @@ async def test_a_grant_that_is_not_in_the_log_is_not_acted_on(follower: LogFollo
         await follower.check_act(CLAIMS, digest("another grant"), wait_s=0)
 
 
+def noted_sizes(broker: MemoryBroker) -> list[int]:
+    """The least sizes of all heads that are asked for from now on."""
+    looks: list[int] = []
+    checkpoint = broker.checkpoint
+
+    async def noted(min_size: int = 0, cosignatures: int = 0, wait_s: int = 0) -> SignedCheckpoint | None:
+        looks.append(min_size)
+        return await checkpoint(min_size, cosignatures, wait_s)
+
+    broker.checkpoint = noted  # type: ignore[method-assign]
+    return looks
+
+
+async def test_a_head_with_the_own_grant_is_asked_for_at_once(follower: LogFollower, broker: MemoryBroker) -> None:
+    looks = noted_sizes(broker)
+    follower.expect(3)
+    assert (await follower.check_act(CLAIMS, GRANT)).size == 4
+    follower.expect(999_999)  # a false word of the broker's: it delays one act
+    with pytest.raises(WitnessError):
+        await follower.check_act(CLAIMS, GRANT, wait_s=0)
+    assert (await follower.check_act(CLAIMS, GRANT, wait_s=0)).size == 4
+    assert looks == [4, 1_000_000, 0]
+
+
 async def test_an_entry_that_is_on_its_way_is_waited_for_once(follower: LogFollower, broker: MemoryBroker) -> None:
     act = asyncio.create_task(follower.check_act(CLAIMS, GRANT, EntryKind.RELEASE, wait_s=20))
     await asyncio.sleep(0.05)
@@ -315,14 +339,7 @@ async def test_an_entry_that_is_on_its_way_is_waited_for_once(follower: LogFollo
     broker.cosigned_by(*WITNESSES)
     assert (await act).size == 5
 
-    looks: list[int] = []
-    checkpoint = broker.checkpoint
-
-    async def counted(min_size: int = 0, cosignatures: int = 0, wait_s: int = 0) -> SignedCheckpoint | None:
-        looks.append(min_size)
-        return await checkpoint(min_size, cosignatures, wait_s)
-
-    broker.checkpoint = counted  # type: ignore[method-assign]
+    looks = noted_sizes(broker)
     for wait_s in (0.2, 20):  # whoever never enters a grant is waited for no second time
         with pytest.raises(InclusionError):
             await follower.check_act(CLAIMS, digest("never entered"), wait_s=wait_s)

@@ -33,7 +33,7 @@ from agency_node.outbox import GRANT, MESSAGE, READY, SENT, Conversation, Outbox
 from agency_node.parties import Parties
 from agency_node.requester.cancelling import parties_told, queue_notices
 from agency_node.requester.drafting import TOKEN
-from agency_node.store import reading
+from agency_node.store import Glance, reading
 from agency_node.tables import discoveries, held_grants, legal_decisions, outbox, searches
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId
@@ -47,6 +47,7 @@ from crypto.messages import AnyMessage, read_message, whole
 from crypto.moments import parse_moment, round_moment
 from crypto.notices import RefusalReason, RevocationQuery, RevocationStatement, Standing
 
+_TO_TELL: Final = Glance(select(legal_decisions.c.search_id).where(legal_decisions.c.in_log == 0).limit(1))
 PATIENCE: Final = timedelta(minutes=1)
 """How long the entry of a revocation waits for its notices to leave."""
 
@@ -190,6 +191,8 @@ class LegalOffice:
 
     async def tick(self) -> None:
         """Tell parties and log what was decided against a search and not told yet."""
+        if _TO_TELL.first(self._engine) is None:
+            return
         with reading(self._engine).begin() as connection:
             rows = connection.execute(select(legal_decisions).where(legal_decisions.c.in_log == 0)).all()
         troubles: list[Exception] = []
