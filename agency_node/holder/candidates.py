@@ -141,7 +141,9 @@ def described_as(person: str, sex: str, race: str, born: str, captured: date, *,
     found = (_YEAR_COMPACT if compact else _YEAR).fullmatch(born)
     try:
         if born and found is None:
-            says = f"the {'day' if compact else 'year'} of birth is not one: write it as {'19870204' if compact else '1987'}, or leave it out"
+            says = (
+                f"the {'day' if compact else 'year'} of birth is not one: write it as {'19870204' if compact else '1987'}, or leave it out"
+            )
             raise EnrolmentError(says)
         described = Described(person, sex, race, None if found is None else int(found[1]))
         described.check_alive(captured)

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from itertools import repeat
 from pathlib import Path
 from typing import Final
 
@@ -213,9 +212,9 @@ def enrol_directions(
     for first in range(0, len(numbers), _BATCH_DIRECTIONS):
         batch = slice(first, first + _BATCH_DIRECTIONS)
         templates = _templates(units[batch], store.model)
-        who = repeat(NOBODY) if described is None else described[batch]
-        pairs = zip(numbers[batch], captured[batch], templates, who)
-        made = [NewRecord(number, day, SYNTHETIC, template, described=shown) for number, day, template, shown in pairs]
+        who = [NOBODY] * len(templates) if described is None else described[batch]
+        told = zip(numbers[batch], captured[batch], templates, who, strict=True)
+        made = [NewRecord(number, day, SYNTHETIC, template, described=shown) for number, day, template, shown in told]
         enrolled += _add_unknown(store, made, now)
         progress.advance(len(made))
     return EnrolmentReport(enrolled, len(numbers) - enrolled, ())
@@ -272,7 +271,7 @@ def _read_directions(path: Path, today: date) -> tuple[F32, str, list[date], lis
             units, prefix = held["units"], str(held["prefix"])
             captured: list[object] = held["captured"].astype("datetime64[D]").tolist()
             table = held["described"].astype(str).tolist() if "described" in held else None
-            described = table and [Described(*who, int(born) if born else None) for *who, born in table]
+            described = table and [Described(person, sex, race, int(born) if born else None) for person, sex, race, born in table]
     except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise EnrolmentError("the file does not hold units, prefix and captured as numpy.savez writes them: make it again") from error
     days = [day for day in captured if isinstance(day, date) and day <= today]

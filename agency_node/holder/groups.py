@@ -2,8 +2,8 @@
 
 Four optional fields stand sealed with their record: the agency's own number of the person, so that records of one person are known as such;
 sex and race as short labels, as the booking system writes them; the year of birth. Invariants: no text form shows them; they are read by
-`RecordStore.descriptions` alone, for `differentials`, which gives out counts. `GalleryRecord`, stubs, disclosures, leads, the record tree and
-every message are made of types that have no such field (R39); a record's expunging destroys them with it (R25).
+`RecordStore.descriptions` alone, for `differentials`, which gives out counts. `GalleryRecord`, stubs, disclosures, leads, the record tree
+and all messages are made of types that have no such field (R39); a record's expunging destroys them with it (R25).
 
 Left to others: how sources write them (`candidates`), sealing (`records`), measuring (`differentials`).
 """

@@ -87,7 +87,7 @@ def candidates_of(path: Path, rules: ItlRules, numbers: Numbers, today: date) ->
             numbers.check(number, f"{path.name}, photograph {line}")
             event, ended = _field(message, rules.booking_event), _field(message, rules.disposition)
             captured = captured_on(_value(record, 5), today, compact=True)
-            who = [_field(message, name) for name in (rules.person, rules.sex, rules.race, rules.birth_date)]
+            person, sex, race, born = (_field(message, name) for name in (rules.person, rules.sex, rules.race, rules.birth_date))
             yield Candidate(
                 line,
                 path.name,
@@ -96,7 +96,7 @@ def candidates_of(path: Path, rules: ItlRules, numbers: Numbers, today: date) ->
                 source_class,
                 booking_facts(event, ended.lower(), _field(message, rules.disposition_date), today, compact=True),
                 partial(_data, record),
-                described_as(*who, captured, compact=True),
+                described_as(person, sex, race, born, captured, compact=True),
             )
         except RowError as error:
             yield RefusedRow(line, path.name, number, error.fault, str(error))

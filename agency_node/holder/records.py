@@ -74,6 +74,7 @@ class NewRecord:
             raise EnrolmentError("a photograph and its media belong together: give both or neither")
         if self.photograph is not None and not 1 <= len(self.photograph) <= MAX_PHOTOGRAPH_BYTES:
             raise EnrolmentError(f"a photograph has 1 to {MAX_PHOTOGRAPH_BYTES} bytes: encode it for disclosure first")
+        self.described.check_alive(self.captured)
 
 
 @dataclass(frozen=True)
