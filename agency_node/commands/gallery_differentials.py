@@ -70,7 +70,7 @@ def show(said: Differentials, traits: Collection[str] = ("sex", "race", "age")) 
     at = "as given" if said.rate is None else f"where everybody's rate of false matches is at most {said.rate / 1_000_000:g}"
     typer.echo(f"{said.agency}, {plain(said.made_at)}: model {said.model}, {said.model_hash.hex()}")
     lines = [("everybody", said.everybody), *((f"{one.by} {one.label}", one.line) for one in said.groups if one.by in traits)]
-    headings = ("group", "persons", "matched", "FMR", "its ratio", "seen twice", "missed", "FNMR", "and its")
+    headings = ("group", "persons", "matched", "FMR", "FMR ratio", "seen twice", "missed", "FNMR", "FNMR ratio")
     held = [one.value for one in said.withheld if one in traits]
     caption = (
         "FMR and FNMR: rates of false matches and false non-matches of one comparison; ratios are to everybody's. Counts are in fives,\n"
