@@ -182,6 +182,7 @@ def test_it_lies_sealed_and_is_gone_with_its_record(tmp_path: Path) -> None:
     assert whom(store) == [WHO, WHO]
     store.expunge("B-1", ExpungeReason.COURT_ORDER, NOW, not_entered)
     assert store.descriptions(0, 2) == [(1, date(2019, 5, 4), WHO)]
+    assert [len(sealed(store, row)) > 60 for row in range(2)] == [False, True]
     on_disk = b"".join(path.read_bytes() for path in tmp_path.glob("node.sqlite*"))
     assert not any(word in on_disk.lower() for word in (b"2718281828", b"kestrel"))
 
@@ -194,13 +195,17 @@ def test_a_record_of_before_says_nothing(store: RecordStore) -> None:
 
 
 def opened(store: RecordStore, row: int) -> bytes:
+    return store._vault.open("record", sealed(store, row), row.to_bytes(8, "big"))
+
+
+def sealed(store: RecordStore, row: int) -> bytes:
     from sqlalchemy import select  # noqa: PLC0415
 
     from agency_node.gallery_tables import records  # noqa: PLC0415
 
     with store._engine.begin() as connection:
-        sealed = connection.execute(select(records.c.sealed_record).where(records.c.row == row)).scalar_one()
-    return store._vault.open("record", sealed, row.to_bytes(8, "big"))
+        found: bytes = connection.execute(select(records.c.sealed_record).where(records.c.row == row)).scalar_one()
+    return found
 
 
 def test_a_new_at_rest_key_keeps_it(tmp_path: Path) -> None:

@@ -100,6 +100,13 @@ def test_rates_agree_with_all_pairs_in_plain_numpy(measured: Differentials, enro
         assert misses.value is None or misses.low <= misses.value <= misses.high
 
 
+@pytest.mark.rule("R64")
+def test_an_interval_is_wider_where_some_persons_err_more_than_others(measured: Differentials) -> None:
+    """R64: persons near what a group has in common are taken for many; all of its errors lie on few of them."""
+    assert line_of(measured, Trait.SEX, "m").spread >= 3
+    assert line_of(measured, Trait.SEX, "f").spread <= 2
+
+
 def by_hand(units: F64, persons: list[str], cosine: float) -> tuple[float, float]:
     scores = units @ units.T >= cosine
     numbers = np.unique(persons, return_inverse=True)[1]
@@ -368,6 +375,14 @@ def test_the_same_gallery_gives_the_same_numbers_and_another_key_others(tmp_path
         (tmp_path / folder).mkdir()
         found.append(read(measuring_of(store_of(tmp_path / folder, told, key), key).newest(Asked(0.01), NOW, NoProgress())))
     assert found[0] == found[1] != found[2]
+
+
+def test_who_stands_where_and_who_meets_whom_follow_from_the_key(store: RecordStore) -> None:
+    """Each by itself: whoever knows the gallery, and not the key, knows neither."""
+    one, other = (takers_of(store, Vault(bytes([number] * 32)), NoProgress()) for number in (1, 2))
+    assert 0.2 < (one.persons % 4 == other.persons % 4).mean() < 0.3
+    drawn = [measuring_of(store, bytes([number] * 32))._rng(one).integers(2**32) for number in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_a_given_cosine_is_where_errors_are_counted(tmp_path: Path) -> None:
