@@ -5,7 +5,7 @@ and in nothing else that a record becomes (R39).
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from tests.sample_federation import LAKESIDE
 from tests.test_backup import MODEL, make_node
 from tests.test_enrol import KEY, NOW, new, write_table
 from tests.test_itl_source import message
+from tests.test_reembedding import KEY as REEMBEDDING_KEY
+from tests.test_reembedding import NEW, OLD, ByPixels, enrolled, job
 from tests.test_rotation import close, rotate
 
 TODAY = date(2026, 11, 23)
@@ -217,3 +219,12 @@ def test_a_new_at_rest_key_keeps_it(tmp_path: Path) -> None:
     again = open_node(folder, Clock(NOW))
     assert whom(RecordStore(again.engine, again.vault, MODEL)) == [WHO]
     close(again)
+
+
+def test_another_face_model_keeps_it(tmp_path: Path) -> None:
+    embedder = ByPixels(OLD)
+    engine = open_store(tmp_path / "node.sqlite")
+    store = RecordStore(engine, Vault(REEMBEDDING_KEY), OLD)
+    store.add([replace(enrolled(person, embedder), described=WHO) for person in (3, 4)], NOW)
+    assert job(engine).run(NoProgress()).switched
+    assert whom(RecordStore(engine, Vault(REEMBEDDING_KEY), NEW)) == [WHO, WHO]

@@ -57,7 +57,7 @@ MOST_PERSONS: Final = 2000
 FEWEST_PERSONS: Final = 50
 """Whose errors are counted: fewer say nothing, and a few known persons around one unknown one say something of him."""
 SHARE_COMPARED: Final = 10
-"""One person in so many of a group, at most, is compared with another given one, either way round."""
+"""A person is compared with the next one in so many of his group at most, and so with a given other person in one of five draws."""
 RULE_OF_30: Final = 30
 """Errors without which a rate is not taken for measured (G. Doddington et al., Speech Communication 31, 2000)."""
 MOST_OTHERS: Final = 200
