@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from agency_node.commands import gallery_differentials as _gallery_differentials  # noqa: F401  # joins those of `gallery`
 from agency_node.commands import log_watching as _log_watching  # noqa: F401  # its commands join those of `log`
 from agency_node.commands import node_backup as _node_backup  # noqa: F401  # its commands join those of `node`
 from agency_node.commands import node_cases as _node_cases  # noqa: F401  # its commands join those of `node`

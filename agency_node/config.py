@@ -145,6 +145,15 @@ class ItlRules(_Table):
     """How the case ended: pending, convicted, or one of those with which a record is not enrolled (R25)."""
     disposition_date: ItlField = ""
     """When it ended."""
+    person: ItlField = ""
+    """The agency's own number of the person. This and the next three serve to measure the face model by groups of persons (R64), and for
+    nothing else; a field that is not named here is not read. A state's number often stands in 2.015."""
+    sex: ItlField = ""
+    """The person's sex as the booking system writes it, often 2.024."""
+    race: ItlField = ""
+    """The person's race as the booking system writes it, often 2.025."""
+    birth_date: ItlField = ""
+    """The day of birth, of which the year alone is kept, often 2.022."""
 
 
 class QualityPrograms(_Table):

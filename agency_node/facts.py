@@ -38,6 +38,7 @@ class Fact(enum.StrEnum):
     LEAVE_COUNTS = "leave-counts"
     LEAVE_RECEIPT = "leave-receipt"
     PLACES_KEY = "places-key"
+    DIFFERENTIALS = "differentials"
 
 
 _VALUE = Glance(select(tables.facts.c.value).where(tables.facts.c.name == bindparam("fact")))

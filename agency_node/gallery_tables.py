@@ -23,7 +23,8 @@ records = Table(
     text_column("expunged_at", nullable=True),
 )
 """The gallery's records; `tag` finds a record number again without storing it, `sealed_record` holds it (JSON: record_number, source_class,
-media). Few rows are expunged: the index finds them without reading the photographs, which lie before `expunged_at` on the disk."""
+media, and what else was said: booking, quality, described). Few rows are expunged: the index finds them without reading the photographs,
+which lie before `expunged_at` on the disk."""
 Index("expunged_records", records.c.expunged_at, sqlite_where=records.c.expunged_at.is_not(None))
 
 Index("records_by_enrolment", records.c.enrolled_at)

@@ -23,7 +23,8 @@ re-randomised · `prepared` before the probe is here · `answer` masked, rounded
 persons and keys under a threshold of roots · `roster_change` a version's entry in the log · `sealing_key` the custodian's key of the week ·
 `mailbox_receipt` the broker's word that a message is gone · `request_signature` who sends an HTTP request · `grant_basis`, `grant_claims`,
 `grant_token`, `grant` the justified-use grant · `manifest` what a holder says of its gallery · `places`, `record_tree`,
-`record_manifest` which records are in it, and which are not · `federal_statement` what federal agencies asked of it · `pack_approval` two
+`record_manifest` which records are in it, and which are not · `differentials` how its face model errs by groups ·
+`federal_statement` what federal agencies asked of it · `pack_approval` two
 persons' word for a policy pack
 
 *The wire*: `segments` long plaintexts piece by piece · `envelope` sealed and signed · `bodies`, `disclosure`, `notices`,

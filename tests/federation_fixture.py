@@ -149,7 +149,7 @@ class World:
         if holder == NORTHPORT:
             threshold = 0.0  # nobody of the own gallery is near anybody, but for the portrait
         units = synthetic_units(model, self._embedding(self.stills["astronaut"]), SEED, share, threshold, RECORDS)
-        table = write_portrait(folder, portrait)
+        table = _described(write_portrait(folder, portrait), holder)
         prefix = f"{holder[0].upper()}-S"
         write_synthetic(folder / "synthetic.npz", units, prefix)
         assert enrol_embeddings(store, folder / "synthetic.npz", NoProgress(), now).enrolled == RECORDS
@@ -317,6 +317,19 @@ class World:
         """Different messages of a search that a party handed to the broker, whole, from the bytes on the wire."""
         sent = self.federation.wiretap.recordings[sender].sent()
         return [one for one in sent if one.header.message_type == kind and one.header.search_id == search_id]
+
+
+def whom(holder: AgencyId) -> dict[str, str]:
+    """Whom the portrait of a gallery shows, by the words of its table: values that stand nowhere else."""
+    return {"person": f"{holder}-person-2718281828", "sex": f"sex-{holder[:11]}", "race": f"race-{holder[:10]}", "birth_year": "1931"}
+
+
+def _described(table: Path, holder: AgencyId) -> Path:
+    """The table with these columns too."""
+    header, row = table.read_text(encoding="utf-8").split()
+    said = whom(holder)
+    table.write_text(f"{','.join([header, *said])}\n{','.join([row, *said.values()])}\n", encoding="utf-8")
+    return table
 
 
 async def _all_leaves(link: BrokerLink) -> list[bytes]:

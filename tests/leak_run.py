@@ -78,7 +78,7 @@ from crypto.release import DiscoveryRelease, HolderRelease, RequesterRelease, un
 from crypto.roster import Roster
 from crypto.seed import SEED_BYTES
 from crypto.wire import MessageId
-from tests.federation_fixture import RECORDS, World, small_federation
+from tests.federation_fixture import RECORDS, World, small_federation, whom
 from tests.leaks import Secret, find
 
 CASE_NUMBER: Final = "NP-26-104177"
@@ -373,6 +373,7 @@ class _Collector:
             run.secrets[f"record number/{holder}/{row}"] = number
             if row in shown:
                 run.secrets[f"score/true/{holder}/{row}"] = world.planted["astronaut"][holder][number]
+        run.secrets |= {f"described/{holder}/{name}": said for name, said in whom(holder).items() if name != "birth_year"}
         photograph = store.record(RECORDS).photograph
         picture = world.pictures["astronaut" if holder == EASTFIELD else "hopper"].jpeg
         assert photograph is not None

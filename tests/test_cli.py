@@ -96,7 +96,7 @@ def test_the_commands_are_those_that_the_pages_name() -> None:
         "plan",
         *(f"calibration {name}" for name in ("show", "check", "synthetic")),
         *(f"faces {name}" for name in ("measure", "check")),
-        *(f"gallery {name}" for name in ("manifest", "prove", "absent", "dispositions", "purge", "check")),
+        *(f"gallery {name}" for name in ("manifest", "prove", "absent", "dispositions", "purge", "check", "differentials")),
         *(f"broker {name}" for name in ("init", "roster", "serve", "status")),
         *(f"log {name}" for name in ("verify", "export", "evidence", "opened", "counts", "monitor")),
         *(f"node {name}" for name in ("init", "serve", "enrol", "expunge", "status", "search", "review", "release", "cancel", "disclose")),
@@ -198,6 +198,7 @@ def test_an_error_is_one_sentence_on_standard_error(name: str, as_json: bool, tm
         "gallery dispositions": "gallery dispositions nowhere there",
         "gallery purge": "gallery purge nowhere --before 2026-01-01 --report new",
         "gallery check": "gallery check there --node nowhere",
+        "gallery differentials": "gallery differentials nowhere",
     }[name]
     result = run(line + " --json" * as_json)
     assert result.exit_code in (1, 2), result.output

@@ -195,7 +195,10 @@ def test_values_that_say_nothing_are_no_secrets() -> None:
 
 # --- the run ----------------------------------------------------------------------------------------------------------
 
-AT_HOME = {"template", "record number", "photograph", "portrait", "handle", "mask seed", "order seed", "answer root", "answer", "release"}
+AT_HOME = {
+    *("template", "record number", "described", "photograph", "portrait"),
+    *("handle", "mask seed", "order seed", "answer root", "answer", "release"),
+}
 """Secrets of one holder, named after it."""
 
 
@@ -225,11 +228,14 @@ def _kept_from(run: Run, party: str) -> dict[str, Secret]:
                 "salt/face",
                 "template/",
                 "record number/",
+                "described/",
             ),
             *("photograph/", "portrait/", "handle/", "score/", "answer/", "answer root/", "order seed/"),
         )
     if party == NORTHPORT:
-        found = run.named("template/", "record number/", "photograph/", "portrait/", "score/", "mask seed/", "answer root/", "search key/")
+        found = run.named(
+            "template/", "record number/", "described/", "photograph/", "portrait/", "score/", "mask seed/", "answer root/", "search key/"
+        )
         found |= run.named(f"release/{EASTFIELD}", f"release/{LAKESIDE}", "release/discovery")
         disclosed = run.named(f"record number/{EASTFIELD}/1500", f"photograph/{EASTFIELD}/")
         return {name: secret for name, secret in found.items() if name not in disclosed}
@@ -283,7 +289,18 @@ def test_control_what_a_party_may_know_is_found_where_it_keeps_it(run: Run) -> N
 
 
 def _own(holder: str) -> list[str]:
-    return [f"{name}/{holder}" for name in ("opening", "template", "record number", "photograph", "answer root", "order seed", "release")]
+    return [
+        f"{name}/{holder}"
+        for name in ("opening", "template", "record number", "described", "photograph", "answer root", "order seed", "release")
+    ]
+
+
+@pytest.mark.parametrize("holder", [EASTFIELD, LAKESIDE])
+def test_whom_a_record_shows_stands_in_its_sealed_facts_and_nowhere_else_at_its_holder(run: Run, holder: str) -> None:
+    """Person, sex and race of a record that was found and disclosed: in no file, log, ledger row, message or other sealed value (R39)."""
+    secrets = run.named(f"described/{holder}")
+    assert len(secrets) == 3
+    assert {where for _, where, _ in places(run.of(holder), secrets)} == {"vault/records.sealed_record"}
 
 
 # --- seals ------------------------------------------------------------------------------------------------------------

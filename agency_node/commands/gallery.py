@@ -1,13 +1,15 @@
 """`sealmatch gallery`: what a holder's gallery holds and no longer holds, with signed proof for whoever asks.
 
-`manifest`, `prove`, `dispositions` and `purge` act at the holder's node. `absent` and `check` are for everybody else: they read a file that
-somebody was given, hold it against a roster that the root holders signed and, if a bundle of the public log is at hand, against the log.
+`manifest`, `prove`, `dispositions` and `purge` act at the holder's node; so does `differentials` (`gallery_differentials`). `absent` and
+`check` are for everybody else: they read a file that somebody was given, hold it against a roster that the root holders signed and, if a
+bundle of the public log is at hand, against the log.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -190,23 +192,31 @@ def purge(
 
 @app.command(epilog="Example: sealmatch gallery check ./purge-2026-10.json --log ./bundle --root-fingerprint 5f1a…")
 def check(
-    document: Annotated[Path, typer.Argument(help="A report of a purge, or a manifest.", show_default=False)],
+    document: Annotated[Path, typer.Argument(help="A report of a purge, a manifest, or differentials.", show_default=False)],
     node: NodeOption = None,
     roster: RosterOption = None,
     root_fingerprint: RootOption = "",
     log: LogOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check, without a network, the signed report of a purge or a manifest; exit code 1 when it does not hold."""
+    """Check, without a network, the signed report of a purge, a manifest, or differentials; exit code 1 when it does not hold."""
     with sentences(as_json):
         import hashlib  # noqa: PLC0415
 
+        from agency_node.commands.gallery_differentials import show, told_of  # noqa: PLC0415
+        from crypto.differentials import DIFFERENTIALS_KIND, Differentials  # noqa: PLC0415
         from crypto.errors import VersionError  # noqa: PLC0415
         from crypto.record_manifest import PURGE_REPORT_KIND, PurgeReport, RecordManifest  # noqa: PLC0415
 
-        data = read_document(document, PURGE_REPORT_KIND.max_bytes)
+        data = read_document(document, max(PURGE_REPORT_KIND.max_bytes, DIFFERENTIALS_KIND.max_bytes))
         trusted = _trusted(node, roster, root_fingerprint, log)
         pinned = trusted.possibly_expired
+        measured = None
+        with suppress(VersionError):
+            measured = Differentials.read(data, pinned)
+        if measured is not None:
+            print_json({"ok": True, **told_of(measured)}) if as_json else show(measured)
+            return
         try:
             report, before, after = PurgeReport.read(data, pinned)
             newest = report.after_data

@@ -26,7 +26,8 @@ def enrol(
     table: Annotated[
         Path | None,
         typer.Option(
-            help="CSV with the columns file, record_number, captured, source_class; also booking_event, disposition, disposition_date."
+            help="CSV with the columns file, record_number, captured, source_class; also booking_event, disposition, disposition_date, "
+            "and, for measuring by groups, person, sex, race, birth_year."
         ),
     ] = None,
     itl: Annotated[Path | None, typer.Option(help="An ANSI/NIST-ITL file with Type-10 photographs, or a folder of them.")] = None,

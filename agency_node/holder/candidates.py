@@ -17,6 +17,7 @@ from typing import Final
 
 from agency_node.errors import EnrolmentError
 from agency_node.holder.booking import BookingFacts, Disposition
+from agency_node.holder.groups import NOBODY, Described
 from agency_node.holder.records import check_record_number
 from crypto.errors import FieldError
 from crypto.wire import check_photographed
@@ -28,6 +29,7 @@ SYNTHETIC: Final = "synthetic"
 
 MUST_GO: Final = frozenset(Disposition) - {Disposition.UNKNOWN, Disposition.PENDING, Disposition.CONVICTED}
 """Dispositions with which a record is not enrolled, and expunged if it was (R25)."""
+_YEAR, _YEAR_COMPACT = re.compile(r"([0-9]{4})"), re.compile(r"([0-9]{4})[0-9]{4}")
 _DASHES, _COMPACT = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})"), re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})")
 
 
@@ -42,6 +44,7 @@ class RowFault(enum.StrEnum):
     SOURCE_CLASS = "source-class"
     BOOKING = "booking"
     DISPOSITION = "disposition"
+    DESCRIBED = "described"
     NOT_A_FACE = "not-a-face"
     POSE = "pose"
     COMPRESSION = "compression"
@@ -77,6 +80,7 @@ class Candidate:
     source_class: str
     booking: BookingFacts = field(repr=False)
     read: Callable[[], bytes] = field(repr=False)
+    described: Described = field(default=NOBODY, repr=False)
 
 
 class Numbers:
@@ -129,6 +133,23 @@ def booking_facts(event: str, disposition: str, disposed_on: str, today: date, *
         return BookingFacts(event, ended, day)
     except EnrolmentError as error:
         raise RowError(RowFault.BOOKING, str(error)) from error
+
+
+def described_as(person: str, sex: str, race: str, born: str, captured: date, *, compact: bool = False) -> Described:
+    """Who a record shows; `RowError` for a value that is none. `born` is a year, `compact` a day as ANSI/NIST-ITL writes it, of which the
+    year alone is kept."""
+    found = (_YEAR_COMPACT if compact else _YEAR).fullmatch(born)
+    try:
+        if born and found is None:
+            says = (
+                f"the {'day' if compact else 'year'} of birth is not one: write it as {'19870204' if compact else '1987'}, or leave it out"
+            )
+            raise EnrolmentError(says)
+        described = Described(person, sex, race, None if found is None else int(found[1]))
+        described.check_alive(captured)
+    except EnrolmentError as error:
+        raise RowError(RowFault.DESCRIBED, str(error)) from error
+    return described
 
 
 def _day(text: str, compact: bool) -> date | None:

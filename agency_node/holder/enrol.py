@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from itertools import repeat
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +26,7 @@ from agency_node.errors import EnrolmentError, ImageError, KnownRecordError
 from agency_node.faces.embedder import Embedder
 from agency_node.holder import itl_source, table_source
 from agency_node.holder.candidates import BOOKING, DEMONSTRATION, SYNTHETIC, Candidate, Numbers, RefusedRow
+from agency_node.holder.groups import NOBODY, Described
 from agency_node.holder.portraying import Portrayed, Portrayer
 from agency_node.holder.progress import Progress
 from agency_node.holder.records import NewRecord, RecordStore, check_record_number
@@ -69,7 +69,7 @@ def enrol_folder(
     portrayer: Portrayer | None = None,
 ) -> EnrolmentReport:
     """Enrol what the table names; its columns are `file,record_number,captured,source_class`, `file` within the folder, and it may have
-    `booking_event,disposition,disposition_date`.
+    `booking_event,disposition,disposition_date` and, for measuring by groups, `person,sex,race,birth_year`.
 
     Rows that were refused are written to `refused_csv` (`REFUSED_COLUMNS`), over what stands there. `portrayer` is what works on pictures
     if not this process alone. Raises `EnrolmentError` when the table as a whole cannot be used or the embedder is not of the store's model.
@@ -185,14 +185,21 @@ def enrol_embeddings(store: RecordStore, path_npz: Path, progress: Progress, now
     """Enrol directions without pictures: for demonstrations and tests only, which the caller checks.
 
     The file (`numpy.savez`) holds `units`, float32[n, D] of norm 1 in the model's centred space; `prefix`, text: records are numbered
-    prefix-000001 and on; `captured`, n days as datetime64[D] or text. Raises `EnrolmentError` for any other file.
+    prefix-000001 and on; `captured`, n days as datetime64[D] or text; and, to try a measurement by groups with, `described`, text[n, 4]:
+    person, sex, race, year of birth. Raises `EnrolmentError` for any other file.
     """
-    units, prefix, captured = _read_directions(path_npz, utc_day(now))
-    return enrol_directions(store, units, prefix, captured, progress, now)
+    units, prefix, captured, described = _read_directions(path_npz, utc_day(now))
+    return enrol_directions(store, units, prefix, captured, progress, now, described)
 
 
 def enrol_directions(
-    store: RecordStore, units: F32, prefix: str, captured: Sequence[date], progress: Progress, now: datetime
+    store: RecordStore,
+    units: F32,
+    prefix: str,
+    captured: Sequence[date],
+    progress: Progress,
+    now: datetime,
+    described: Sequence[Described] | None = None,
 ) -> EnrolmentReport:
     """As `enrol_embeddings`, for directions in memory: a caller that makes them in batches, each under a prefix of its own, needs no file
     and never holds all of them. `EnrolmentError` for units that are not of norm 1."""
@@ -205,7 +212,9 @@ def enrol_directions(
     for first in range(0, len(numbers), _BATCH_DIRECTIONS):
         batch = slice(first, first + _BATCH_DIRECTIONS)
         templates = _templates(units[batch], store.model)
-        made = [NewRecord(*one) for one in zip(numbers[batch], captured[batch], repeat(SYNTHETIC), templates)]
+        who = [NOBODY] * len(templates) if described is None else described[batch]
+        told = zip(numbers[batch], captured[batch], templates, who, strict=True)
+        made = [NewRecord(number, day, SYNTHETIC, template, described=shown) for number, day, template, shown in told]
         enrolled += _add_unknown(store, made, now)
         progress.advance(len(made))
     return EnrolmentReport(enrolled, len(numbers) - enrolled, ())
@@ -231,7 +240,15 @@ def _add_unknown(store: RecordStore, batch: Sequence[NewRecord], now: datetime) 
 
 def _record(row: Candidate, made: Portrayed) -> NewRecord:
     return NewRecord(
-        row.record_number, row.captured, row.source_class, made.template, made.photograph, made.media, row.booking, made.quality
+        row.record_number,
+        row.captured,
+        row.source_class,
+        made.template,
+        made.photograph,
+        made.media,
+        row.booking,
+        made.quality,
+        row.described,
     )
 
 
@@ -248,17 +265,21 @@ def write_refused(path: Path, rows: Sequence[RefusedRow]) -> None:
         ) from error
 
 
-def _read_directions(path: Path, today: date) -> tuple[F32, str, list[date]]:
+def _read_directions(path: Path, today: date) -> tuple[F32, str, list[date], list[Described] | None]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             units, prefix = held["units"], str(held["prefix"])
             captured: list[object] = held["captured"].astype("datetime64[D]").tolist()
+            table = held["described"].astype(str).tolist() if "described" in held else None
+            described = table and [Described(person, sex, race, int(born) if born else None) for person, sex, race, born in table]
     except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise EnrolmentError("the file does not hold units, prefix and captured as numpy.savez writes them: make it again") from error
     days = [day for day in captured if isinstance(day, date) and day <= today]
     if len(days) != len(captured):
         raise EnrolmentError("a day in captured is missing or lies in the future: make the file again")
-    return units, prefix, days
+    if described is not None and len(described) != len(days):
+        raise EnrolmentError("described has a row for each of units: make the file again")
+    return units, prefix, days, described
 
 
 def _check_directions(units: F32, days: int, dimensions: int) -> None:

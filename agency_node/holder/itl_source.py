@@ -2,7 +2,8 @@
 
 Fields that are read, by the standard's numbers: 1.004 type of transaction, 1.009 its control number; of each Type-10 record 10.002 (its
 number), 10.003 image type, 10.005 photograph's date, 10.011 compression, 10.020 pose, 10.999 data. Type-2 fields are each domain's own,
-so `[itl]` of node.toml says which hold record number, booking event and disposition, and which types of transaction are bookings.
+so `[itl]` of node.toml says which hold record number, booking event and disposition, which types of transaction are bookings, and whether
+person, sex, race and birth are read at all.
 
 Invariants: a file's transaction that is not named as a booking is taken for civil and refused (R24); only frontal faces are enrolled;
 a file that is none stops itself alone. A parser of strangers' bytes is bounded before it runs: the file's length, and by a walk
@@ -36,6 +37,7 @@ from agency_node.holder.candidates import (
     RowFault,
     booking_facts,
     captured_on,
+    described_as,
 )
 
 MAX_FILE_BYTES: Final = 1 << 26
@@ -84,14 +86,17 @@ def candidates_of(path: Path, rules: ItlRules, numbers: Numbers, today: date) ->
             _check_picture(record)
             numbers.check(number, f"{path.name}, photograph {line}")
             event, ended = _field(message, rules.booking_event), _field(message, rules.disposition)
+            captured = captured_on(_value(record, 5), today, compact=True)
+            person, sex, race, born = (_field(message, name) for name in (rules.person, rules.sex, rules.race, rules.birth_date))
             yield Candidate(
                 line,
                 path.name,
                 number,
-                captured_on(_value(record, 5), today, compact=True),
+                captured,
                 source_class,
                 booking_facts(event, ended.lower(), _field(message, rules.disposition_date), today, compact=True),
                 partial(_data, record),
+                described_as(person, sex, race, born, captured, compact=True),
             )
         except RowError as error:
             yield RefusedRow(line, path.name, number, error.fault, str(error))

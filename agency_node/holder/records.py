@@ -31,6 +31,7 @@ from agency_node.holder.blocks import BLOCK_ROWS, MODEL_FACT, check_model, is_re
 from agency_node.holder.booking import NO_BOOKING, BookingFacts, booking_of
 from agency_node.holder.expunging import INSERT_RECORD, ExpungingStore
 from agency_node.holder.gallery_counter import CHANGES, changes_of, count_change, row_count
+from agency_node.holder.groups import NOBODY, Described, described_in
 from agency_node.holder.unsearchable import is_unsearchable, unsearchable_rows
 from agency_node.journal import NO_SEARCH, stamp
 from agency_node.journal import record as record_event
@@ -60,6 +61,8 @@ class NewRecord:
     media: Media | None = None
     booking: BookingFacts = field(default=NO_BOOKING, repr=False)
     quality: Quality | None = None
+    described: Described = field(default=NOBODY, repr=False)
+    """For measuring by groups alone: no other type has it."""
 
     def __post_init__(self) -> None:
         check_record_number(self.record_number)
@@ -71,6 +74,7 @@ class NewRecord:
             raise EnrolmentError("a photograph and its media belong together: give both or neither")
         if self.photograph is not None and not 1 <= len(self.photograph) <= MAX_PHOTOGRAPH_BYTES:
             raise EnrolmentError(f"a photograph has 1 to {MAX_PHOTOGRAPH_BYTES} bytes: encode it for disclosure first")
+        self.described.check_alive(self.captured)
 
 
 @dataclass(frozen=True)
@@ -238,6 +242,32 @@ class RecordStore(ExpungingStore):
         block.fill(0)
         return template
 
+    def templates_of(self, rows: I64, each_part: Callable[[], None] = lambda: None) -> Codes:
+        """The templates of some rows, which ascend; int8[n, D], as they stand. The caller wipes them.
+
+        Blocks that hold none of the rows are not opened. `each_part` is called for each block of the gallery up to the last row's; what it
+        raises ends the work.
+        """
+        out = np.zeros((len(rows), self.model.dimensions), np.int8)
+        try:
+            for number in range(int(rows[-1]) // BLOCK_ROWS + 1 if len(rows) else 0):
+                each_part()
+                first, last = np.searchsorted(rows, (number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS))
+                if first == last:
+                    continue
+                with reading(self._engine).begin() as connection:
+                    block = self._blocks.block(connection, number)
+                places = rows[first:last] - number * BLOCK_ROWS
+                if places[-1] >= len(block):
+                    block.fill(0)
+                    raise mixed_up()
+                np.take(block, places, axis=0, out=out[first:last], mode="clip")  # without a copy between
+                block.fill(0)
+        except BaseException:
+            out.fill(0)
+            raise
+        return out
+
     def commitment(self) -> bytes:
         """The commitment to all templates that a manifest states, 32 bytes (`TemplateBlocks.commitment`)."""
         with reading(self._engine).begin() as connection:
@@ -273,6 +303,16 @@ class RecordStore(ExpungingStore):
         found = connection.execute(chosen).all()
         opened = ((row, json.loads(self._vault.open(_RECORD, sealed, _bound(row))), day) for row, sealed, day in found)
         return [RecordFacts(row, said["record_number"], date.fromisoformat(day), said["source_class"]) for row, said, day in opened]
+
+    def descriptions(self, first: int, last: int) -> list[tuple[int, date, Described]]:
+        """Of the rows from `first` to `last` - 1 that were not expunged: the day of the picture, and whom it shows. For `differentials`
+        alone, which gives out counts: nothing else reads what is opened here."""
+        columns = select(records.c.row, records.c.sealed_record, records.c.captured)
+        chosen = columns.where(records.c.row >= first, records.c.row < last, records.c.expunged_at.is_(None)).order_by(records.c.row)
+        with reading(self._engine).begin() as connection:
+            found = connection.execute(chosen).all()
+        opened = ((row, day, self._vault.open(_RECORD, sealed, _bound(row))) for row, sealed, day in found)
+        return [(row, date.fromisoformat(day), described_in(json.loads(content))) for row, day, content in opened]
 
     def _is_found(self, connection: Connection, row: int) -> bool:
         live = (records.c.row == row) & records.c.expunged_at.is_(None)
@@ -316,6 +356,8 @@ def _content(record: NewRecord) -> bytes:
         more = f', "booking": {json.dumps(record.booking.to_json())}'
     if record.quality is not None:
         more += f', "quality": {json.dumps(record.quality.to_json())}'
+    if record.described != NOBODY:
+        more += f', "described": {json.dumps(record.described.to_json())}'
     return f'{{"record_number": {number}, "source_class": {source_class}, "media": {media}{more}}}'.encode("ascii")
 
 

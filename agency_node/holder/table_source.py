@@ -17,11 +17,11 @@ from typing import Final
 from agency_node.errors import EnrolmentError, ImageError, ImageFault
 from agency_node.faces.image import MAX_IMAGE_BYTES
 from agency_node.holder import candidates
-from agency_node.holder.candidates import Candidate, Numbers, RefusedRow, RowError, RowFault, booking_facts, captured_on
+from agency_node.holder.candidates import Candidate, Numbers, RefusedRow, RowError, RowFault, booking_facts, captured_on, described_as
 
 COLUMNS: Final = ("file", "record_number", "captured", "source_class")
-MORE_COLUMNS: Final = ("booking_event", "disposition", "disposition_date")
-"""Those that a table may leave out."""
+MORE_COLUMNS: Final = ("booking_event", "disposition", "disposition_date", "person", "sex", "race", "birth_year")
+"""Those that a table may leave out; the last four are for measuring a face model by groups alone (`groups`)."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,16 @@ def candidates_of(table: Table, folder: Path, accepted: frozenset[str], today: d
         try:
             numbers.check(row["record_number"], f"line {line}")
             candidates.check_class(row["source_class"], accepted)
+            captured = captured_on(row["captured"], today)
             yield Candidate(
                 line,
                 row["file"],
                 row["record_number"],
-                captured_on(row["captured"], today),
+                captured,
                 row["source_class"],
                 booking_facts(row["booking_event"], row["disposition"], row["disposition_date"], today),
                 partial(_read, _inside(within, row["file"])),
+                described_as(row["person"], row["sex"], row["race"], row["birth_year"], captured),
             )
         except RowError as error:
             yield RefusedRow(line, row["file"], row["record_number"], error.fault, str(error))
