@@ -75,7 +75,7 @@ FORGET_WITHIN_S: Final = 1.0
 HALTED_S: Final = 5.0
 """How often a halted node looks whether its operator has cleared the halt."""
 _PENDING: Final = Glance(select(inbox.c.message_id).where(inbox.c.state.in_([NEW, WAITING])).order_by(inbox.c.received_at))
-_DATA: Final = Glance(select(inbox.c.data).where(inbox.c.message_id == bindparam("message")))
+_DATA: Final = Glance(select(inbox.c.data).where(inbox.c.message_id == bindparam("message"), inbox.c.data.is_not(None)))
 Commit = Callable[[Connection], None]
 
 
@@ -226,8 +226,8 @@ class Courier:
     def _note_bad(self, message_id: str, error: PeerError | RefusedByUsError | BrokerError) -> None:
         name = explain(error).name if isinstance(error, PeerError) else type(error).__name__
         with self.engine.begin() as connection:
-            said: Told = {"source": f"message {message_id}", "outcome": REFUSED}
-            record(connection, self.clock(), NO_SEARCH, "refused message", f"{message_id[:16]}: {name}", **said)
+            why, source = f"{message_id[:16]}: {name}", f"message {message_id}"
+            record(connection, self.clock(), NO_SEARCH, "refused message", why, source=source, outcome=REFUSED)
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -276,12 +276,12 @@ class Courier:
                         record(connection, self.clock(), NO_SEARCH, f"{type(role).__name__} waits", name)
 
     async def _handle_pending(self) -> bool:
-        results = []
-        for (message_id,) in _PENDING.rows(self.engine):  # one message's bytes at a time
-            ((data,),) = _DATA.rows(self.engine, message=message_id)
-            results.append(await self._handle(message_id, received(self.engine, message_id, bytes(data))))
-            self._queued.set()
-        return any(results)
+        handled = False
+        for (message_id,) in _PENDING.rows(self.engine):  # one message's bytes at a time, none when one before it ended its search
+            for (data,) in _DATA.rows(self.engine, message=message_id):
+                handled |= await self._handle(message_id, received(self.engine, message_id, bytes(data)))
+                self._queued.set()
+        return handled
 
     async def _handle(self, message_id: str, message: AnyMessage) -> bool:
         """Whether something came of it; a message that must wait stays."""

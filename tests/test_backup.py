@@ -365,9 +365,9 @@ def test_the_file_says_nothing_but_its_head(kept: tuple[Path, Path], node: Node)
     for secret in (
         node.keyring.node_key.export_secret(),
         (node.folder / "keys" / "at-rest.key").read_bytes(),
-        b"L-2",
-        b"SQLite",
-        b"trusted",
+        b"records_by_enrolment",
+        b"SQLite format",
+        b"trusted_custodians",
     ):
         assert secret not in data
     assert str(LAKESIDE).encode() in data[: len(MAGIC) + 4 + 4096]

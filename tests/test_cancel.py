@@ -14,6 +14,7 @@ from agency_node.cli import app
 from agency_node.errors import RequestError
 from agency_node.outbox import READY, next_outgoing
 from agency_node.overview import ended_search_keys, holder_events
+from agency_node.pieces import received
 from agency_node.requester.cancelling import cancel_search
 from agency_node.tables import answers, custody, custody_parts, held_grants, inbox, outbox, search_holders, searches
 from crypto.grant_claims import GrantClaims
@@ -89,6 +90,25 @@ async def test_a_holder_that_has_not_scanned_drops_the_search(world: World) -> N
     assert len(notices(node)) == 3  # holder, custodian and legal office, once each, however long it goes on
     await world.run(rounds=3)
     assert len(notices(node)) == 3
+
+
+async def test_a_probe_that_a_notice_before_it_drops_does_not_stop_the_node(world: World) -> None:
+    """Both wait when the node looks into its inbox, and the notice is handled first: found by the demonstration, whose holder ended."""
+    content = await sent(world)
+    node, holder = world.nodes[NORTHPORT], world.nodes[LAKESIDE]
+    await holder.receive()
+    (grant,) = holder.rows(inbox, message_type="grant")
+    await holder.courier._handle(grant.message_id, received(holder.engine, grant.message_id, grant.data))
+    cancel_search(node.engine, content.search_id, world.clock())
+    await node.turn()
+    await holder.receive()
+    with holder.engine.begin() as connection:
+        connection.execute(update(inbox).where(inbox.c.message_type == "probe").values(received_at="9"))  # the last to be handled
+    assert [row.state for row in holder.rows(inbox, message_type="probe")] == ["new"]
+    assert await holder.courier._handle_pending()
+    assert [(row.state, row.data) for row in holder.rows(inbox, message_type="probe")] == [("done", None)]
+    assert not holder.rows(answers)
+    assert [row.state for row in holder.rows(held_grants)] == ["refused"]
 
 
 async def test_what_is_dropped_after_the_sender_saw_it_neither_leaves_nor_stops_the_node(world: World) -> None:

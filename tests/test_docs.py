@@ -216,6 +216,8 @@ SMALL = {
     "--runs": "9",
 }
 """What the performance page's commands get in place of the page's own sizes."""
+SMALL_SEARCH = {**SMALL, "--dimensions": "128", "--runs": "1"}
+"""A node has synthetic models of 128 and 512 dimensions only, and a search starts every party."""
 
 
 def made_small(words: tuple[str, ...]) -> tuple[list[str], str | None]:
@@ -224,9 +226,10 @@ def made_small(words: tuple[str, ...]) -> tuple[list[str], str | None]:
     goes_to = arguments.pop() if len(arguments) > 1 and arguments[-2] == ">" else None
     if goes_to is not None:
         arguments.pop()
-    small = [SMALL.get(before, word) for before, word in zip(["", *arguments], arguments, strict=False)]
+    sizes = SMALL_SEARCH if "search" in arguments else SMALL
+    small = [sizes.get(before, word) for before, word in zip(["", *arguments], arguments, strict=False)]
     if "--dimensions" not in small and "plot" not in small:
-        small += ["--dimensions", SMALL["--dimensions"]]
+        small += ["--dimensions", sizes["--dimensions"]]
     return small, goes_to
 
 
@@ -244,7 +247,7 @@ def test_the_performance_page_s_commands_measure(tmp_path: Path, monkeypatch: py
         drawn = [word for word in arguments if word.endswith(".svg")]
         assert all((tmp_path / name).stat().st_size for name in drawn)
         ran.add(arguments[1])
-    assert ran == {"scan", "growth", "answer", "plot", "peers", "holder"}
+    assert ran == {"scan", "growth", "answer", "plot", "peers", "holder", "search"}
 
 
 def test_a_page_that_speaks_of_speed_in_the_clear_names_float32() -> None:
@@ -259,6 +262,14 @@ def test_sizes_are_made_small() -> None:
     words = ("bench", "scan", "--records", "2500000", "--json", ">", "scan.json")
     assert made_small(words) == (["bench", "scan", "--records", "2000", "--json", "--dimensions", "64"], "scan.json")
     assert made_small(("bench", "plot", "a.json", "a.svg")) == (["bench", "plot", "a.json", "a.svg"], None)
+    assert made_small(("bench", "search", "--runs", "9", "--dimensions", "512"))[0] == [
+        "bench",
+        "search",
+        "--runs",
+        "1",
+        "--dimensions",
+        "128",
+    ]
 
 
 def test_commands_are_found() -> None:
