@@ -21,12 +21,12 @@ from datetime import datetime
 from typing import Final, Self
 
 from crypto.canonical import AgencyId, JsonObject, JsonValue
-from crypto.errors import AgencyStatementError, BadSignatureError, FieldError
+from crypto.errors import FieldError
 from crypto.fields import MAX_INTEGER, Fields, check_digest, check_range, check_text
 from crypto.keys import SigningKey, VerifyingKey
+from crypto.limits import MAX_MODEL_NAME
 from crypto.moments import check_moment, format_moment
 from crypto.roster import Roster
-from crypto.roster_entries import AgencyRole
 from crypto.signed import DocumentKind, UnverifiedDocument, read_document, sign_document
 
 DIFFERENTIALS_KIND: Final = DocumentKind("sealmatch-1/differentials", 64 << 10)
@@ -36,7 +36,6 @@ MILLION: Final = 1_000_000
 MAX_LABEL: Final = 16
 MAX_GROUPS: Final = 24
 """Of one trait: the largest ones."""
-_MAX_MODEL_NAME: Final = 100
 _MOST: Final = 1_000_000
 _OFF: Final = STEP - 1
 _Z: Final = 1.959964
@@ -151,7 +150,7 @@ class Differentials:
 
     def __post_init__(self) -> None:
         check_moment(self.made_at, "differentials.made_at")
-        check_text(self.model, _MAX_MODEL_NAME, "differentials.model")
+        check_text(self.model, MAX_MODEL_NAME, "differentials.model")
         check_digest(self.model_hash, "differentials.model_hash")
         check_range(self.records, 0, MAX_INTEGER, "differentials.records")
         check_range(self.cosine, -100, 100, "differentials.cosine")
@@ -197,11 +196,7 @@ class Differentials:
         3. its node key signed, and nobody else (`AgencyStatementError`)
         """
         said, document = cls._read(data)  # 1
-        node_key = roster.agency_as(said.agency, AgencyRole.HOLDER).node_key  # 2
-        try:  # 3
-            document.check_only_signer(node_key)
-        except BadSignatureError as error:
-            raise AgencyStatementError("differentials are not signed by their agency's node key") from error
+        roster.check_holder_signed(document, said.agency, "differentials are not signed by their agency's node key")  # 2, 3
         return said
 
     @classmethod

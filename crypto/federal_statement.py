@@ -16,13 +16,12 @@ from typing import Final, Self
 
 from crypto.canonical import AgencyId, JsonObject, JsonValue
 from crypto.epoch import Epoch
-from crypto.errors import AgencyStatementError, BadSignatureError, FieldError
+from crypto.errors import FieldError
 from crypto.fields import MAX_INTEGER, check_ascending, check_range
 from crypto.grant_basis import Purpose
 from crypto.keys import SigningKey
 from crypto.moments import check_moment, format_moment
 from crypto.roster import Roster
-from crypto.roster_entries import AgencyRole
 from crypto.signed import DocumentKind, read_document, sign_document
 
 FEDERAL_STATEMENT_KIND: Final = DocumentKind("sealmatch-1/federal-statement", 2048)
@@ -86,9 +85,5 @@ class FederalStatement:
             made_at=fields.moment("made_at"),
         )
         fields.close()
-        node_key = roster.agency_as(statement.agency, AgencyRole.HOLDER).node_key  # 2
-        try:  # 3
-            document.check_only_signer(node_key)
-        except BadSignatureError as error:
-            raise AgencyStatementError("federal statement is not signed by its agency's node key") from error
+        roster.check_holder_signed(document, statement.agency, "federal statement is not signed by its agency's node key")  # 2, 3
         return statement

@@ -16,3 +16,5 @@ MAX_HOLDERS: Final = 256
 """Holders of one search: their names and outcomes fit one message."""
 MAX_RULE: Final = 999
 """The largest number of a rule that a refusal names (R1 to R999)."""
+MAX_MODEL_NAME: Final = 100
+"""Characters of a face model's name in what a holder signs of its gallery."""

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Final, Self
 
 from crypto.canonical import AgencyId, JsonObject, JsonValue
-from crypto.errors import AgencyStatementError, BadSignatureError, CustodianError, FieldError, ModelError
+from crypto.errors import AgencyStatementError, CustodianError, FieldError, ModelError
 from crypto.fields import MAX_INTEGER, check_ascending, check_digest, check_range
 from crypto.grant import check_jurisdictions
 from crypto.grant_claims import GrantTerms
@@ -104,11 +104,7 @@ class GalleryManifest:
             valid_until=fields.moment("valid_until"),
         )
         fields.close()
-        node_key = roster.agency_as(manifest.agency, AgencyRole.HOLDER).node_key  # 2
-        try:  # 3
-            document.check_only_signer(node_key)
-        except BadSignatureError as error:
-            raise AgencyStatementError("manifest is not signed by its agency's node key") from error
+        roster.check_holder_signed(document, manifest.agency, "manifest is not signed by its agency's node key")  # 2, 3
         return manifest
 
     def check_in_force(self, now: datetime) -> None:

@@ -21,21 +21,20 @@ from datetime import datetime
 from typing import Final, Self
 
 from crypto.canonical import AgencyId, JsonObject, JsonValue, b64url_encode
-from crypto.errors import AgencyStatementError, BadSignatureError, FieldError
+from crypto.errors import AgencyStatementError, FieldError
 from crypto.fields import DIGEST_BYTES, MAX_INTEGER, Fields, check_digest, check_range, check_text
 from crypto.keys import SigningKey, VerifyingKey
+from crypto.limits import MAX_MODEL_NAME
 from crypto.moments import check_moment, format_moment
 from crypto.places import PROOF_BYTES, PlacesPublicKey
 from crypto.record_tree import RecordLeaf, TreePath, check_number
 from crypto.roster import Roster
-from crypto.roster_entries import AgencyRole
 from crypto.signed import DocumentKind, UnverifiedDocument, read_document, sign_document
 
 RECORD_MANIFEST_KIND: Final = DocumentKind("sealmatch-1/record-manifest", 8 << 10)
 ABSENCE_KIND: Final = DocumentKind("sealmatch-1/absence-proof", 64 << 10)
 PURGE_REPORT_KIND: Final = DocumentKind("sealmatch-1/purge-report", 32 << 10)
 MAX_COUNTS: Final = 32
-MAX_MODEL_NAME: Final = 100
 MAX_RECORD_NUMBER: Final = 64
 """Characters: no disclosure carries a longer record number (`disclosure`)."""
 NO_MANIFEST: Final = bytes(DIGEST_BYTES)
@@ -304,11 +303,7 @@ class PurgeReport:
 
 
 def _check_signer(document: UnverifiedDocument, agency: AgencyId, roster: Roster) -> None:
-    node_key = roster.agency_as(agency, AgencyRole.HOLDER).node_key
-    try:
-        document.check_only_signer(node_key)
-    except BadSignatureError as error:
-        raise AgencyStatementError("a statement of a gallery is not signed by its agency's node key") from error
+    roster.check_holder_signed(document, agency, "a statement of a gallery is not signed by its agency's node key")
 
 
 def _check_counts(counts: Mapping[str, int], where: str) -> None:

@@ -28,6 +28,7 @@ from crypto.canonical import AgencyId, JsonObject, JsonValue, KeyId, b64url_enco
 from crypto.checkpoint import LogKey
 from crypto.errors import (
     AgencyModeError,
+    AgencyStatementError,
     BadSignatureError,
     FieldError,
     RosterExpiredError,
@@ -106,6 +107,15 @@ class Roster:
         if role not in agency.roles:
             raise UnknownAgencyError(f"agency is not a {role.value} in the roster")
         return agency
+
+    def check_holder_signed(self, document: UnverifiedDocument, agency_id: AgencyId, refusal: str) -> None:
+        """Raise unless the agency is a holder (`UnknownAgencyError`) whose node key signed, and nobody else: `AgencyStatementError`, which
+        says `refusal`."""
+        node_key = self.agency_as(agency_id, AgencyRole.HOLDER).node_key
+        try:
+            document.check_only_signer(node_key)
+        except BadSignatureError as error:
+            raise AgencyStatementError(refusal) from error
 
     def node_key(self, agency_id: AgencyId) -> VerifyingKey:
         """The key that signs the agency's envelopes, manifests and sealing keys."""

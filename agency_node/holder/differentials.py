@@ -45,9 +45,9 @@ from crypto.codes import Codes
 from crypto.differentials import MAX_GROUPS, MILLION, STEP, Differentials, GroupLine, Line, Trait
 from crypto.embedding import F32
 from crypto.keys import SigningKey
+from crypto.limits import MAX_MODEL_NAME
 from crypto.moments import round_moment
 from crypto.parameters import TAIL_START, TAIL_STEP
-from crypto.record_manifest import MAX_MODEL_NAME
 from crypto.ring import I64
 
 AGAIN_AFTER: Final = timedelta(days=30)

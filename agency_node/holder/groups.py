@@ -16,11 +16,11 @@ from datetime import date
 from typing import Any, Final
 
 from agency_node.errors import EnrolmentError
+from crypto.differentials import MAX_LABEL
 from crypto.errors import FieldError
 from crypto.fields import check_text
 
 MAX_PERSON: Final = 64
-MAX_LABEL: Final = 16
 FIRST_BIRTH_YEAR: Final = 1880
 
 

@@ -28,9 +28,10 @@ from agency_node.key_epoch import key_epoch_in
 from agency_node.vault import Vault
 from crypto.canonical import AgencyId
 from crypto.keys import SigningKey
+from crypto.limits import MAX_MODEL_NAME
 from crypto.moments import parse_moment, round_moment
 from crypto.places import PlacesKey
-from crypto.record_manifest import MAX_MODEL_NAME, NO_MANIFEST, Absence, RecordManifest
+from crypto.record_manifest import NO_MANIFEST, Absence, RecordManifest
 from crypto.record_tree import RecordLeaf, commit_record, name_of
 
 PLACES_KEY: Final = "places-key"
