@@ -2,9 +2,9 @@
 
 Written for LLVM instead of left to its loop vectoriser, because three things decide its speed and cannot be said in a Python loop: the sums
 of a block stay in registers over all groups of a section; the loads of the gallery stay in the order of their addresses (freely scheduled
-loads measured a third of the memory bandwidth: prefetching follows a stream only as long as it rises); and packed words are taken apart
-once for all probes that are multiplied side by side, which took seven tenths of the time for eight that wait. LLVM makes the vectors of
-8 words into what the processor has.
+loads measured a third of the memory bandwidth: prefetching follows a stream only as long as it rises) and ask for a line further on, since
+some processors do not look far enough by themselves; and packed words are taken apart once for all probes that are multiplied side by side,
+which took seven tenths of the time for eight that wait. LLVM makes the vectors of 8 words into what the processor has.
 
 Sums of four probes fill all sixteen registers of 256 bits. Where registers are no wider, half a vector's lanes are done at a time for four:
 the words, which lie in a first-level cache, are read twice, and no sum leaves its register.
@@ -30,8 +30,14 @@ from crypto.packed_words import GROUP, GROUP_WORDS, LANES, VECTORS
 _WORD: Final = ir.IntType(64)
 _VECTOR_BYTES: Final = 8 * LANES
 _RESIDUE: Final = (1 << 27) - 1
+_SPARE: Final = 0x3FF
+"""Ten bits lie between a word's residues."""
 _FIVE: Final = 5
 """Words between whose residues one further pair lies, and how many such pairs there are."""
+_AHEAD_BYTES: Final = 4 * 8 * GROUP_WORDS
+"""How far ahead of its use a line of words is asked for: four groups."""
+_INTO_SECOND_LEVEL: Final = 2
+"""LLVM's number for a prefetch that leaves the first-level cache to the probes."""
 
 Value = Any  # llvmlite has no types
 
@@ -92,25 +98,30 @@ class _Lanes:
                         builder.store(builder.add(builder.load(place), product), place)
 
             def multiply_word(vector: Value) -> Value:
-                """Multiplies with the two residues of a vector's words and returns the ten bits between them."""
-                word = self.load(builder.add(here, builder.mul(vector, _WORD(_VECTOR_BYTES))))
+                """Multiplies with the two residues of a vector's words and returns the words."""
+                at = builder.add(here, builder.mul(vector, _WORD(_VECTOR_BYTES)))
+                word = self.load(at)
                 _keep_order(builder)
+                if self.begin == 0:  # further lanes come out of a first-level cache
+                    _fetch_ahead(builder, at)
                 multiply(vector, self.and_(word, _RESIDUE), self.right(word, 37))
-                return self.and_(self.right(word, 27), 0x3FF)
+                return word
 
             with cgutils.for_range(builder, _kept_as_loop(builder, _FIVE), intp=_WORD) as outer:
                 builder.store(self.splat(0), pair)
                 with cgutils.for_range(builder, _kept_as_loop(builder, _FIVE), intp=_WORD) as inner:
-                    spare = multiply_word(builder.add(builder.mul(outer.index, _WORD(_FIVE)), inner.index))
-                    moved = builder.shl(spare, self.spread(builder.mul(inner.index, _WORD(10))))
-                    builder.store(builder.or_(builder.load(pair), moved), pair)
+                    word = multiply_word(builder.add(builder.mul(outer.index, _WORD(_FIVE)), inner.index))
+                    spare = self.and_(builder.shl(word, self.splat(27)), _SPARE << 54)
+                    builder.store(builder.or_(self.right(builder.load(pair), 10), spare), pair)  # the first word's end at bit 14
                 builder.store(builder.load(pair), builder.gep(pairs, [outer.index]))
-            low_tops, high_tops = (multiply_word(_WORD(vector)) for vector in (VECTORS - 2, VECTORS - 1))
+            last_two = [multiply_word(_WORD(vector)) for vector in (VECTORS - 2, VECTORS - 1)]
+            low_tops, high_tops = (self.and_(self.right(word, 27), _SPARE) for word in last_two)
             builder.store(builder.or_(low_tops, builder.shl(high_tops, self.splat(10))), pair)  # four bits of each of the five
             with cgutils.for_range(builder, _kept_as_loop(builder, _FIVE), intp=_WORD) as outer:
                 tops = builder.load(pair)
                 builder.store(self.right(tops, 4), pair)
-                whole = builder.or_(builder.load(builder.gep(pairs, [outer.index])), builder.shl(self.and_(tops, 0xF), self.splat(50)))
+                fifty = self.right(builder.load(builder.gep(pairs, [outer.index])), 14)
+                whole = builder.or_(fifty, builder.shl(self.and_(tops, 0xF), self.splat(50)))
                 multiply(builder.add(outer.index, _WORD(VECTORS)), self.and_(whole, _RESIDUE), self.right(whole, 27))
         for number, place in self.sums_of(sums):
             builder.store(builder.load(place), self.address(target, number * _VECTOR_BYTES), align=8)
@@ -149,17 +160,19 @@ class _Lanes:
         """A vector with that number in every lane."""
         return ir.Constant(self.vector, [ir.Constant(_WORD, value)] * self.count)
 
-    def spread(self, word: Value) -> Value:
-        """A vector with that word in every lane."""
-        index = ir.IntType(32)
-        nothing = ir.Constant(self.vector, ir.Undefined)
-        one = self.builder.insert_element(nothing, word, index(0))
-        return self.builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(index, self.count), [0] * self.count))
-
 
 add_products = _add_products_of(1, LANES)
 add_products_of_two = _add_products_of(2, LANES)
 add_products_of_four = _add_products_of(4, _lanes_of_four())
+
+
+def _fetch_ahead(builder: Any, address: Value) -> None:
+    """Ask for the line of words that is `_AHEAD_BYTES` further on; past the last word too, where nothing comes of it."""
+    pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    form = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+    fetch = cgutils.get_or_insert_function(builder.module, form, "llvm.prefetch.p0i8")  # type: ignore[no-untyped-call]
+    there = builder.inttoptr(builder.add(address, _WORD(_AHEAD_BYTES)), pointer)
+    builder.call(fetch, [there, number(0), number(_INTO_SECOND_LEVEL), number(1)])
 
 
 def _keep_order(builder: Any) -> None:
