@@ -29,25 +29,27 @@ def scan_words(words: PackedWords, probes_eval: U32, *, threads: int | None = No
     """
     if probes_eval.ndim != 3 or probes_eval.shape[1:] != (words.dimensions, N) or probes_eval.dtype != np.uint32:
         raise MisuseError("probes are uint32[K, D, N] with the gallery's D")
-    if probes_eval.size and int(probes_eval.max()) >= SEALMATCH_1.modulus:
-        raise MisuseError("a word is not below the modulus")
     probes = np.empty((probes_eval.shape[0], words.groups * GROUP * N), np.uint32)
-    order_probes(np.ascontiguousarray(probes_eval), words.groups, probes)
     out = np.empty((probes.shape[0], words.chunks, N), np.uint32)
+
+    def order() -> None:
+        if order_probes(np.ascontiguousarray(probes_eval), words.groups, probes) >= SEALMATCH_1.modulus:
+            raise MisuseError("a word is not below the modulus")
 
     def scan_range(first: int, last: int) -> None:
         sums = np.empty((BLOCKS, TILE, probes.shape[0], BLOCK), np.uint64)
         scan_tiles(words.flat, words.laid_chunks, words.groups, probes, first * TILE, min(last * TILE, words.chunks), sums, out)
 
-    split(-(-words.chunks // TILE), scan_range, threads)
+    split(-(-words.chunks // TILE), scan_range, threads, before=order)
     return out
 
 
 @kernel
-def order_probes(probes_eval: U32, groups: int, out: U32) -> None:
+def order_probes(probes_eval: U32, groups: int, out: U32) -> np.uint32:
     """Each probe's words in the order in which they are needed: by section, then block, then dimension, then lane, whose two words stand
-    side by side; uint32[K, D, N] in, uint32[K, groups * 32 * N], zeros where the gallery has no dimension, out."""
+    side by side; uint32[K, D, N] in, uint32[K, groups * 32 * N], zeros where the gallery has no dimension, out. The largest word."""
     count, dimensions, degree = probes_eval.shape
+    largest = np.uint32(0)
     for probe in range(count):
         for section in range(0, groups, SECTION_GROUPS):
             used = min(SECTION_GROUPS, groups - section) * GROUP
@@ -61,9 +63,11 @@ def order_probes(probes_eval: U32, groups: int, out: U32) -> None:
                         for lane in range(LANES):
                             to[2 * lane] = words[lane]
                             to[2 * lane + 1] = words[LANES + lane]
+                            largest = max(largest, words[lane], words[LANES + lane])
                     else:
                         for i in range(BLOCK):
                             to[i] = np.uint32(0)
+    return largest
 
 
 @kernel

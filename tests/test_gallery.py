@@ -18,7 +18,6 @@ from crypto.parameters import Scales
 from crypto.ring import N, Q
 from crypto.scan import scan_words
 from crypto.seed import Seed, permutation
-from crypto.workers import split
 from tests import reference
 from tests.simulation import EPOCH, directions, gallery_of, isotropic_model
 
@@ -141,15 +140,6 @@ def test_scan_refuses_what_does_not_fit() -> None:
     for bad in (probe[0], probe[:, :8], probe[:, :, ::2], probe.astype(np.int64), np.full((1, 16, N), Q, np.uint32)):
         with pytest.raises(MisuseError):
             scan_words(packed, bad)  # type: ignore[arg-type]
-
-
-def test_a_failing_part_of_a_split_is_not_swallowed() -> None:
-    def work(first: int, last: int) -> None:
-        if first:
-            raise RuntimeError("second half")
-
-    with pytest.raises(RuntimeError, match="second half"):
-        split(10, work, threads=2)
 
 
 # --- changing one record ---

@@ -1,0 +1,75 @@
+"""Threads for kernels: every part once, what comes before them first, and nothing that goes on when the caller goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from crypto.workers import split
+
+COUNTS = pytest.mark.parametrize("count", [1, 2, 7, 16, 100])
+THREADS = pytest.mark.parametrize("threads", [1, 2, 5])
+
+
+@COUNTS
+@THREADS
+def test_every_number_is_worked_at_once_after_what_comes_before(count: int, threads: int) -> None:
+    done: list[int] = []
+    ready: list[threading.Thread] = []
+
+    def work(first: int, last: int) -> None:
+        assert ready == [threading.main_thread()]
+        done.extend(range(first, last))
+
+    split(count, work, threads, before=lambda: ready.append(threading.current_thread()))
+    assert sorted(done) == list(range(count))
+
+
+@THREADS
+def test_nothing_is_worked_at_when_what_comes_before_fails(threads: int) -> None:
+    done: list[int] = []
+
+    def fails() -> None:
+        time.sleep(0.02)  # long enough for the others to be there
+        raise ValueError("not prepared")
+
+    with pytest.raises(ValueError, match="not prepared"):
+        split(20, lambda first, last: done.extend(range(first, last)), threads, before=fails)
+    time.sleep(0.02)
+    assert not done
+
+
+@pytest.mark.parametrize("failing", ["the caller's", "another's"])
+def test_a_failing_part_is_not_swallowed_and_no_part_outlives_the_call(failing: str) -> None:
+    """Whichever thread it is in; the part that the other is at comes to its end first."""
+    ended: list[int] = []
+    both = threading.Barrier(2)
+
+    def work(first: int, _last: int) -> None:
+        both.wait(10)
+        if (threading.current_thread() is threading.main_thread()) == (failing == "the caller's"):
+            raise RuntimeError(failing)
+        time.sleep(0.05)
+        ended.append(first)
+
+    with pytest.raises(RuntimeError, match=failing):
+        split(10, work, threads=2)
+    assert len(ended) == 1
+
+
+def test_many_callers_at_once() -> None:
+    sums: list[int] = []
+
+    def call() -> None:
+        found: list[int] = []
+        split(50, lambda first, last: found.extend(range(first, last)), 3)
+        sums.append(sum(found))
+
+    callers = [threading.Thread(target=call) for _ in range(20)]
+    for one in callers:
+        one.start()
+    for one in callers:
+        one.join(20)
+    assert sums == [sum(range(50))] * 20
