@@ -199,11 +199,12 @@ def test_a_killed_set_up_is_done_again(ready: Path) -> None:
 
 def test_programs_get_the_environment_and_its_caches(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/foreign")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     variables = dev.environment(ready)
     assert variables["PATH"].startswith(f"{ready}/.venv/bin:")
     assert variables["NUMBA_CACHE_DIR"] == f"{ready}/.venv/numba-cache"
-    assert "PYTHONPATH" not in variables
+    assert not variables.keys() & {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
 
 
 # --- the lock ---------------------------------------------------------------------------------------------------------
