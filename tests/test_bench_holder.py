@@ -85,7 +85,7 @@ def test_a_wrong_result_or_an_early_end_is_no_figure(
 
     monkeypatch.setattr(subprocess, "Popen", started)
     with pytest.raises(error, match=words):
-        bench_holder(HolderPlan(300, 8 * 8, 9, 2), NOW, quiet())
+        bench_holder(HolderPlan(300, 8 * 8, 1, 2), NOW, quiet())
 
 
 def test_resident_memory_grows_with_what_is_held_and_its_peak_can_begin_anew() -> None:

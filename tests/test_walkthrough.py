@@ -101,14 +101,15 @@ class Terminal:
             return
         if not command.startswith(ALONE):
             self.wait_for_those_that_run_on()
-        until = time.monotonic() + PATIENCE_S
+        until, rest_s = time.monotonic() + PATIENCE_S, 0.3
         again = any(read in command for read in READS) and not re.search(r"--(grant|withhold|rank)\b", command)
         while True:
             code, output = self.run(command)
             missing = self.compare(one, output)
             if missing is None or not again or time.monotonic() > until:
                 break
-            time.sleep(0.3)
+            time.sleep(rest_s)
+            rest_s = min(2 * rest_s, 5.0)  # each asking is a process, and what has not come soon comes within a minute
         fails = bool(one.shown) and re.match(r"sealmatch[ \w]*: ", one.shown[0]) is not None
         assert (code != 0) == fails, f"{PAGE.name}:{one.line} ended with exit {code}\n{output}"
         assert missing is None, f"{PAGE.name}:{one.line} does not print {missing!r} but\n{output}"
