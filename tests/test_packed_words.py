@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numba
 import numpy as np
 import pytest
 
+from crypto import dot, scan
 from crypto.errors import MisuseError
-from crypto.packed_words import TILE, PackedWords
+from crypto.packed_words import BLOCK, BLOCKS, GROUP, GROUP_WORDS, LANES, TILE, PackedWords
 from crypto.ring import U32, N, Q
 from crypto.scan import scan_words
 
@@ -42,6 +47,27 @@ def test_many_dimensions(dimensions: int) -> None:
     for d in range(dimensions):
         plain = (plain + words[:, d].astype(np.uint64) * probe[0, d]) % np.uint64(Q)
     assert (scan_words(packed, probe)[0] == plain).all()
+
+
+@pytest.mark.parametrize("lanes", [LANES, LANES // 2])
+@pytest.mark.parametrize("count", [1, 4])
+def test_whole_and_half_vectors_give_the_same_sums(count: int, lanes: int) -> None:
+    """Which of them is used depends on the processor: both are tried on every one."""
+    words, probes = residues(1, GROUP, N), residues(count, GROUP, N)
+    packed, ordered = PackedWords.of(words), np.empty((count, GROUP * N), np.uint32)
+    scan.order_probes(probes, 1, ordered)
+    sums = np.ones((BLOCKS, count, BLOCK), np.uint64)
+    add: Callable[..., None] = dot._add_products_of(count, lanes)
+
+    def every_block(words_at: int, probes_at: int, sums_at: int) -> None:
+        for block in range(BLOCKS):
+            source, beside = words_at + block * 8 * GROUP_WORDS, probes_at + block * 4 * GROUP * BLOCK
+            add(source, 1, beside, 4 * GROUP * N, sums_at + block * 8 * count * BLOCK)
+
+    compiled: Any = numba.njit(every_block)
+    compiled(packed.flat.ctypes.data, ordered.ctypes.data, sums.ctypes.data)
+    plain = (words.astype(np.uint64) * probes).sum(axis=1).reshape(count, BLOCKS, BLOCK)
+    assert (sums == 1 + plain.transpose(1, 0, 2)).all()
 
 
 def test_a_word_takes_27_bits() -> None:
