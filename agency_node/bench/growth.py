@@ -139,7 +139,9 @@ def _in_turns(plan: GrowthPlan, parts: list[PackedSynthetic], probes: list[U32],
     """The sizes in turn, with each number of threads; that number which is faster over all sizes, and each size's times with it.
 
     The largest comes first: every smaller gallery is the beginning of it, and a large last-level cache holds the end of what was read
-    last. In the other order the beginning of each would still be there from the one before it, and it would seem faster than it is.
+    last. In the other order the beginning of each would still be there from the one before it, and it would seem faster than it is. No
+    pauses: FAISS has no turn here, and after a pause a virtual machine needs some milliseconds until memory is as fast as before, which is
+    nothing in a large gallery's time and much in a small one's.
     """
 
     def scanning(at: int, count: int) -> Callable[[], object]:
@@ -148,7 +150,7 @@ def _in_turns(plan: GrowthPlan, parts: list[PackedSynthetic], probes: list[U32],
     counts = thread_counts(plan.threads)
     with steps.step("timing the sizes in turn", plan.runs, timed=True) as done:
         turns = [(f"{count} {at}", scanning(at, count)) for count in counts for at in reversed(range(len(parts)))]
-        times = alternate(turns, plan.runs, done)
+        times = alternate(turns, plan.runs, done, pause_s=0)
     by_count = {count: [times[f"{count} {at}"] for at in range(len(parts))] for count in counts}
     threads = min(counts, key=lambda count: sum(timing.median for timing in by_count[count]))
     return threads, by_count[threads]

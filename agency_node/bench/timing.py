@@ -38,14 +38,16 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def alternate(turns: Sequence[tuple[str, Callable[[], object]]], rounds: int, done: Callable[[], None]) -> dict[str, Timing]:
+def alternate(
+    turns: Sequence[tuple[str, Callable[[], object]]], rounds: int, done: Callable[[], None], pause_s: float = PAUSE_S
+) -> dict[str, Timing]:
     """Time the turns in their order, again and again; a name may have several turns a round. `done` is called after each round."""
     seconds: dict[str, list[float]] = {name: [] for name, _ in turns}
     for _, action in turns:
         action()
     for _ in range(rounds):
         for name, action in turns:
-            time.sleep(PAUSE_S)
+            time.sleep(pause_s)
             seconds[name].append(timed(action))
         done()
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
