@@ -23,11 +23,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def nothing() -> None:
-    """What comes before work that needs no preparing."""
-
-
-def split(count: int, work: Callable[[int, int], None], threads: int | None = None, *, before: Callable[[], None] = nothing) -> None:
+def split(count: int, work: Callable[[int, int], None], threads: int | None = None, *, before: Callable[[], object] = lambda: None) -> None:
     """Call `work(first, last)` on contiguous parts of range(count), in `threads` threads, the caller's among them; one a core by default.
 
     `before` runs once in the caller's thread, ahead of every part, while the others start: a core that slept takes half a millisecond.
@@ -40,8 +36,7 @@ def split(count: int, work: Callable[[int, int], None], threads: int | None = No
         return
     parts = min(count, _PARTS_A_THREAD * workers)
     bounds = iter(list(itertools.pairwise(count * part // parts for part in range(parts + 1))))
-    prepared, failed = threading.Event(), list[BaseException]()
-    ended = threading.Semaphore(0)
+    prepared, ended, failed = threading.Event(), threading.Semaphore(0), list[BaseException]()
 
     def take_parts() -> None:
         try:
@@ -49,22 +44,25 @@ def split(count: int, work: Callable[[int, int], None], threads: int | None = No
             for first, last in bounds:  # a list's iterator gives each part to one thread
                 work(first, last)
         except BaseException as error:  # noqa: BLE001 -- the caller raises it
-            failed.append(error)
-            deque(bounds, maxlen=0)  # no part is left for anybody
+            fail(error)
         finally:
             ended.release()
 
-    for _ in range(workers - 1):
-        _thread.start_new_thread(take_parts, ())  # threading.Thread would wait until each runs
+    def fail(error: BaseException) -> None:
+        failed.append(error)
+        deque(bounds, maxlen=0)  # no part is left for anybody
+
+    running = 1
     try:
+        for _ in range(workers - 1):
+            _thread.start_new_thread(take_parts, ())  # threading.Thread would wait until each runs
+            running += 1
         before()
-    except BaseException:
-        deque(bounds, maxlen=0)
-        raise
-    finally:
-        prepared.set()
-        take_parts()
-        for _ in range(workers):
-            ended.acquire()
+    except BaseException as error:  # noqa: BLE001 -- raised below, when the threads that did start have ended
+        fail(error)
+    prepared.set()
+    take_parts()
+    for _ in range(running):
+        ended.acquire()
     if failed:
         raise failed[0]

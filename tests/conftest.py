@@ -2,7 +2,7 @@
 
 Invariants
 - A test in this process reaches no machine but this one; an attempt is an error that names the address.
-- Nothing is written into the source tree: the databases of hypothesis and the cache of numba live inside the environment.
+- Nothing but bytecode is written into the source tree: the databases of hypothesis and the cache of numba live inside the environment.
 - With CI set, hypothesis draws the same examples every time; without it, it looks for new ones and remembers those that failed.
 
 What it leaves to others: the table itself and the areas that are not tests (`dev`), which warnings are errors (pyproject.toml).

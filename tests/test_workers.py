@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -39,6 +41,25 @@ def test_nothing_is_worked_at_when_what_comes_before_fails(threads: int) -> None
         split(20, lambda first, last: done.extend(range(first, last)), threads, before=fails)
     time.sleep(0.02)
     assert not done
+
+
+def test_threads_that_started_end_when_another_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started, done = _thread.start_new_thread, list[int](), list[int]()
+
+    def limited(*arguments: Any) -> int:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(start(*arguments))
+        return started[0]
+
+    monkeypatch.setattr(_thread, "start_new_thread", limited)
+    before = _thread._count()
+    with pytest.raises(RuntimeError, match="can't start"):
+        split(20, lambda first, last: done.extend(range(first, last)), 5)
+    until = time.monotonic() + 10
+    while _thread._count() > before and time.monotonic() < until:
+        time.sleep(0.001)
+    assert (len(started), done, _thread._count()) == (1, [], before)
 
 
 @pytest.mark.parametrize("failing", ["the caller's", "another's"])

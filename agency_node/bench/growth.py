@@ -140,8 +140,7 @@ def _in_turns(plan: GrowthPlan, parts: list[PackedSynthetic], probes: list[U32],
 
     The largest comes first: every smaller gallery is the beginning of it, and a large last-level cache holds the end of what was read
     last. In the other order the beginning of each would still be there from the one before it, and it would seem faster than it is. No
-    pauses: FAISS has no turn here, and after a pause a virtual machine needs some milliseconds until memory is as fast as before, which is
-    nothing in a large gallery's time and much in a small one's.
+    pauses: they are for FAISS's threads, which spin on, and FAISS has no turn here.
     """
 
     def scanning(at: int, count: int) -> Callable[[], object]:

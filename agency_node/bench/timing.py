@@ -1,8 +1,8 @@
 """Taking times: alternating runs, and what is left of them.
 
 Invariants: contenders take turns, so that a slower minute of the machine meets all of them; each has run before its first timed run;
-between two timed runs there is a pause, because the OpenMP threads of FAISS go on spinning for some milliseconds and would take a core
-from whoever comes next. What is timed is left to the caller.
+between two timed runs there is a pause where FAISS takes turns, because its OpenMP threads go on spinning for some milliseconds and would
+take a core from whoever comes next. What is timed is left to the caller.
 """
 
 from __future__ import annotations
