@@ -9,10 +9,11 @@ every byte format · `wire` fields that formats share · `seed` labelled expansi
 a month
 
 *A search, in the order in which data flows*: `codes` what a template's byte stands for · `embedding` from embeddings to integers · `seal`
-the one door to SEAL · `probe` encrypted by the requester · `layout` the secret order of slots · `packed_words` 27 bits a word · `dot`
-vector code · `scan` the hot loop · `gallery` packed templates · `calibration` the chunk that shows a probe's norm · `blinding`
-re-randomised · `prepared` before the probe is here · `answer` masked, rounded · `opening` to `Y16` · `impostors` thresholds ·
-`calibration_table` their file · `alarms` what looks wrong · `release` ranks, bands, positions · `audit` replaying all of it
+the one door to SEAL · `packed_words` 27 bits a word · `ordered_probe` a probe's words in the same order · `probe` encrypted by the
+requester · `layout` the secret order of slots · `dot` vector code · `scan` the hot loop · `gallery` packed templates ·
+`calibration` the chunk that shows a probe's norm · `blinding` re-randomised · `prepared` before the probe is here · `answer` masked,
+rounded · `opening` to `Y16` · `impostors` thresholds · `calibration_table` their file · `alarms` what looks wrong · `release` ranks,
+bands, positions · `audit` replaying all of it
 
 *The public log*: `ledger` Merkle tree and proofs (RFC 9162) · `checkpoint` signed notes · `cosign_request` what a log asks a witness ·
 `witness` which checkpoint counts · `entries` leaves as salted commitments · `mirror` reading to the end ·

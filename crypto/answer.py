@@ -155,7 +155,7 @@ def answer(
             )
     if not requests:
         return []
-    scanned = scan_words(gallery.words, np.stack([request.probe.words_eval[:-1] for request in requests]), threads=threads)
+    scanned = scan_words(gallery.words, [request.probe.ordered for request in requests], threads=threads)
     gallery.fixed_part(requests[0].probe.epoch)  # made once, before two answers ask for it at once
     # An answer has stretches for one core: several take turns on them.
     with ThreadPoolExecutor(min(len(requests), _AT_ONCE), thread_name_prefix="sealmatch-answer") as pool:
@@ -164,7 +164,7 @@ def answer(
 
 def replay_answer(gallery: PackedGallery, request: AnswerRequest, root: Seed) -> tuple[Answer, AnswerSecrets]:
     """The same answer once more, for an auditor who is given the root: needs the gallery in the state that answered."""
-    scanned = scan_words(gallery.words, request.probe.words_eval[None, :-1])[0]
+    scanned = scan_words(gallery.words, [request.probe.ordered])[0]
     return _answered(gallery, request, PreparedAnswer(gallery, request.terms, root), scanned)
 
 
@@ -176,7 +176,7 @@ def _answered(
         if prepared is not None:
             prepared.destroy()
         prepared = PreparedAnswer.make(gallery, request.terms)
-    a_rounded, b_rounded, kept = prepared.finish(gallery, request.terms, probe.words_eval, scanned)
+    a_rounded, b_rounded, kept = prepared.finish(gallery, request.terms, probe, scanned)
     return Answer(probe.epoch, probe.model_hash, probe.digest, probe.dimensions, a_rounded, b_rounded), kept
 
 

@@ -49,21 +49,22 @@ def _lanes_of_four() -> int:
 
 def _add_products_of(count: int, lanes: int) -> Any:
     @intrinsic
-    def add_products(_typing: Any, words: Any, groups: Any, probe: Any, step: Any, sums: Any) -> Any:
+    def add_products(_typing: Any, words: Any, groups: Any, probes: Any, beside: Any, sums: Any) -> Any:
         """Add to 16 sums a probe the products of one chunk's block with each probe's, over `groups` groups.
 
-        All arguments are int64. `words`, `probe` and `sums` are addresses: of packed words; of the first probe's uint32[groups * 32, 16] in
-        the order of `scan.order_probes`, the next probe's `step` bytes after it; of uint64[count, 16].
+        All arguments are int64. `words`, `probes` and `sums` are addresses: of packed words; of int64[count], the addresses of as many
+        probes' words (`ordered_probe`), of which those `beside` bytes further on are meant, uint32[groups * 32, 16]; of uint64[count, 16].
         """
 
         def emit(context: Any, builder: Any, _signature: object, arguments: Sequence[Value]) -> Value:
-            here, how_many, first, distance, target = arguments
-            probes = [builder.add(first, builder.mul(distance, _WORD(number))) for number in range(count)]
+            here, how_many, table, distance, target = arguments
+            places = [builder.inttoptr(builder.add(table, _WORD(8 * number)), _WORD.as_pointer()) for number in range(count)]
+            those = [builder.add(builder.load(place), distance) for place in places]
             for begin in range(0, LANES, lanes):
-                _Lanes(builder, begin, lanes).emit(here, how_many, probes, target)
+                _Lanes(builder, begin, lanes).emit(here, how_many, those, target)
             return context.get_dummy_value()
 
-        return types.void(words, groups, probe, step, sums), emit
+        return types.void(words, groups, probes, beside, sums), emit
 
     return add_products
 

@@ -20,6 +20,7 @@ from crypto.epoch import Epoch
 from crypto.errors import MisuseError
 from crypto.jit import kernel
 from crypto.layout import FILLER, Layout
+from crypto.ordered_probe import OrderedProbe
 from crypto.packed_words import GROUP, PackedWords, pack_group, place_of_group
 from crypto.parameters import TAIL_START, TAIL_STEP
 from crypto.ring import LANES, U32, U64, N
@@ -138,7 +139,7 @@ class PackedGallery:
 
     def _fixed_part_of(self, words: PackedWords, epoch: Epoch, threads: int | None = None) -> U32:
         bases = public_bases(epoch, self.model.dimensions)
-        return np.asarray(scan_words(words, bases[None, :-1], threads=threads)[0])
+        return np.asarray(scan_words(words, [OrderedProbe(bases[:-1])], threads=threads)[0])
 
     def __repr__(self) -> str:
         return f"PackedGallery(chunks={self.layout.chunks}, dimensions={self.model.dimensions}, words=<redacted>)"
@@ -164,7 +165,7 @@ class _Scratch:
 
     def pack(self, templates: Codes, words: PackedWords, chunk: int) -> None:
         """Write a chunk; templates int8[N, D]."""
-        place = (words.flat, chunk, words.laid_chunks, words.groups)
+        place = (words.flat, chunk, words.chunks, words.groups)
         _pack_chunk(templates, self._block, self._rows, ring.ROOTS, ring.ROOTS_SHOUP, *place)
 
     def clear(self) -> None:

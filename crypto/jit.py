@@ -19,7 +19,20 @@ from typing import Any, Final, TypeVar, cast
 import numba
 
 Function = TypeVar("Function")
-_SOURCES: Final = ("binary", "blinding", "dot", "gallery", "jit", "opening", "packed_words", "parameters", "ring", "scan", "seed")
+_SOURCES: Final = (
+    "binary",
+    "blinding",
+    "dot",
+    "gallery",
+    "jit",
+    "opening",
+    "ordered_probe",
+    "packed_words",
+    "parameters",
+    "ring",
+    "scan",
+    "seed",
+)
 """Modules with kernels, or with what kernels are compiled with; a test compares them with the imports."""
 
 

@@ -51,16 +51,15 @@ _S4, _S10, _S27, _S37, _S50 = (np.uint64(bits) for bits in (4, 10, 27, 37, 50))
 class PackedWords:
     """Room for `chunks` chunks of `dimensions` polynomials in eval form, 3.375 bytes a coefficient.
 
-    `flat` is uint64, aligned to 64 bytes, in the order above for `laid_chunks` chunks. Fresh room is zero; memory is taken when it is
-    first written.
+    `flat` is uint64, aligned to 64 bytes, in the order above. Fresh room is zero; memory is taken when it is first written.
     """
 
-    __slots__ = ("chunks", "dimensions", "flat", "groups", "laid_chunks")
+    __slots__ = ("chunks", "dimensions", "flat", "groups")
 
     def __init__(self, chunks: int, dimensions: int) -> None:
         if dimensions % 8 or not 8 <= dimensions <= SEALMATCH_1.max_dimensions or chunks < 1:
             raise MisuseError("packed words have a chunk at least, and dimensions that are a multiple of 8 within the bound of 64-bit sums")
-        self.chunks = self.laid_chunks = chunks
+        self.chunks = chunks
         self.dimensions = dimensions
         self.groups = -(-dimensions // GROUP)
         words = chunks * BLOCKS * self.groups * GROUP_WORDS
@@ -79,20 +78,6 @@ class PackedWords:
             packed.put(chunk, polynomials)
         return packed
 
-    def first(self, chunks: int) -> PackedWords:
-        """The first chunks alone; the same words, nothing is copied."""
-        if not 1 <= chunks <= self.chunks:
-            raise MisuseError("the first chunks are one at least and no more than there are")
-        part = object.__new__(PackedWords)
-        part.chunks, part.laid_chunks, part.dimensions, part.groups, part.flat = (
-            chunks,
-            self.laid_chunks,
-            self.dimensions,
-            self.groups,
-            self.flat,
-        )
-        return part
-
     @property
     def nbytes(self) -> int:
         """Bytes of its chunks' words."""
@@ -103,13 +88,13 @@ class PackedWords:
         rows = np.zeros((self.groups * GROUP, N), np.uint32)
         rows[: self.dimensions] = polynomials_eval
         for group in range(self.groups):
-            pack_group(rows[group * GROUP : (group + 1) * GROUP], self.flat, *place_of_group(chunk, group, self.laid_chunks, self.groups))
+            pack_group(rows[group * GROUP : (group + 1) * GROUP], self.flat, *place_of_group(chunk, group, self.chunks, self.groups))
 
     def chunk_eval(self, chunk: int) -> U32:
         """A chunk's polynomials; uint32[D, N]."""
         rows = np.empty((self.groups * GROUP, N), np.uint32)
         for group in range(self.groups):
-            unpack_group(self.flat, *place_of_group(chunk, group, self.laid_chunks, self.groups), rows[group * GROUP : (group + 1) * GROUP])
+            unpack_group(self.flat, *place_of_group(chunk, group, self.chunks, self.groups), rows[group * GROUP : (group + 1) * GROUP])
         return rows[: self.dimensions]
 
     def __repr__(self) -> str:

@@ -25,8 +25,10 @@ from crypto.errors import AnswerError, MisuseError
 from crypto.gallery import PackedGallery, pack_templates
 from crypto.layout import FILLER
 from crypto.limits import MAX_CUSTODIANS
+from crypto.ordered_probe import OrderedProbe
 from crypto.packed_words import PackedWords
 from crypto.parameters import SEALMATCH_1
+from crypto.probe import Probe
 from crypto.ring import I64, U16, U32, N
 from crypto.scan import scan_words
 from crypto.seed import Seed, permutation, taken_at, uniform_residues
@@ -127,8 +129,8 @@ class PreparedAnswer:
         """Whether it is for this very probe, grant and state of the gallery, and was not used."""
         return bool(self._once) and self.terms == terms and self._state_id == gallery.layout.state_id()
 
-    def finish(self, gallery: PackedGallery, terms: AnswerTerms, words_eval: U32, scanned: U32) -> tuple[U16, U16, AnswerSecrets]:
-        """Rounded a'' and b'', uint16[slots], and the secrets: with the probe's words, uint32[D + 1, N], and its scan, uint32[chunks, N].
+    def finish(self, gallery: PackedGallery, terms: AnswerTerms, probe: Probe, scanned: U32) -> tuple[U16, U16, AnswerSecrets]:
+        """Rounded a'' and b'', uint16[slots], and the secrets: with the probe and its scan, uint32[chunks, N].
 
         `MisuseError` for terms or a state that it is not for, and the second time.
         """
@@ -136,8 +138,8 @@ class PreparedAnswer:
             raise MisuseError("a prepared answer is for one probe, grant and state of the gallery, and for one use")
         parts = self._take()
         try:
-            extra = scan_words(parts.calibration, words_eval[None, :-1])[0, 0]
-            parts.blinding.second(Chunks(scanned, extra, parts.secrets.calibration_place), words_eval[-1], parts.mask)
+            extra = scan_words(parts.calibration, [probe.ordered])[0, 0]
+            parts.blinding.second(Chunks(scanned, extra, parts.secrets.calibration_place), probe.words_eval[-1], parts.mask)
             return parts.a_rounded, _rounded(parts.mask, B_BITS), parts.secrets
         finally:
             parts.wipe()
@@ -215,7 +217,7 @@ def _prepare(gallery: PackedGallery, terms: AnswerTerms, bound: Seed, root: Seed
         calibration = CalibrationChunk.draw(bound.child("calibration"), gallery.model.scales, gallery.layout.chunks)
         words = pack_templates(calibration.templates)
         blinding = Blinding(bound.child("blinding"), slots // N)
-        fixed = Chunks(gallery.fixed_part(terms.epoch), scan_words(words, bases[None, :-1])[0, 0], calibration.place)
+        fixed = Chunks(gallery.fixed_part(terms.epoch), scan_words(words, [OrderedProbe(bases[:-1])])[0, 0], calibration.place)
         a_rounded = _rounded(blinding.first(fixed, bases[-1]), A_BITS)
         order, masks = drawing.result()
     mask = taken_at(masks, order)

@@ -25,6 +25,7 @@ from crypto.binary import ChunkReader, Kind, Reader, Writer, packed_size, sha256
 from crypto.embedding import HASH_BYTES, EmbeddingModel
 from crypto.epoch import Epoch
 from crypto.errors import EncodingError, FieldError, KeyDestroyedError, MisuseError
+from crypto.ordered_probe import OrderedProbe
 from crypto.parameters import SEALMATCH_1
 from crypto.ring import I32, U32, N
 from crypto.seal import KeyPair
@@ -61,8 +62,13 @@ class Probe:
 
     @functools.cached_property
     def words_eval(self) -> U32:
-        """The polynomials in eval form, uint32[D + 1, N]: what is scanned. `MisuseError` for a coefficient that is not below q."""
+        """The polynomials in eval form, uint32[D + 1, N]. `MisuseError` for a coefficient that is not below q."""
         return ring.forward(self.halved_coeff << np.uint32(1))
+
+    @functools.cached_property
+    def ordered(self) -> OrderedProbe:
+        """b_1..b_D as they are scanned; made when it is first asked for, as large as the probe once more."""
+        return OrderedProbe(self.words_eval[:-1])
 
     @property
     def dimensions(self) -> int:

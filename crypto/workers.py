@@ -23,24 +23,22 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def split(count: int, work: Callable[[int, int], None], threads: int | None = None, *, before: Callable[[], object] = lambda: None) -> None:
+def split(count: int, work: Callable[[int, int], None], threads: int | None = None) -> None:
     """Call `work(first, last)` on contiguous parts of range(count), in `threads` threads, the caller's among them; one a core by default.
 
-    `before` runs once in the caller's thread, ahead of every part, while the others start: a core that slept takes half a millisecond.
-    Raises what it raised, and then does no part; else what the first failing part raised. No part runs on when it returns or raises.
+    The caller begins while the others start: a core that slept takes half a millisecond. Raises what the first failing part raised. No
+    part runs on when it returns or raises.
     """
     workers = max(1, min(threads or usable_cores(), count))
     if workers == 1:
-        before()
         work(0, count)
         return
     parts = min(count, _PARTS_A_THREAD * workers)
     bounds = iter(list(itertools.pairwise(count * part // parts for part in range(parts + 1))))
-    prepared, ended, failed = threading.Event(), threading.Semaphore(0), list[BaseException]()
+    ended, failed = threading.Semaphore(0), list[BaseException]()
 
     def take_parts() -> None:
         try:
-            prepared.wait()
             for first, last in bounds:  # a list's iterator gives each part to one thread
                 work(first, last)
         except BaseException as error:  # noqa: BLE001 -- the caller raises it
@@ -57,10 +55,8 @@ def split(count: int, work: Callable[[int, int], None], threads: int | None = No
         for _ in range(workers - 1):
             _thread.start_new_thread(take_parts, ())  # threading.Thread would wait until each runs
             running += 1
-        before()
     except BaseException as error:  # noqa: BLE001 -- raised below, when the threads that did start have ended
         fail(error)
-    prepared.set()
     take_parts()
     for _ in range(running):
         ended.acquire()

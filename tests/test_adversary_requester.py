@@ -12,6 +12,7 @@ from crypto.codes import values_of
 from crypto.errors import CalibrationError
 from crypto.gallery import PackedGallery, pack_templates
 from crypto.opening import _open_exact, middle
+from crypto.ordered_probe import OrderedProbe
 from crypto.parameters import LARGEST_VALUE, SEALMATCH_1
 from crypto.prepared import B_BITS, answer_order, mask_total
 from crypto.probe import Probe, SearchKey, _encrypt
@@ -123,7 +124,7 @@ def read_digits(difference: ring.U32) -> np.ndarray[tuple[int, int], np.dtype[np
 
 def blinded(gallery: PackedGallery, probe: Probe, seed: Seed, mask: ring.U32) -> tuple[ring.U32, ring.U32]:
     """The exact answer, before rounding, under a seed of the caller's choice: what the interface does not offer."""
-    scanned = scan_words(gallery.words, probe.words_eval[None, :-1])[0]
+    scanned = scan_words(gallery.words, [probe.ordered])[0]
     return blind(gallery.fixed_part(EPOCH), scanned, public_bases(EPOCH, 64)[-1], probe.words_eval[-1], seed, mask)
 
 
@@ -218,7 +219,7 @@ def test_rerandomisation_hides_a_planted_change() -> None:
     change = values_of(replaced) - values_of(planted[slot])
     planted[slot] = replaced
     before = gallery.fixed_part(EPOCH)
-    after = scan_words(pack_templates(planted), bases[None, :-1])[0]
+    after = scan_words(pack_templates(planted), [OrderedProbe(bases[:-1])])[0]
 
     # attack: a holder that answers with a' itself, and changes nothing else
     assert solve_for_one_record(ring.subtract(after[0], before[0]), 16) == [(slot, change.tolist())]
@@ -289,7 +290,7 @@ def test_ten_thousand_answers_look_uniform_to_a_forger() -> None:
     forged_words = np.zeros((9, N), np.uint32)
     forged_words[0] = 1
     for words, answers, mutants in ((honest.words_eval, 10_000, 0), (forged_words, 4000, 1000)):
-        scanned = scan_words(gallery.words, words[None, :-1])[0]
+        scanned = scan_words(gallery.words, [OrderedProbe(words[:-1])])[0]
         seen = np.empty((answers, N), np.uint32)
         mutated = np.empty((mutants, N), np.uint32)
         for number in range(len(seen)):

@@ -161,7 +161,7 @@ def opened() -> dict[str, Any]:
     layout = Layout.draw(np.arange(3000, dtype=np.int64), model.scales)
     gallery = PackedGallery.pack(model, layout, SOURCE.templates(model, lambda: None))
     probe, key = make_probe(model, model.probe_vector(SOURCE.embedding_like(1500)), epoch)
-    sums = scan_words(gallery.words, probe.words_eval[None, :-1])[0]
+    sums = scan_words(gallery.words, [probe.ordered])[0]
     return {"source": SOURCE, "gallery": gallery, "epoch": epoch, "sought_row": 1500, "key": key, "sums": sums}
 
 

@@ -27,6 +27,7 @@ from crypto.disclosure import Media
 from crypto.gallery import PackedGallery
 from crypto.impostors import ImpostorTable
 from crypto.layout import FILLER
+from crypto.ordered_probe import OrderedProbe
 from crypto.release import ReleaseTerms, release
 from crypto.ring import N
 from crypto.scan import scan_words
@@ -142,7 +143,7 @@ def test_one_of_a_hundred_thousand_is_gone_everywhere(
     assert layout.rows[slot] == FILLER
     assert not (chunk == templates[ROW]).all(axis=1).any()
     assert np.linalg.norm(values_of(chunk[slot % N]).astype(float)) == pytest.approx(MODEL.scales.gamma, rel=0.05)
-    bases = public_bases(EPOCH, MODEL.dimensions)[None, :-1]
+    bases = [OrderedProbe(public_bases(EPOCH, MODEL.dimensions)[:-1])]
     assert (packed.gallery.fixed_part(EPOCH) == scan_words(packed.gallery.words, bases)[0]).all()
     assert leads_of(packed.gallery, vectors[ROW]) == []
     assert leads_of(packed.gallery, vectors[ROW + 1]) == [ROW + 1]

@@ -13,6 +13,7 @@ from crypto.epoch import Epoch
 from crypto.errors import LayoutSpentError, MisuseError
 from crypto.gallery import PackedGallery, pack_templates
 from crypto.layout import FILLER, LAYOUT_USES, SPARE_SLOTS, Layout, kept_fillers
+from crypto.ordered_probe import OrderedProbe
 from crypto.packed_words import PackedWords
 from crypto.parameters import Scales
 from crypto.ring import N, Q
@@ -128,18 +129,22 @@ def test_scan_is_the_plain_formula(threads: int) -> None:
     words = RNG.integers(0, Q, (5, 16, N), dtype=np.uint32)
     probes = RNG.integers(0, Q, (3, 16, N), dtype=np.uint32)
     packed = PackedWords.of(words)
-    out = scan_words(packed, probes, threads=threads)
+    ordered = [OrderedProbe(probe) for probe in probes]
+    out = scan_words(packed, ordered, threads=threads)
     for k in range(3):
         for chunk in (0, 2, 4):
             assert out[k, chunk].tolist() == reference.inner_products_mod_q(words[chunk].tolist(), probes[k].tolist())
-    assert (scan_words(packed, probes[1:2]) == out[1:2]).all()
+    assert (scan_words(packed, ordered[1:2]) == out[1:2]).all()
 
 
 def test_scan_refuses_what_does_not_fit() -> None:
-    packed, probe = PackedWords(2, 16), np.zeros((1, 16, N), np.uint32)
-    for bad in (probe[0], probe[:, :8], probe[:, :, ::2], probe.astype(np.int64), np.full((1, 16, N), Q, np.uint32)):
+    packed, probe = PackedWords(2, 16), np.zeros((16, N), np.uint32)
+    for bad in (probe[0], probe[None], probe[:0], probe[:, ::2], probe.astype(np.int64), np.full((16, N), Q, np.uint32)):
         with pytest.raises(MisuseError):
-            scan_words(packed, bad)  # type: ignore[arg-type]
+            OrderedProbe(bad)  # type: ignore[arg-type]
+    for none_fit in ([], [OrderedProbe(probe[:8])], [OrderedProbe(probe), OrderedProbe(probe[:8])]):
+        with pytest.raises(MisuseError, match="as many dimensions"):
+            scan_words(packed, none_fit)
 
 
 # --- changing one record ---
@@ -163,12 +168,12 @@ def test_adding_and_removing_rewrites_one_chunk() -> None:
     assert not (templates == TEMPLATES[1234]).all(axis=1).any()
     for epoch, part in ((EPOCH, november), (Epoch("2026-12"), december)):
         assert gallery.fixed_part(epoch) is part
-        assert (part == scan_words(gallery.words, public_bases(epoch, 64)[None, :-1])[0]).all()
+        assert (part == scan_words(gallery.words, [OrderedProbe(public_bases(epoch, 64)[:-1])])[0]).all()
 
     new = gallery.add(2500, TEMPLATES[2500])
     assert (gallery.chunk_templates(new // N)[new % N] == TEMPLATES[2500]).all()
     assert gallery.layout.slot_of(2500) == new
-    assert (november == scan_words(gallery.words, public_bases(EPOCH, 64)[None, :-1])[0]).all()
+    assert (november == scan_words(gallery.words, [OrderedProbe(public_bases(EPOCH, 64)[:-1])])[0]).all()
 
 
 def test_a_free_slot_is_drawn_among_all_that_a_chunk_can_spare() -> None:

@@ -31,6 +31,7 @@ from crypto.layout import FILLER, LAYOUT_USES, SPARE_SLOTS
 from crypto.ledger import MerkleTree, leaf_hash
 from crypto.message_types import MessageType
 from crypto.opening import open_answer
+from crypto.ordered_probe import OrderedProbe
 from crypto.prepared import answer_order
 from crypto.probe import make_probe
 from crypto.ring import N
@@ -234,7 +235,7 @@ def check_gallery(packed: Packed, node: WorldNode) -> None:
     assert (back[held] == templates[gallery.layout.rows[held]]).all()
     norms = np.linalg.norm(values_of(back[~held]).astype(float), axis=1)
     assert norms == pytest.approx(MODEL.scales.gamma, rel=0.05)
-    bases = public_bases(EPOCH, MODEL.dimensions)[None, :-1]
+    bases = [OrderedProbe(public_bases(EPOCH, MODEL.dimensions)[:-1])]
     for chunk in range(gallery.layout.chunks):
         assert (gallery.fixed_part(EPOCH)[chunk] == scan_words(pack_templates(back[chunk * N : (chunk + 1) * N]), bases)[0, 0]).all()
 

@@ -9,8 +9,9 @@ import numba
 import numpy as np
 import pytest
 
-from crypto import dot, scan
+from crypto import dot
 from crypto.errors import MisuseError
+from crypto.ordered_probe import OrderedProbe
 from crypto.packed_words import BLOCK, BLOCKS, GROUP, GROUP_WORDS, LANES, TILE, PackedWords
 from crypto.ring import U32, N, Q
 from crypto.scan import scan_words
@@ -35,18 +36,18 @@ def test_words_come_back_and_are_scanned_in_every_place(chunks: int, dimensions:
     plain = np.zeros((7, chunks, N), np.uint64)
     for d in range(dimensions):
         plain = (plain + words[None, :, d].astype(np.uint64) * probes[:, None, d]) % np.uint64(Q)
-    assert (scan_words(packed, probes) == plain).all()
+    assert (scan_words(packed, [OrderedProbe(probe) for probe in probes]) == plain).all()
 
 
 @pytest.mark.parametrize("dimensions", [512, 632])
 def test_many_dimensions(dimensions: int) -> None:
-    words, probe = residues(3, dimensions, N), residues(1, dimensions, N)
+    words, probe = residues(3, dimensions, N), residues(dimensions, N)
     packed = PackedWords.of(words)
     assert (packed.chunk_eval(2) == words[2]).all()
     plain = np.zeros((3, N), np.uint64)
     for d in range(dimensions):
-        plain = (plain + words[:, d].astype(np.uint64) * probe[0, d]) % np.uint64(Q)
-    assert (scan_words(packed, probe)[0] == plain).all()
+        plain = (plain + words[:, d].astype(np.uint64) * probe[d]) % np.uint64(Q)
+    assert (scan_words(packed, [OrderedProbe(probe)])[0] == plain).all()
 
 
 @pytest.mark.parametrize("lanes", [LANES, LANES // 2])
@@ -54,18 +55,18 @@ def test_many_dimensions(dimensions: int) -> None:
 def test_whole_and_half_vectors_give_the_same_sums(count: int, lanes: int) -> None:
     """Which of them is used depends on the processor: both are tried on every one."""
     words, probes = residues(1, GROUP, N), residues(count, GROUP, N)
-    packed, ordered = PackedWords.of(words), np.empty((count, GROUP * N), np.uint32)
-    scan.order_probes(probes, 1, ordered)
+    packed, ordered = PackedWords.of(words), [OrderedProbe(probe) for probe in probes]
+    addresses = np.array([probe.flat.ctypes.data for probe in ordered])
     sums = np.ones((BLOCKS, count, BLOCK), np.uint64)
     add: Callable[..., None] = dot._add_products_of(count, lanes)
 
     def every_block(words_at: int, probes_at: int, sums_at: int) -> None:
         for block in range(BLOCKS):
-            source, beside = words_at + block * 8 * GROUP_WORDS, probes_at + block * 4 * GROUP * BLOCK
-            add(source, 1, beside, 4 * GROUP * N, sums_at + block * 8 * count * BLOCK)
+            source, beside = words_at + block * 8 * GROUP_WORDS, block * 4 * GROUP * BLOCK
+            add(source, 1, probes_at, beside, sums_at + block * 8 * count * BLOCK)
 
     compiled: Any = numba.njit(every_block)
-    compiled(packed.flat.ctypes.data, ordered.ctypes.data, sums.ctypes.data)
+    compiled(packed.flat.ctypes.data, addresses.ctypes.data, sums.ctypes.data)
     plain = (words.astype(np.uint64) * probes).sum(axis=1).reshape(count, BLOCKS, BLOCK)
     assert (sums == 1 + plain.transpose(1, 0, 2)).all()
 
@@ -83,19 +84,6 @@ def test_a_chunk_is_rewritten_alone() -> None:
     assert all((packed.chunk_eval(chunk) == words[chunk]).all() for chunk in range(TILE + 2) if chunk != TILE)
 
 
-@pytest.mark.parametrize("count", [1, TILE - 1, TILE, TILE + 3, 2 * TILE + 1])
-def test_first_chunks_can_be_scanned_alone(count: int) -> None:
-    words = residues(2 * TILE + 1, 8, N)
-    packed, probe = PackedWords.of(words), residues(1, 8, N)
-    first = packed.first(count)
-    assert (scan_words(first, probe) == scan_words(packed, probe)[:, :count]).all()
-    assert (first.chunk_eval(count - 1) == words[count - 1]).all()
-    assert first.nbytes == count * 32 * N * 27 // 8
-    for bad in (0, count + 1):
-        with pytest.raises(MisuseError, match="first chunks"):
-            first.first(bad)
-
-
 def test_what_does_not_fit_is_refused() -> None:
     for chunks, dimensions in ((0, 8), (1, 0), (1, 12), (1, 640)):
         with pytest.raises(MisuseError):
@@ -107,3 +95,4 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_words_do_not_show() -> None:
     assert repr(PackedWords(1, 8)) == "PackedWords(chunks=1, dimensions=8, words=<redacted>)"
+    assert repr(OrderedProbe(residues(8, N))) == "OrderedProbe(dimensions=8, words=<redacted>)"

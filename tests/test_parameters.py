@@ -11,6 +11,7 @@ import pytest
 
 from crypto.codes import codes_of, values_of
 from crypto.errors import MisuseError, UnsupportedParametersError
+from crypto.ordered_probe import OrderedProbe
 from crypto.packed_words import PackedWords
 from crypto.parameters import (
     LARGEST_VALUE,
@@ -66,7 +67,7 @@ def test_sums_fit_sixty_four_bits_at_the_edge() -> None:
     dimensions = SEALMATCH_1.max_dimensions
     assert dimensions * (Q - 1) ** 2 < 2**64 <= 1025 * (Q - 1) ** 2
     words = np.full((1, dimensions, N), Q - 1, np.uint32)
-    assert (scan_words(PackedWords.of(words), words) == dimensions * (Q - 1) ** 2 % Q).all()
+    assert (scan_words(PackedWords.of(words), [OrderedProbe(words[0])]) == dimensions * (Q - 1) ** 2 % Q).all()
 
 
 @pytest.mark.parametrize("dimensions", [8, 64, 128, 256, 512, 632])

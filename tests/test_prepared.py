@@ -36,7 +36,7 @@ def probe_of(row: int) -> Probe:
 
 def finished(prepared: PreparedAnswer, request: AnswerRequest) -> tuple[Answer, AnswerSecrets]:
     probe = request.probe
-    a, b, kept = prepared.finish(GALLERY, request.terms, probe.words_eval, scan_words(GALLERY.words, probe.words_eval[None, :-1])[0])
+    a, b, kept = prepared.finish(GALLERY, request.terms, probe, scan_words(GALLERY.words, [probe.ordered])[0])
     return Answer(probe.epoch, probe.model_hash, probe.digest, probe.dimensions, a, b), kept
 
 

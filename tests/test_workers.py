@@ -1,4 +1,4 @@
-"""Threads for kernels: every part once, what comes before them first, and nothing that goes on when the caller goes on."""
+"""Threads for kernels: every part once, and nothing that goes on when the caller goes on."""
 
 from __future__ import annotations
 
@@ -17,30 +17,10 @@ THREADS = pytest.mark.parametrize("threads", [1, 2, 5])
 
 @COUNTS
 @THREADS
-def test_every_number_is_worked_at_once_after_what_comes_before(count: int, threads: int) -> None:
+def test_every_number_is_worked_at_once(count: int, threads: int) -> None:
     done: list[int] = []
-    ready: list[threading.Thread] = []
-
-    def work(first: int, last: int) -> None:
-        assert ready == [threading.main_thread()]
-        done.extend(range(first, last))
-
-    split(count, work, threads, before=lambda: ready.append(threading.current_thread()))
+    split(count, lambda first, last: done.extend(range(first, last)), threads)
     assert sorted(done) == list(range(count))
-
-
-@THREADS
-def test_nothing_is_worked_at_when_what_comes_before_fails(threads: int) -> None:
-    done: list[int] = []
-
-    def fails() -> None:
-        time.sleep(0.02)  # long enough for the others to be there
-        raise ValueError("not prepared")
-
-    with pytest.raises(ValueError, match="not prepared"):
-        split(20, lambda first, last: done.extend(range(first, last)), threads, before=fails)
-    time.sleep(0.02)
-    assert not done
 
 
 def test_threads_that_started_end_when_another_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:

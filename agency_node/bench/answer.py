@@ -179,7 +179,7 @@ def _one_search(
 
     made, key = watch.step(lambda: make_probe(model, model.probe_vector(embedding), epoch))
     probe = watch.travel(made.to_bytes, Probe.from_bytes)
-    watch.step(lambda: packed.scan(probe.words_eval[None, :-1], plan.threads))
+    watch.step(lambda: packed.scan([probe.ordered], plan.threads))
     ((answered, secrets),) = watch.step(lambda: answer(gallery, [AnswerRequest(probe, _GRANT_DIGEST)], threads=plan.threads))
     watch.seconds[-1] -= watch.seconds[-2]
     received = watch.travel(answered.to_bytes, Answer.from_bytes)

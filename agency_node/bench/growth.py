@@ -1,32 +1,36 @@
 """`sealmatch bench growth`: whether a record costs the same in a small gallery and in a large one.
 
-Invariants: one process and one packed gallery, the largest; a smaller gallery is its first chunks, all full, so that every size reads the
-same words, and the sizes take turns, so that a slower minute of the machine meets all of them. `deviation_percent`, the largest distance of
-a size's time per record from the median over the sizes, stands on that run. Before it, at each size, the result is opened and checked,
-and scan and float32 set-ups of FAISS on the same records take turns: FAISS's times and the ratios stand on these.
+Invariants: one process, and each size a packed gallery of its own, as a department of that size would have it; the sizes take turns, so
+that a slower minute of the machine meets all of them and none finds its words in a cache from its turn before. `deviation_percent`, the
+largest distance of a size's time per record from the median over the sizes, stands on that run. Before it, at each size, the result is
+opened and checked, and scan and float32 set-ups of FAISS on the same records take turns: FAISS's times and the ratios stand on these.
 """
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import TypeAlias
 
 from agency_node.bench.clear import VectorForm, load_faiss
-from agency_node.bench.machine import Machine, peak_memory_bytes
+from agency_node.bench.machine import Machine, check_memory, peak_memory_bytes
 from agency_node.bench.progress import Steps
 from agency_node.bench.scan import SetupResult, ask, checked_scans, fastest_of, measure, thread_counts
-from agency_node.bench.synthetic import PackedSynthetic, SyntheticRecords, pack_synthetic, records_a_chunk
+from agency_node.bench.synthetic import SyntheticRecords, needed_bytes, pack_synthetic, packed_bytes
 from agency_node.bench.timing import Timing, alternate
 from crypto.epoch import Epoch
 from crypto.parameters import Scales
-from crypto.ring import U32
+
+_Scan: TypeAlias = Callable[[int], object]
+"""A probe against a gallery, with that many threads."""
 
 
 @dataclass(frozen=True)
 class GrowthPlan:
-    """What to measure; each size is rounded up to full chunks."""
+    """What to measure."""
 
     sizes: tuple[int, ...]
     dimensions: int
@@ -35,10 +39,20 @@ class GrowthPlan:
     seed: int = 1
     with_faiss: bool = True
 
-    def chunks(self) -> list[int]:
-        """Chunks of each size, ascending; two sizes that fill the same chunks are one."""
-        each = records_a_chunk(Scales(self.dimensions))
-        return sorted({-(-size // each) for size in self.sizes})
+    def sources(self) -> list[SyntheticRecords]:
+        """The records of each size, ascending, each size once."""
+        return [SyntheticRecords(size, self.dimensions, self.seed) for size in sorted(set(self.sizes))]
+
+    def needed_bytes(self) -> int:
+        """Most memory at once: every gallery, and beside the largest what packing it or FAISS takes."""
+        *smaller, largest = (source.records for source in self.sources())
+        scales = Scales(self.dimensions)
+        kept = sum(packed_bytes(records, scales) for records in smaller)
+        return kept + needed_bytes(largest, scales, beside_bytes=self.float_bytes(largest))
+
+    def float_bytes(self, records: int) -> int:
+        """What FAISS holds of so many."""
+        return 4 * records * self.dimensions if self.with_faiss else 0
 
 
 @dataclass(frozen=True)
@@ -116,40 +130,33 @@ def bench_growth(plan: GrowthPlan, now: datetime, steps: Steps) -> GrowthResult:
     """Measure. Raises a `BenchmarkError` instead of reporting a figure that stands on a wrong result."""
     if plan.with_faiss:
         load_faiss()
-    epoch, each = Epoch.at(now), records_a_chunk(Scales(plan.dimensions))
-    chunks = plan.chunks()
-    largest = SyntheticRecords(chunks[-1] * each, plan.dimensions, plan.seed)
-    float_bytes = 4 * largest.records * plan.dimensions if plan.with_faiss else 0
-    packed = pack_synthetic(largest, epoch, steps, beside_bytes=float_bytes, threads=plan.threads, ascending=True)
-    forms = (VectorForm.FLOAT32,) if plan.with_faiss else ()
-    parts, probes, beside = [packed.first_chunks(count) for count in chunks], [], []
-    for count, part in zip(chunks, parts, strict=True):
-        source = SyntheticRecords(count * each, plan.dimensions, plan.seed)
-        asked = ask(source, part.gallery, epoch)
-        checked = checked_scans(source, part, epoch, asked, plan.threads)
-        setups = measure(source, part, asked, checked, steps, forms=forms, runs=plan.runs, threads=plan.threads)
+    check_memory(plan.needed_bytes())
+    epoch, forms = Epoch.at(now), (VectorForm.FLOAT32,) if plan.with_faiss else ()
+    sources, scans, beside = plan.sources(), list[_Scan](), []
+    for source in sources:
+        packed = pack_synthetic(source, epoch, steps, beside_bytes=plan.float_bytes(source.records), threads=plan.threads)
+        asked = ask(source, packed.gallery, epoch)
+        checked = checked_scans(source, packed, epoch, asked, plan.threads)
+        setups = measure(source, packed, asked, checked, steps, forms=forms, runs=plan.runs, threads=plan.threads)
         beside.append(fastest_of(setups, VectorForm.FLOAT32))
-        probes.append(asked.probes_eval)
-    threads, times = _in_turns(plan, parts, probes, steps)
-    sizes = (SizeResult(count * each, timing, setup) for count, timing, setup in zip(chunks, times, beside, strict=True))
+        scans.append(functools.partial(packed.scan, asked.probes))
+    threads, times = _in_turns(plan, scans, steps)
+    sizes = (SizeResult(source.records, timing, setup) for source, timing, setup in zip(sources, times, beside, strict=True))
     return GrowthResult(plan, now, Machine.here(), threads, tuple(sizes), peak_memory_bytes())
 
 
-def _in_turns(plan: GrowthPlan, parts: list[PackedSynthetic], probes: list[U32], steps: Steps) -> tuple[int, list[Timing]]:
-    """The sizes in turn, with each number of threads; that number which is faster over all sizes, and each size's times with it.
+def _in_turns(plan: GrowthPlan, scans: list[_Scan], steps: Steps) -> tuple[int, list[Timing]]:
+    """The sizes in turn with each number of threads; that number which is faster over all sizes, and each size's times with it.
 
-    The largest comes first: every smaller gallery is the beginning of it, and a large last-level cache holds the end of what was read
-    last. In the other order the beginning of each would still be there from the one before it, and it would seem faster than it is. No
-    pauses: they are for FAISS's threads, which spin on, and FAISS has no turn here.
+    One number of threads after the other: a core that one thread left idle for a third of a second takes milliseconds to come back on a
+    virtual machine, and the smallest gallery's scan has few of them. For the same reason there are no pauses: these are for FAISS's
+    threads, which spin on, and FAISS has no turn here.
     """
-
-    def scanning(at: int, count: int) -> Callable[[], object]:
-        return lambda: parts[at].scan(probes[at], count)
-
     counts = thread_counts(plan.threads)
-    with steps.step("timing the sizes in turn", plan.runs, timed=True) as done:
-        turns = [(f"{count} {at}", scanning(at, count)) for count in counts for at in reversed(range(len(parts)))]
-        times = alternate(turns, plan.runs, done, pause_s=0)
-    by_count = {count: [times[f"{count} {at}"] for at in range(len(parts))] for count in counts}
+    by_count: dict[int, list[Timing]] = {}
+    with steps.step("timing the sizes in turn", len(counts) * plan.runs, timed=True) as done:
+        for count in counts:
+            turns = [(str(at), functools.partial(scan, count)) for at, scan in enumerate(scans)]
+            by_count[count] = list(alternate(turns, plan.runs, done, pause_s=0).values())
     threads = min(counts, key=lambda count: sum(timing.median for timing in by_count[count]))
     return threads, by_count[threads]

@@ -145,7 +145,7 @@ def bench_peers(plan: PeersPlan, now: datetime, steps: Steps) -> PeersResult:
             check_scores(scorer, scored, scored.sought_rows(1)[0])
 
     def scanning(count: int) -> Callable[[], object]:
-        return lambda: packed.scan(asked.probes_eval, count)
+        return lambda: packed.scan(asked.probes, count)
 
     counts = sorted(thread_counts(plan.threads), reverse=True)
 

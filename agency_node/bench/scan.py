@@ -1,9 +1,9 @@
 """`sealmatch bench scan`: the hot loop over a gallery against the same search by FAISS in the clear.
 
-Invariants: what is timed is `crypto.scan.scan_words` as a holder calls it, checks and threads included; scan and FAISS take turns; the scan
-runs with one thread and with all, and the better median counts, as for FAISS the fastest set-up does. Every scan that is timed has been
-opened and compared with the truth before (`checking`). `ratio` compares with float32; the ratios to FAISS on half-precision floats and on
-signed bytes stand beside it.
+Invariants: what is timed is `crypto.scan.scan_words` as a holder calls it, threads included; its probes were put in order before, as a
+holder does when they come. Scan and FAISS take turns; the scan runs with one thread and with all, and the better median counts, as for
+FAISS the fastest set-up does. Every scan that is timed has been opened and compared with the truth before (`checking`). `ratio` compares
+with float32; the ratios to FAISS on half-precision floats and on signed bytes stand beside it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from agency_node.bench.timing import Timing, alternate, timed
 from crypto.embedding import F32
 from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
+from crypto.ordered_probe import OrderedProbe
 from crypto.probe import Probe, SearchKey, make_probe
-from crypto.ring import U32
 
 MIN_RUNS = 9
 _FAISS = "FAISS"
@@ -216,7 +216,7 @@ class Asked:
 
     first: Probe
     keys: tuple[SearchKey, ...]
-    probes_eval: U32
+    probes: tuple[OrderedProbe, ...]
     queries: F32
 
 
@@ -224,13 +224,12 @@ def ask(source: SyntheticRecords, gallery: PackedGallery, epoch: Epoch, probes: 
     """A probe for each sought row."""
     queries = np.stack([source.embedding_like(row) for row in source.sought_rows(probes)])
     made = [make_probe(gallery.model, gallery.model.probe_vector(query), epoch) for query in queries]
-    probes_eval = np.stack([probe.words_eval[:-1] for probe, _ in made])
-    return Asked(made[0][0], tuple(key for _, key in made), probes_eval, queries.astype(np.float32))
+    return Asked(made[0][0], tuple(key for _, key in made), tuple(probe.ordered for probe, _ in made), queries.astype(np.float32))
 
 
 def checked_scans(source: SyntheticRecords, packed: PackedSynthetic, epoch: Epoch, asked: Asked, threads: int) -> list[CheckedScan]:
     """Scan with each number of threads, require one result, open it for every probe."""
-    sums, *others = (packed.scan(asked.probes_eval, count) for count in thread_counts(threads))
+    sums, *others = (packed.scan(asked.probes, count) for count in thread_counts(threads))
     if any((other != sums).any() for other in others):
         raise WrongResultError("the scan's result depends on its number of threads: please report this as a bug")
     sought = source.sought_rows(len(asked.keys))
@@ -251,7 +250,7 @@ def measure(
     """The scan in turn with every set-up of FAISS of these forms, one after the other; the scan alone when there are none."""
 
     def scanning(count: int) -> Callable[[], object]:
-        return lambda: packed.scan(asked.probes_eval, count)
+        return lambda: packed.scan(asked.probes, count)
 
     counts = thread_counts(threads)
     if not forms:

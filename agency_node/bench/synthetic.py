@@ -7,7 +7,7 @@ isotropic; speed does not depend on that, and no error rate is read off these.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +23,14 @@ from crypto.codes import Codes
 from crypto.embedding import F32, EmbeddingModel
 from crypto.epoch import Epoch
 from crypto.gallery import PackedGallery
-from crypto.layout import FILLER, SPARE_SLOTS, Layout, kept_fillers
+from crypto.layout import SPARE_SLOTS, Layout, kept_fillers
 from crypto.limits import MAX_CHUNKS
+from crypto.ordered_probe import OrderedProbe
 from crypto.packed_words import GROUP
 from crypto.parameters import Scales
 from crypto.probe import make_probe
 from crypto.ring import F64, U32, N
 from crypto.scan import scan_words
-from crypto.seed import Seed
 from crypto.workers import split
 
 LIKENESS = 0.8
@@ -106,21 +106,16 @@ def chunks_of(records: int, scales: Scales) -> int:
     return -(-records // records_a_chunk(scales)) + 1
 
 
+def packed_bytes(records: int, scales: Scales) -> int:
+    """What their packed gallery takes, and the answer's calibration chunk."""
+    return chunks_of(records, scales) * N * -(-scales.dimensions // GROUP) * GROUP * 27 // 8
+
+
 def needed_bytes(records: int, scales: Scales, *, beside_bytes: int) -> int:
     """Most memory that is held at once: the packed gallery, beside it the templates until they are packed, then `beside_bytes`."""
     slots = chunks_of(records, scales) * N
-    held = slots * -(-scales.dimensions // GROUP) * GROUP * 27 // 8 + max(records * scales.dimensions, beside_bytes)
+    held = packed_bytes(records, scales) + max(records * scales.dimensions, beside_bytes)
     return held + slots * _ANSWER_BYTES_A_SLOT + _OVERHEAD_BYTES
-
-
-def ascending_layout(records: int, scales: Scales) -> Layout:
-    """The rows in their own order, as many in every chunk, so that the first chunks hold the first records; secret from nobody."""
-    each = records_a_chunk(scales)
-    rows = np.full((-(-records // each), N), FILLER, np.int64)
-    for chunk, first in enumerate(range(0, records, each)):
-        held = min(each, records - first)
-        rows[chunk, :held] = np.arange(first, first + held)
-    return Layout(rows.reshape(-1), scales, Seed.fresh())
 
 
 def records_a_chunk(scales: Scales) -> int:
@@ -140,23 +135,13 @@ class PackedSynthetic:
         """What a scan reads."""
         return self.gallery.words.nbytes
 
-    def scan(self, probes_eval: U32, threads: int) -> U32:
-        """The scan as a holder makes it; uint32[K, D, N] in, uint32[K, chunks, N] out."""
-        return scan_words(self.gallery.words, probes_eval, threads=threads)
-
-    def first_chunks(self, chunks: int) -> PackedSynthetic:
-        """The same words as a gallery of the first chunks alone; nothing is copied."""
-        gallery = self.gallery
-        layout = Layout(gallery.layout.rows[: chunks * N], gallery.model.scales, gallery.layout.seed)
-        return PackedSynthetic(PackedGallery(gallery.model, layout, gallery.words.first(chunks)), self.pack_s)
+    def scan(self, probes: Sequence[OrderedProbe], threads: int) -> U32:
+        """The scan as a holder makes it; uint32[K, chunks, N]."""
+        return scan_words(self.gallery.words, probes, threads=threads)
 
 
-def pack_synthetic(
-    source: SyntheticRecords, epoch: Epoch, steps: Steps, *, beside_bytes: int = 0, threads: int, ascending: bool = False
-) -> PackedSynthetic:
+def pack_synthetic(source: SyntheticRecords, epoch: Epoch, steps: Steps, *, beside_bytes: int = 0, threads: int) -> PackedSynthetic:
     """Generate, quantise and pack; `beside_bytes` is what the caller will hold beside the packed gallery.
-
-    The layout is drawn as a holder draws it, or is `ascending_layout`.
 
     Every kernel that a search needs has been compiled when this returns. Raises `GalleryTooLargeError` and `MemoryShortError` before
     anything large is made.
@@ -168,12 +153,11 @@ def pack_synthetic(
     with steps.step("compiling kernels"):
         few = PackedGallery.pack(model, Layout.draw(np.arange(1, dtype=np.int64), model.scales), np.ones((1, model.dimensions), np.int8))
         probe, _ = make_probe(model, model.probe_vector(np.ones(model.dimensions)), epoch)
-        PackedSynthetic(few, 0.0).scan(probe.words_eval[None, :-1], threads)
+        PackedSynthetic(few, 0.0).scan([probe.ordered], threads)
         few.fixed_part(epoch)
     with steps.step(f"making and quantising {source.records:,} vectors", batches(source.records)) as done:
         templates = source.templates(model, done)
-    rows = np.arange(source.records, dtype=np.int64)
-    layout = ascending_layout(source.records, model.scales) if ascending else Layout.draw(rows, model.scales)
+    layout = Layout.draw(np.arange(source.records, dtype=np.int64), model.scales)
     made: list[PackedGallery] = []
     with steps.step(f"packing {source.records:,} templates"):
         pack_s = timed(lambda: made.append(PackedGallery.pack(model, layout, templates, threads=threads)))

@@ -182,9 +182,7 @@ def bench_answer(
 
 @bench.command("growth", epilog="Example: sealmatch bench growth --sizes 2000,4000,8000 --dimensions 128 --json")
 def bench_growth(
-    sizes: Annotated[str, typer.Option(help="Sizes of galleries, rounded up to full chunks.", callback=checked_sizes)] = (
-        "100000,250000,500000,1000000,2500000"
-    ),
+    sizes: Annotated[str, typer.Option(help="Sizes of galleries.", callback=checked_sizes)] = ("100000,250000,500000,1000000,2500000"),
     dimensions: Dimensions = 512,
     runs: ScanRuns = 9,
     threads: Threads = None,

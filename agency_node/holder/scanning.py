@@ -22,7 +22,7 @@ from crypto.probe import Probe
 from crypto.wire import MessageId
 
 AT_ONCE: Final = 8
-"""Probes of one pass: their words fill 16 MB at D = 512, and more would gain little."""
+"""Probes of one pass: their ordered words fill 16 MB at D = 512, and more would gain little."""
 _AGAIN_S: Final = 0.01
 """How often somebody who waits for an empty desk looks."""
 
@@ -36,6 +36,9 @@ class Claimed:
     probe: Probe = field(repr=False)
     to_requester: SealTo = field(repr=False)
     to_custodians: list[SealTo] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _ = self.probe.ordered  # here, not in the pass that others wait for
 
     @property
     def asked(self) -> Asked:
