@@ -18,17 +18,25 @@ from crypto.errors import MisuseError
 from crypto.jit import kernel
 from crypto.packed_words import BLOCK, BLOCKS, GROUP, LANES, SECTION_GROUPS
 from crypto.parameters import SEALMATCH_1
-from crypto.ring import U32, N
+from crypto.ring import I64, U32, N
 
 _ROWS_AT_ONCE: Final = 8
 """Dimensions that are put in order side by side: as many streams are read, and 512 bytes of each place are written in a row. One at a time
 takes twice as long."""
 
 
-class OrderedProbe:
-    """b_1..b_D of a probe, or other polynomials that are scanned as one; `flat` is uint32[groups * 32 * N], read-only."""
+_HUGE_PAGE: Final = 1 << 21
+"""Bytes. In pages of 4 KiB a scan takes some per cent longer: looking up where they are is what it waits for."""
 
-    __slots__ = ("dimensions", "flat")
+
+class OrderedProbe:
+    """b_1..b_D of a probe, or other polynomials that are scanned as one; `flat` is uint32[groups * 32 * N], read-only.
+
+    `address`, int64[1], is where it begins in this process's memory: at a huge page where the system gives these, of which 512 dimensions
+    fill one.
+    """
+
+    __slots__ = ("address", "dimensions", "flat")
 
     def __init__(self, words_eval: U32) -> None:
         """Of polynomials in eval form, uint32[D, N] of residues; `MisuseError` for anything else."""
@@ -36,10 +44,14 @@ class OrderedProbe:
             raise MisuseError("a probe is uint32[D, N]")
         self.dimensions = words_eval.shape[0]
         groups = -(-self.dimensions // GROUP)
-        self.flat: U32 = np.empty(groups * GROUP * N, np.uint32)
+        size = groups * GROUP * N
+        room = np.empty(size + _HUGE_PAGE // 4, np.uint32)  # from 4 MiB on NumPy asks for huge pages
+        start = -room.ctypes.data % _HUGE_PAGE // 4
+        self.flat: U32 = room[start : start + size]
         if order_words(np.ascontiguousarray(words_eval), groups, self.flat) >= SEALMATCH_1.modulus:
             raise MisuseError("a word is not below the modulus")
         self.flat.flags.writeable = False
+        self.address: I64 = np.array([self.flat.ctypes.data])  # here, since it takes long where a scan has driven Python out of the caches
 
     def __repr__(self) -> str:
         return f"OrderedProbe(dimensions={self.dimensions}, words=<redacted>)"

@@ -11,6 +11,7 @@ The plain formula, which `tests/reference.py` computes with Python integers: out
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -22,6 +23,10 @@ from crypto.packed_words import BLOCK, BLOCKS, GROUP, GROUP_WORDS, SECTION_GROUP
 from crypto.ring import I64, U32, U64, N, reduce_word
 from crypto.workers import split
 
+_SHARES: Final = 2
+"""Parts that a tile is scanned in, each with as many of its blocks: a gallery of a few tiles comes out even on several cores."""
+_BLOCKS_A_SHARE: Final = BLOCKS // _SHARES
+
 
 def scan_words(words: PackedWords, probes: Sequence[OrderedProbe], *, threads: int | None = None) -> U32:
     """Inner products of every chunk with every probe, in eval form; uint32[K, chunks, N].
@@ -30,35 +35,36 @@ def scan_words(words: PackedWords, probes: Sequence[OrderedProbe], *, threads: i
     """
     if not probes or any(probe.dimensions != words.dimensions for probe in probes):
         raise MisuseError("a scan has probes, each of as many dimensions as the gallery")
-    addresses = np.array([probe.flat.ctypes.data for probe in probes], np.int64)
+    addresses = probes[0].address if len(probes) == 1 else np.concatenate([probe.address for probe in probes])
     out = np.empty((len(probes), words.chunks, N), np.uint32)
 
     def scan_range(first: int, last: int) -> None:
-        sums = np.empty((BLOCKS, TILE, len(probes), BLOCK), np.uint64)
-        scan_tiles(words.flat, words.groups, addresses, first * TILE, min(last * TILE, words.chunks), sums, out)
+        scan_shares(words.flat, words.chunks, words.groups, addresses, first, last, out)
 
-    split(-(-words.chunks // TILE), scan_range, threads)
+    split(-(-words.chunks // TILE) * _SHARES, scan_range, threads)
     return out
 
 
 @kernel
-def scan_tiles(flat: U64, groups: int, probes: I64, first: int, last: int, sums: U64, out: U32) -> None:
-    """Chunks `first` to `last` - 1 of every probe's scan; `first` begins a tile, and `last` ends one or is the number of all.
+def scan_shares(flat: U64, chunks: int, groups: int, probes: I64, first: int, last: int, out: U32) -> None:
+    """Shares `first` to `last` - 1 of every probe's scan: share s has the blocks of place s % 2 of the tile s // 2.
 
-    `flat` and `groups` of `PackedWords`; `probes` int64[K], the address of each one's words (`OrderedProbe.flat`), which the
-    caller holds; `sums` scratch, uint64[blocks, tile, K, 16]; out uint32[K, chunks, N]. A tile's words of one section and block, 54 KiB,
-    are read by four probes after the other four while they are in a second-level cache.
+    `flat`, `chunks`, `groups` of `PackedWords`; `probes` int64[K], the address of each one's words (`OrderedProbe.address`), which the
+    caller holds; out uint32[K, chunks, N]. A tile's words of one section and block, 54 KiB, are read by four probes after the other four
+    while they are in a second-level cache.
     """
-    words_at, probes_at, sums_at = flat.ctypes.data, probes.ctypes.data, sums.ctypes.data
     count, sum_bytes = probes.size, 8 * BLOCK
-    for tile in range(first, last, TILE):
-        tile_chunks = min(TILE, last - tile)
+    sums = np.empty((_BLOCKS_A_SHARE, TILE, count, BLOCK), np.uint64)
+    words_at, probes_at, sums_at = flat.ctypes.data, probes.ctypes.data, sums.ctypes.data
+    for share in range(first, last):
+        tile, begin = share // _SHARES * TILE, share % _SHARES * _BLOCKS_A_SHARE
+        tile_chunks = min(TILE, chunks - tile)
         sums[:] = np.uint64(0)
-        here = words_at + 8 * tile * groups * BLOCKS * GROUP_WORDS
         for section in range(0, groups, SECTION_GROUPS):
             used = min(SECTION_GROUPS, groups - section)
-            for block in range(BLOCKS):
-                beside = 4 * (section * GROUP * N + block * used * GROUP * BLOCK)
+            here = words_at + 8 * GROUP_WORDS * ((tile * groups + section * tile_chunks) * BLOCKS + begin * tile_chunks * used)
+            for block in range(_BLOCKS_A_SHARE):
+                beside = 4 * (section * GROUP * N + (begin + block) * used * GROUP * BLOCK)
                 target = sums_at + block * TILE * count * sum_bytes
                 probe = 0
                 while probe < count:
@@ -76,6 +82,7 @@ def scan_tiles(flat: U64, groups: int, probes: I64, first: int, last: int, sums:
                 here += 8 * tile_chunks * used * GROUP_WORDS
         for chunk in range(tile_chunks):
             for probe in range(count):
-                for block in range(BLOCKS):
+                for block in range(_BLOCKS_A_SHARE):
+                    at = (begin + block) * BLOCK
                     for i in range(BLOCK):
-                        out[probe, tile + chunk, block * BLOCK + i] = np.uint32(reduce_word(sums[block, chunk, probe, i]))
+                        out[probe, tile + chunk, at + i] = np.uint32(reduce_word(sums[block, chunk, probe, i]))

@@ -71,7 +71,7 @@ def test_entry_kernels_are_compiled_and_inner_ones_inlined() -> None:
         "ring._subtract",
         "ring.forward_rows",
         "ring.inverse_rows",
-        "scan.scan_tiles",
+        "scan.scan_shares",
         "seed._fill_buckets",
         "seed._shuffle",
         "seed._sum_errors",

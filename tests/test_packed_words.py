@@ -56,7 +56,7 @@ def test_whole_and_half_vectors_give_the_same_sums(count: int, lanes: int) -> No
     """Which of them is used depends on the processor: both are tried on every one."""
     words, probes = residues(1, GROUP, N), residues(count, GROUP, N)
     packed, ordered = PackedWords.of(words), [OrderedProbe(probe) for probe in probes]
-    addresses = np.array([probe.flat.ctypes.data for probe in ordered])
+    addresses = np.concatenate([probe.address for probe in ordered])
     sums = np.ones((BLOCKS, count, BLOCK), np.uint64)
     add: Callable[..., None] = dot._add_products_of(count, lanes)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import _thread
+import os
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
 
-from crypto.workers import split
+from crypto.workers import _Helper, split, usable_cores
 
 COUNTS = pytest.mark.parametrize("count", [1, 2, 7, 16, 100])
+MOST = 6
+"""Where there are fewer cores, some of so many end."""
 THREADS = pytest.mark.parametrize("threads", [1, 2, 5])
 
 
@@ -23,23 +27,82 @@ def test_every_number_is_worked_at_once(count: int, threads: int) -> None:
     assert sorted(done) == list(range(count))
 
 
-def test_threads_that_started_end_when_another_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    start, started, done = _thread.start_new_thread, list[int](), list[int]()
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Threads that are started from now on, when no helper waits from before."""
+    start, found = _thread.start_new_thread, list[int]()
 
-    def limited(*arguments: Any) -> int:
-        if started:
+    def counting(*arguments: Any) -> int:
+        if len(found) == MOST:
             raise RuntimeError("can't start new thread")
-        started.append(start(*arguments))
-        return started[0]
+        found.append(start(*arguments))
+        return found[-1]
 
-    monkeypatch.setattr(_thread, "start_new_thread", limited)
-    before = _thread._count()
+    monkeypatch.setattr(_thread, "start_new_thread", counting)
+    monkeypatch.setattr(_Helper, "_waiting", [])
+    return found
+
+
+def test_a_call_ends_and_takes_no_more_when_a_thread_cannot_be_started(started: list[int]) -> None:
+    done: list[int] = []
+
+    def work(first: int, _last: int) -> None:
+        time.sleep(0.01)
+        done.append(first)
+
     with pytest.raises(RuntimeError, match="can't start"):
-        split(20, lambda first, last: done.extend(range(first, last)), 5)
+        split(1000, work, MOST + 3)
+    at_the_end = list(done)
+    time.sleep(0.05)
+    assert done == at_the_end
+    assert len(done) <= MOST
+    assert len(started) == MOST
+    split(4, work, 2)  # who began then is there for the next
+    assert len(started) == MOST
+
+
+def test_helpers_stay_for_the_next_call_and_no_more_of_them_than_there_are_cores(started: list[int]) -> None:
+    before = _thread._count()
+    for _ in range(5):
+        split(10, lambda first, last: None, 2)
+    assert len(started) == 1
+    split(100, lambda first, last: time.sleep(0.001), MOST + 1)
+    assert len(started) == MOST
     until = time.monotonic() + 10
-    while _thread._count() > before and time.monotonic() < until:
+    while _thread._count() > before + usable_cores() and time.monotonic() < until:
         time.sleep(0.001)
-    assert (len(started), done, _thread._count()) == (1, [], before)
+    assert len(_Helper._waiting) == min(MOST, usable_cores())
+    assert _thread._count() == before + min(MOST, usable_cores())
+
+
+def test_what_was_worked_on_does_not_live_as_long_as_a_helper() -> None:
+    class Words:
+        def take(self, first: int, last: int) -> None:
+            """A part."""
+
+    words = Words()
+    gone = weakref.ref(words)
+    split(10, words.take, 2)
+    del words
+    assert gone() is None
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 warns of what is tried here
+def test_a_forked_process_starts_helpers_of_its_own() -> None:
+    both = threading.Barrier(2)
+
+    def meet(_first: int, _last: int) -> None:
+        both.wait(10)
+
+    split(2, meet, 2)
+    child = os.fork()
+    if child == 0:
+        try:
+            split(2, meet, 2)
+        except BaseException:  # noqa: BLE001 -- a child of the tests ends here, whatever happens
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("failing", ["the caller's", "another's"])

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import Final
 
 from agency_node.bench.clear import VectorForm, load_faiss
 from agency_node.bench.machine import Machine, check_memory, peak_memory_bytes
 from agency_node.bench.progress import Steps
 from agency_node.bench.scan import SetupResult, ask, checked_scans, fastest_of, measure, thread_counts
-from agency_node.bench.synthetic import SyntheticRecords, needed_bytes, pack_synthetic, packed_bytes
+from agency_node.bench.synthetic import PackedSynthetic, SyntheticRecords, needed_bytes, pack_synthetic, packed_bytes
 from agency_node.bench.timing import Timing, alternate
 from crypto.epoch import Epoch
+from crypto.ordered_probe import OrderedProbe
 from crypto.parameters import Scales
+from crypto.workers import split
 
-_Scan: TypeAlias = Callable[[int], object]
-"""A probe against a gallery, with that many threads."""
+_A_PAGE: Final = 512
+"""Words."""
+_ROUNDS: Final = 3
+"""Times as many runs as elsewhere, where the sizes take turns: the smallest gallery's scan is short, and its median moves most."""
 
 
 @dataclass(frozen=True)
@@ -139,24 +143,49 @@ def bench_growth(plan: GrowthPlan, now: datetime, steps: Steps) -> GrowthResult:
         checked = checked_scans(source, packed, epoch, asked, plan.threads)
         setups = measure(source, packed, asked, checked, steps, forms=forms, runs=plan.runs, threads=plan.threads)
         beside.append(fastest_of(setups, VectorForm.FLOAT32))
-        scans.append(functools.partial(packed.scan, asked.probes))
+        scans.append(_Scan(packed, asked.probes))
     threads, times = _in_turns(plan, scans, steps)
     sizes = (SizeResult(source.records, timing, setup) for source, timing, setup in zip(sources, times, beside, strict=True))
     return GrowthResult(plan, now, Machine.here(), threads, tuple(sizes), peak_memory_bytes())
 
 
+@dataclass(frozen=True)
+class _Scan:
+    """One size's gallery and probe."""
+
+    packed: PackedSynthetic
+    probes: tuple[OrderedProbe, ...]
+
+    def look_up(self, threads: int) -> None:
+        """Read one word of each page."""
+        words = self.packed.gallery.words.flat[::_A_PAGE]
+
+        def read(first: int, last: int) -> None:
+            words[first:last].max()
+
+        split(words.size, read, threads)
+
+    def run(self, threads: int) -> None:
+        """Scan."""
+        self.packed.scan(self.probes, threads)
+
+
 def _in_turns(plan: GrowthPlan, scans: list[_Scan], steps: Steps) -> tuple[int, list[Timing]]:
     """The sizes in turn with each number of threads; that number which is faster over all sizes, and each size's times with it.
 
-    One number of threads after the other: a core that one thread left idle for a third of a second takes milliseconds to come back on a
-    virtual machine, and the smallest gallery's scan has few of them. For the same reason there are no pauses: these are for FAISS's
-    threads, which spin on, and FAISS has no turn here.
+    What a machine has to do once it was idle, or had other memory to look after, does not belong to a size (docs/adr/0031): one number of
+    threads comes after the other, since a core that one thread left idle for a third of a second takes milliseconds to come back; there
+    are no pauses, which are for FAISS's threads; and before each turn the same threads read one word of each page, a sixty-fourth of the
+    lines in it, since a virtual machine takes up to twice as long to read what it did not read for a second or two.
     """
     counts = thread_counts(plan.threads)
     by_count: dict[int, list[Timing]] = {}
-    with steps.step("timing the sizes in turn", len(counts) * plan.runs, timed=True) as done:
+    rounds = _ROUNDS * plan.runs
+    with steps.step("timing the sizes in turn", len(counts) * rounds, timed=True) as done:
         for count in counts:
-            turns = [(str(at), functools.partial(scan, count)) for at, scan in enumerate(scans)]
-            by_count[count] = list(alternate(turns, plan.runs, done, pause_s=0).values())
+            both = ((("", scan.look_up), (str(at), scan.run)) for at, scan in enumerate(scans))
+            turns = [(name, functools.partial(action, count)) for pair in both for name, action in pair]
+            times = alternate(turns, rounds, done, pause_s=0)
+            by_count[count] = [times[str(at)] for at in range(len(scans))]
     threads = min(counts, key=lambda count: sum(timing.median for timing in by_count[count]))
     return threads, by_count[threads]
