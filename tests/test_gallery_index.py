@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from agency_node.holder.index import RENEWED_AT, Asked, GalleryIndex, Given
 from agency_node.holder.packed import MANY, Packed
 from agency_node.holder.records import NewRecord
 from agency_node.holder.renewal import Renewal
+from agency_node.holder.scanning import Claimed
 from agency_node.tables import answers, inbox
 from crypto.answer import AnswerRequest, OrderSeed
 from crypto.bases import public_bases
@@ -37,6 +39,7 @@ from crypto.probe import make_probe
 from crypto.ring import N
 from crypto.scan import scan_words
 from crypto.seed import Seed
+from crypto.wire import MessageId
 from crypto.workers import split, usable_cores
 from tests.node_world import EPOCH, MODEL, RECORDS, World, WorldNode, gallery_records, search_claims
 from tests.sample_federation import LAKESIDE, NOW, OVERSIGHT
@@ -343,6 +346,13 @@ async def test_the_commitment_is_of_every_template(holder: WorldNode) -> None:
 
 
 # --- the scanning desk ------------------------------------------------------------------------------------------------
+
+
+def test_a_claimed_probe_is_in_order_before_its_pass() -> None:
+    probe = asked(0).request.probe
+    assert "ordered" not in vars(probe)
+    Claimed(MessageId("0" * 64), cast(Any, None), probe, cast(Any, None), [])
+    assert "ordered" in vars(probe)
 
 
 async def test_probes_that_wait_share_a_pass(world: World) -> None:

@@ -13,14 +13,14 @@ import pytest
 from numba.core.registry import CPUDispatcher
 
 import crypto
-from crypto import binary, blinding, gallery, opening, packed_words, ring, scan, seed
+from crypto import binary, blinding, gallery, opening, ordered_probe, packed_words, ring, scan, seed
 from crypto.jit import compiled_signatures, stamp
 from tests.simulation import directions, gallery_of, isotropic_model, search
 
 SOURCES = sorted(Path(crypto.__file__).parent.glob("**/*.py"))
 KERNELS = {
     f"{module.__name__}.{name}": kernel
-    for module in (binary, blinding, gallery, opening, packed_words, ring, scan, seed)
+    for module in (binary, blinding, gallery, opening, ordered_probe, packed_words, ring, scan, seed)
     for name, kernel in vars(module).items()
     if isinstance(kernel, CPUDispatcher) and kernel.py_func.__module__ == module.__name__
 }

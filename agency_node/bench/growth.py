@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -28,6 +29,7 @@ from crypto.workers import split
 
 _A_PAGE: Final = 512
 """Words."""
+_REST_S: Final = 0.5
 _ROUNDS: Final = 3
 """Times as many runs as elsewhere, where the sizes take turns: the smallest gallery's scan is short, and its median moves most."""
 
@@ -173,19 +175,26 @@ class _Scan:
 def _in_turns(plan: GrowthPlan, scans: list[_Scan], steps: Steps) -> tuple[int, list[Timing]]:
     """The sizes in turn with each number of threads; that number which is faster over all sizes, and each size's times with it.
 
-    What a machine has to do once it was idle, or had other memory to look after, does not belong to a size (docs/adr/0031): one number of
-    threads comes after the other, since a core that one thread left idle for a third of a second takes milliseconds to come back; there
-    are no pauses, which are for FAISS's threads; and before each turn the same threads read one word of each page, a sixty-fourth of the
-    lines in it, since a virtual machine takes up to twice as long to read what it did not read for a second or two.
+    What a machine has to do once it was idle, or had other memory to look after, does not belong to a size (docs/adr/0031): a core that
+    was idle takes milliseconds to come back on a virtual machine, and what was not read for a second or two takes up to twice as long. So
+    before each turn the threads that will scan read one word of each page, a sixty-fourth of the lines in it, and turns follow one another
+    without a pause. Rounds do not: they are spread over half a minute, so that a median does not show when others on the same host are
+    busy for some seconds; and each begins with a scan that does not count.
     """
-    counts = thread_counts(plan.threads)
+    counts, rounds = thread_counts(plan.threads), _ROUNDS * plan.runs
     by_count: dict[int, list[Timing]] = {}
-    rounds = _ROUNDS * plan.runs
     with steps.step("timing the sizes in turn", len(counts) * rounds, timed=True) as done:
         for count in counts:
-            both = ((("", scan.look_up), (str(at), scan.run)) for at, scan in enumerate(scans))
-            turns = [(name, functools.partial(action, count)) for pair in both for name, action in pair]
-            times = alternate(turns, rounds, done, pause_s=0)
-            by_count[count] = [times[str(at)] for at in range(len(scans))]
+            turns = [(str(at), functools.partial(scan.run, count)) for at, scan in enumerate(scans)]
+            times = alternate(turns, rounds, done, 0, functools.partial(_make_ready, scans, count))
+            by_count[count] = list(times.values())
     threads = min(counts, key=lambda count: sum(timing.median for timing in by_count[count]))
     return threads, by_count[threads]
+
+
+def _make_ready(scans: list[_Scan], threads: int, name: str) -> None:
+    """For the turn of that name, of which a round's first is 0."""
+    if name == "0":
+        time.sleep(_REST_S)
+        scans[-1].run(threads)
+    scans[int(name)].look_up(threads)

@@ -39,15 +39,21 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def alternate(
-    turns: Sequence[tuple[str, Callable[[], object]]], rounds: int, done: Callable[[], None], pause_s: float = PAUSE_S
+    turns: Sequence[tuple[str, Callable[[], object]]],
+    rounds: int,
+    done: Callable[[], None],
+    pause_s: float = PAUSE_S,
+    before: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Timing]:
-    """Time the turns in their order, again and again; a name may have several turns a round. `done` is called after each round."""
+    """Time the turns in their order, again and again; a name may have several turns a round. `done` is called after each round, `before`
+    with a turn's name after its pause, untimed."""
     seconds: dict[str, list[float]] = {name: [] for name, _ in turns}
     for _, action in turns:
         action()
     for _ in range(rounds):
         for name, action in turns:
             time.sleep(pause_s)
+            before(name)
             seconds[name].append(timed(action))
         done()
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
