@@ -5,14 +5,16 @@ what a web server does. Here each call has helpers of its own that take the next
 of callers may run at once, and a core that is slow for a moment does not hold up the others.
 
 Helpers stay when their call ends and wait for the next: starting a thread takes a quarter of a millisecond of the caller's time when a scan
-has driven the interpreter out of the caches. A process that was forked has none, and starts its own.
+has driven the interpreter out of the caches. A thread has the priority of the one that started it, so a helper helps callers of its own
+priority alone: what is done in the background stays there, and a search gets nobody who gives way. A process that was forked has no
+helpers, and starts its own.
 """
 
 from __future__ import annotations
 
 import _thread
 import os
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Final
 
@@ -66,9 +68,11 @@ def split(count: int, work: Callable[[int, int], None], threads: int | None = No
 class _Helper:
     """A thread that waits for something to do, does it, and waits again."""
 
-    _waiting: Final[list[_Helper]] = []
+    _waiting: Final[defaultdict[int, list[_Helper]]] = defaultdict(list)
+    """By the niceness of those that they help."""
 
-    def __init__(self) -> None:
+    def __init__(self, niceness: int) -> None:
+        self._niceness = niceness
         self._called, self._done = _thread.allocate_lock(), _thread.allocate_lock()
         self._called.acquire()
         self._done.acquire()
@@ -77,11 +81,12 @@ class _Helper:
 
     @classmethod
     def idle(cls) -> _Helper:
-        """One that waits, or a new one; nobody else has it until its `end`."""
+        """One of the calling thread's priority that waits, or a new one; nobody else has it until its `end`."""
+        niceness = os.getpriority(os.PRIO_PROCESS, 0)
         try:
-            return cls._waiting.pop()
+            return cls._waiting[niceness].pop()
         except IndexError:
-            return cls()
+            return cls(niceness)
 
     def begin(self, task: Callable[[], None]) -> None:
         """Let it do that; the task raises nothing."""
@@ -92,8 +97,9 @@ class _Helper:
         """Wait until it has done it, and let others have it. Where as many wait as there are cores, it ends."""
         self._done.acquire()
         self._task = None  # what was worked on does not live as long as a thread
-        if len(self._waiting) < usable_cores():
-            self._waiting.append(self)
+        waiting = self._waiting[self._niceness]
+        if len(waiting) < usable_cores():
+            waiting.append(self)
         else:
             self._called.release()
 

@@ -76,6 +76,11 @@ def test_a_word_takes_27_bits() -> None:
     assert PackedWords(5, 512).flat.ctypes.data % 64 == 0
 
 
+def test_a_probe_of_512_dimensions_fills_one_huge_page() -> None:
+    probe = OrderedProbe(residues(512, N))
+    assert (int(probe.address[0]) % (1 << 21), probe.flat.nbytes) == (0, 1 << 21)
+
+
 def test_a_chunk_is_rewritten_alone() -> None:
     words = residues(TILE + 2, 16, N)
     packed = PackedWords.of(words)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import threading
 import time
 import weakref
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -39,7 +41,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return found[-1]
 
     monkeypatch.setattr(_thread, "start_new_thread", counting)
-    monkeypatch.setattr(_Helper, "_waiting", [])
+    monkeypatch.setattr(_Helper, "_waiting", defaultdict(list))
     return found
 
 
@@ -71,8 +73,34 @@ def test_helpers_stay_for_the_next_call_and_no_more_of_them_than_there_are_cores
     until = time.monotonic() + 10
     while _thread._count() > before + usable_cores() and time.monotonic() < until:
         time.sleep(0.001)
-    assert len(_Helper._waiting) == min(MOST, usable_cores())
+    assert [len(waiting) for waiting in _Helper._waiting.values()] == [min(MOST, usable_cores())]
     assert _thread._count() == before + min(MOST, usable_cores())
+
+
+def test_who_helps_in_the_background_helps_nobody_else() -> None:
+    """Of a thread that gives way, as a holder's renewal does, the helpers give way too, and no other caller gets them."""
+    seen: list[tuple[str, int]] = []
+
+    def call(name: str) -> None:
+        both = threading.Barrier(2)
+
+        def work(_first: int, _last: int) -> None:
+            both.wait(10)
+            seen.append((name, os.getpriority(os.PRIO_PROCESS, 0)))
+
+        split(2, work, 2)
+
+    def call_in_the_background() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), usual + 3)
+        call("background")
+
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    for _ in range(2):
+        background = threading.Thread(target=call_in_the_background)
+        background.start()
+        background.join(20)
+        call("search")
+    assert seen == 2 * [*2 * [("background", usual + 3)], *2 * [("search", usual)]]
 
 
 def test_what_was_worked_on_does_not_live_as_long_as_a_helper() -> None:
@@ -97,6 +125,7 @@ def test_a_forked_process_starts_helpers_of_its_own() -> None:
     split(2, meet, 2)
     child = os.fork()
     if child == 0:
+        signal.alarm(20)  # ends it, should it wait for a helper of its parent
         try:
             split(2, meet, 2)
         except BaseException:  # noqa: BLE001 -- a child of the tests ends here, whatever happens
